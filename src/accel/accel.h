@@ -1,0 +1,138 @@
+/*
+ * The engine contract: run a virtual CPU until it must leave. Engines know guest memory
+ * (mem/) and x86; they never see a device. What the guest does to ports, MMIO and the local APIC
+ * leaves an engine through struct accel_host, called on the vCPU's thread in the middle of the
+ * instruction, without the VM lock (the machine takes it); so multi-access
+ * instructions need no restart protocol. Everything else ends run() with a reason.
+ */
+#ifndef ACCEL_ACCEL_H
+#define ACCEL_ACCEL_H
+
+#include <glib.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "mem/mem.h"
+#include "x86/cpu_state.h"
+#include "x86/cpuid.h"
+
+struct accel;
+struct vcpu;
+
+/* What the machine offers to an engine. All mandatory. */
+struct accel_host {
+	void *opaque;
+	uint64_t (*port_read)(void *opaque, unsigned cpu, uint16_t port, unsigned len);
+	void (*port_write)(void *opaque, unsigned cpu, uint16_t port, unsigned len, uint64_t value);
+	/* gpa is outside every RAM slot, or a write to a read-only one. len 1..8, never across a page. */
+	uint64_t (*mmio_read)(void *opaque, unsigned cpu, uint64_t gpa, unsigned len);
+	void (*mmio_write)(void *opaque, unsigned cpu, uint64_t gpa, unsigned len, uint64_t value);
+	/* Acknowledges and returns the vector to deliver now, or -1 when the request has gone. Software
+	 * engines only (the kernel's APIC does it under KVM, except for PIC ExtINT). */
+	int (*interrupt_ack)(void *opaque, unsigned cpu);
+	/* x2APIC MSRs 0x800..0x8ff, IA32_APIC_BASE (0x1b), TSC_DEADLINE (0x6e0); false: #GP. */
+	bool (*apic_msr_read)(void *opaque, unsigned cpu, uint32_t msr, uint64_t *value);
+	bool (*apic_msr_write)(void *opaque, unsigned cpu, uint32_t msr, uint64_t value);
+	/* CR8 = TPR >> 4. */
+	uint8_t (*tpr_read)(void *opaque, unsigned cpu);
+	void (*tpr_write)(void *opaque, unsigned cpu, uint8_t cr8);
+	/* Guest nanoseconds now (the kvmclock). */
+	int64_t (*clock_ns)(void *opaque);
+	/* The message of a split irqchip's EOI broadcast (KVM only). */
+	void (*ioapic_eoi)(void *opaque, uint8_t vector);
+};
+
+/* What can wait for a vCPU; bits of the mask given to set_irq. */
+enum vcpu_irq {
+	VCPU_INTR = 1 << 0, /* level: the local APIC or PIC asks for interrupt_ack */
+	VCPU_NMI = 1 << 1,  /* edge: latched until taken */
+	VCPU_INIT = 1 << 2, /* edge: run() returns VCPU_EXIT_INIT */
+	VCPU_KICK = 1 << 3, /* edge: run() returns VCPU_EXIT_KICKED soon */
+};
+
+enum vcpu_exit_kind {
+	VCPU_EXIT_KICKED,   /* told to leave: look at what is asked for */
+	VCPU_EXIT_HALT,     /* HLT with nothing pending; mp_state is MP_HALTED */
+	VCPU_EXIT_SHUTDOWN, /* triple fault */
+	VCPU_EXIT_INIT,     /* INIT arrived: the machine resets the vCPU by set_state */
+	VCPU_EXIT_DEBUG,    /* single step or breakpoint asked for by the host */
+	VCPU_EXIT_ERROR,    /* the engine cannot go on; message says why */
+};
+
+struct vcpu_exit {
+	enum vcpu_exit_kind kind;
+	char message[200];
+};
+
+struct accel_config {
+	struct mem *mem;
+	const struct accel_host *host;
+	const struct cpu_model *cpu;
+	unsigned cpus;
+	uint64_t bt_cache; /* bytes; bt only */
+};
+
+struct accel_caps {
+	bool in_kernel_apic; /* the local APIC is the engine's; see get_apic */
+	bool deterministic;  /* same inputs, same instruction counts */
+};
+
+struct accel_ops {
+	const char *name; /* "kvm", "bt", "interp" */
+	struct accel_caps caps;
+
+	struct accel *(*open)(const struct accel_config *cfg, GError **error);
+	void (*close)(struct accel *a); /* all vCPUs destroyed before; NULL accepted */
+
+	/* Called by the machine's mem listener. The software engines watch mem_generation instead and
+	 * do nothing here. */
+	int (*map_ram)(struct accel *a, unsigned index, const struct mem_slot *slot);
+	int (*unmap_ram)(struct accel *a, unsigned index);
+	/* Brings the engine's dirty log of the slot into ram->dirty. */
+	void (*dirty_log)(struct accel *a, unsigned index, const struct mem_slot *slot);
+
+	struct vcpu *(*vcpu_create)(struct accel *a, unsigned index, GError **error);
+	void (*vcpu_destroy)(struct vcpu *v);
+	/* Runs on the vCPU's own thread until something in exit->kind. */
+	void (*run)(struct vcpu *v, struct vcpu_exit *exit);
+	/* From any thread: run() returns soon, or at its next call. */
+	void (*kick)(struct vcpu *v);
+	/* From any thread: sets (level true) or clears bits of enum vcpu_irq. Wakes run(), not a halted vCPU's thread. */
+	void (*set_irq)(struct vcpu *v, unsigned bits, bool level);
+	/* Only while the vCPU is not in run(). set_state validates: -EINVAL for impossible state. */
+	int (*get_state)(struct vcpu *v, struct cpu_state *s);
+	int (*set_state)(struct vcpu *v, const struct cpu_state *s);
+	/* Whether set_irq bits are waiting that end a halt. Any thread. */
+	bool (*has_work)(struct vcpu *v);
+	/* One line per statistic (instructions, blocks, exits); for the monitor and --stats. */
+	void (*print_stats)(struct accel *a, GString *out);
+	/* In-kernel APIC under KVM: raises an MSI, an ExtINT. No-ops (-ENOTSUP) elsewhere. */
+	int (*send_msi)(struct accel *a, uint64_t address, uint32_t data);
+};
+
+/* Embedded first in every engine's own structs. */
+struct accel {
+	const struct accel_ops *ops;
+};
+struct vcpu {
+	const struct accel_ops *ops;
+	struct accel *accel;
+	unsigned index;
+	_Atomic uint64_t instructions; /* executed so far, where the engine counts */
+};
+
+extern const struct accel_ops accel_interp_ops;
+extern const struct accel_ops accel_kvm_ops;
+
+/* What the engine can offer a guest, as CPUID feature words. */
+void interp_supported_words(uint32_t words[CPUID_WORDS]);
+
+/* The KVM self-test: 0 when usable, otherwise false with a message that gives the reason and next step. */
+bool kvm_usable(GError **error);
+
+/* Picks by name ("auto" included); *why says in a few words which and why, for the start-up line. */
+const struct accel_ops *accel_choose(const char *name, char **why, GError **error);
+
+#endif

@@ -1,0 +1,47 @@
+/*
+ * A disk image as a device sees it: sectors of 512 bytes, asynchronous requests with a
+ * completion callback. Completion runs with the VM lock held, never inside the submit call.
+ */
+#ifndef BLOCK_BLK_H
+#define BLOCK_BLK_H
+
+#include <glib.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+struct blk;
+
+enum blk_format { BLK_AUTO, BLK_RAW, BLK_QCOW2 };
+
+struct blk_options {
+	enum blk_format format;
+	bool readonly;
+	bool snapshot; /* writes go to an unlinked temporary overlay */
+};
+
+/* Errors name the file, the reason and the next step. `lock` is taken around completions. */
+struct blk *blk_open(const char *path, const struct blk_options *opt, pthread_mutex_t *lock, GError **error);
+/* Waits for what is in flight, flushes, closes. Call without the lock. NULL is accepted. */
+void blk_close(struct blk *b);
+
+const char *blk_path(const struct blk *b);
+const char *blk_format_name(const struct blk *b);
+uint64_t blk_size(const struct blk *b); /* bytes, a multiple of 512 (rounded up, tail reads as 0) */
+bool blk_readonly(const struct blk *b);
+
+typedef void (*blk_done)(void *opaque, int result); /* 0 or -errno */
+
+/* iov is copied; the memory it names must stay valid. Lengths are multiples of 512. */
+void blk_readv(struct blk *b, uint64_t sector, const struct iovec *iov, int n, blk_done done, void *opaque);
+void blk_writev(struct blk *b, uint64_t sector, const struct iovec *iov, int n, blk_done done, void *opaque);
+void blk_flush(struct blk *b, blk_done done, void *opaque);
+void blk_discard(struct blk *b, uint64_t sector, uint64_t count, blk_done done, void *opaque);
+/* Waits until nothing is in flight (reset, save). Call with the lock held; it is dropped meanwhile. */
+void blk_drain(struct blk *b);
+
+/* Synchronous, for firmware loading and tests; no lock. */
+int blk_pread(struct blk *b, uint64_t offset, void *buf, size_t len);
+
+#endif

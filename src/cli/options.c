@@ -1,0 +1,397 @@
+/* Options of `guise run`: one table, values checked as they are read. */
+#include "cli/options.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/log.h"
+#include "fw/detect.h"
+
+enum option_id {
+	OPT_ENGINE, OPT_CPU, OPT_CPUS, OPT_MEMORY, OPT_KERNEL, OPT_INITRD, OPT_APPEND, OPT_CDROM, OPT_DISK, OPT_BOOT,
+	OPT_FIRMWARE, OPT_NET, OPT_DISPLAY, OPT_SERIAL, OPT_NAME, OPT_DETACH, OPT_QMP, OPT_DEBUGCON, OPT_DEBUG_EXIT,
+	OPT_NO_REBOOT, OPT_TRACE, OPT_TRACE_FILE, OPT_STATS, OPT_PAUSED, OPT_HELP,
+};
+
+static const struct option {
+	const char *name, *value, *help;
+	enum option_id id;
+} options[] = {
+	{ "engine", "auto|kvm|bt|interp", "what runs the guest's instructions (auto)", OPT_ENGINE },
+	{ "cpu", "MODEL[,+feat,-feat]", "host, max, x86-64-v1..v3, qemu64, qemu32 (max)", OPT_CPU },
+	{ "cpus", "N", "virtual CPUs (1)", OPT_CPUS },
+	{ "memory", "SIZE", "guest memory, such as 512M or 2G (512M)", OPT_MEMORY },
+	{ "kernel", "FILE", "boot this Linux, PVH or multiboot kernel directly", OPT_KERNEL },
+	{ "initrd", "FILE", "initial RAM disk for the kernel", OPT_INITRD },
+	{ "append", "STRING", "kernel command line", OPT_APPEND },
+	{ "cdrom", "FILE", "CD-ROM image", OPT_CDROM },
+	{ "disk", "FILE[,format=raw][,bus=ide|virtio][,readonly][,snapshot]", "hard disk image", OPT_DISK },
+	{ "boot", "cd|disk|net[,...]", "boot order", OPT_BOOT },
+	{ "firmware", "bios|PATH", "firmware (bios: SeaBIOS)", OPT_FIRMWARE },
+	{ "net", "none", "network (this build has none yet)", OPT_NET },
+	{ "display", "auto|none|text", "text draws the guest's text screen in the terminal", OPT_DISPLAY },
+	{ "serial", "stdio|none|pty|file:F|unix:F", "first serial port; repeat for the others", OPT_SERIAL },
+	{ "name", "NAME", "the machine's name", OPT_NAME },
+	{ "detach", NULL, "run in the background", OPT_DETACH },
+	{ "qmp", "unix:PATH", "where the QMP socket goes", OPT_QMP },
+	{ "debugcon", "FILE|stdio", "bytes written to port 0x402", OPT_DEBUGCON },
+	{ "debug-exit", NULL, "a write of v to port 0xf4 ends with status (v<<1)|1", OPT_DEBUG_EXIT },
+	{ "no-reboot", NULL, "end with status 3 where the guest would reset", OPT_NO_REBOOT },
+	{ "trace", "LIST", "of exec,int,io,mmio,irq,cpu,bt,dev", OPT_TRACE },
+	{ "trace-file", "FILE", "where the trace goes (standard error)", OPT_TRACE_FILE },
+	{ "stats", NULL, "print the engine's counters at the end", OPT_STATS },
+	{ "paused", NULL, "start paused", OPT_PAUSED },
+	{ "help", NULL, "this list", OPT_HELP },
+};
+
+GQuark cli_error_quark(void)
+{
+	return g_quark_from_static_string("guise-cli");
+}
+
+static bool fail(GError **error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static bool fail(GError **error, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	if (error)
+		*error = g_error_new_valist(cli_error_quark(), 2, fmt, ap);
+	va_end(ap);
+	return false;
+}
+
+static unsigned edit_distance(const char *a, const char *b)
+{
+	size_t la = strlen(a), lb = strlen(b);
+	unsigned row[64];
+
+	if (lb >= ARRAY_LEN(row))
+		return 99;
+	for (size_t j = 0; j <= lb; j++)
+		row[j] = (unsigned)j;
+	for (size_t i = 1; i <= la; i++) {
+		unsigned diagonal = row[0];
+
+		row[0] = (unsigned)i;
+		for (size_t j = 1; j <= lb; j++) {
+			unsigned best = diagonal + (a[i - 1] != b[j - 1]);
+
+			diagonal = row[j];
+			best = MIN(best, row[j] + 1);
+			row[j] = MIN(best, row[j - 1] + 1);
+		}
+	}
+	return row[lb];
+}
+
+const char *nearest_word(const char *word, const char *const *candidates, size_t count)
+{
+	const char *best = NULL;
+	unsigned least = 4;
+
+	for (size_t i = 0; i < count; i++) {
+		unsigned d = edit_distance(word, candidates[i]);
+
+		if (d < least) {
+			least = d;
+			best = candidates[i];
+		}
+	}
+	return best;
+}
+
+static const struct option *find_option(const char *name, GError **error)
+{
+	const char *names[ARRAY_LEN(options)];
+	const char *near;
+
+	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
+		if (!strcmp(options[i].name, name))
+			return &options[i];
+		names[i] = options[i].name;
+	}
+	near = nearest_word(name, names, ARRAY_LEN(names));
+	if (near)
+		fail(error, "unknown option --%s; did you mean --%s?", name, near);
+	else
+		fail(error, "unknown option --%s; `guise run --help` lists them", name);
+	return NULL;
+}
+
+static bool parse_size(const char *text, uint64_t *out, GError **error)
+{
+	char *end;
+	uint64_t n;
+	unsigned shift = 20;
+
+	errno = 0;
+	n = strtoull(text, &end, 10);
+	switch (*end) {
+	case 'K': case 'k': shift = 10; end++; break;
+	case 'M': case 'm': shift = 20; end++; break;
+	case 'G': case 'g': shift = 30; end++; break;
+	case 'T': case 't': shift = 40; end++; break;
+	default: break;
+	}
+	if (errno || end == text || *end || text[0] == '-' || n > UINT64_MAX >> shift)
+		return fail(error, "--memory %s: not a size; write it as 512M or 2G", text);
+	n <<= shift;
+	if (n < 1 << 20)
+		return fail(error, "--memory %s: the smallest machine has 1M", text);
+	*out = n & ~UINT64_C(0xfff);
+	return true;
+}
+
+static bool parse_cpus(const char *text, unsigned *out, GError **error)
+{
+	char *end;
+	unsigned long n = strtoul(text, &end, 10);
+
+	if (*end || end == text || n < 1 || n > VM_MAX_CPUS)
+		return fail(error, "--cpus %s: a number from 1 to %d", text, VM_MAX_CPUS);
+	*out = (unsigned)n;
+	return true;
+}
+
+static bool parse_disk(struct vm_config *c, const char *text, GError **error)
+{
+	struct vm_disk *d = &c->disk[c->disks];
+	g_auto(GStrv) parts = g_strsplit(text, ",", -1);
+
+	if (c->disks == VM_MAX_DISKS)
+		return fail(error, "--disk: at most %d disks", VM_MAX_DISKS);
+	if (!parts[0] || !*parts[0])
+		return fail(error, "--disk: a file name is missing");
+	memset(d, 0, sizeof(*d));
+	for (char **p = parts + 1; *p; p++) {
+		if (!strcmp(*p, "format=raw"))
+			d->raw_named = true;
+		else if (!strcmp(*p, "format=qcow2"))
+			return fail(error, "--disk %s: this build has no qcow2; convert it with `qemu-img convert -O raw`", text);
+		else if (!strcmp(*p, "bus=ide"))
+			d->bus = DISK_IDE;
+		else if (!strcmp(*p, "bus=virtio"))
+			d->bus = DISK_VIRTIO;
+		else if (!strcmp(*p, "readonly"))
+			d->readonly = true;
+		else if (!strcmp(*p, "snapshot"))
+			d->snapshot = true;
+		else
+			return fail(error, "--disk: unknown part \"%s\"; there are format=, bus=, readonly, snapshot", *p);
+	}
+	d->path = g_strdup(parts[0]);
+	c->disks++;
+	return true;
+}
+
+static bool one_of(const char *name, const char *value, const char *const *words, GError **error)
+{
+	g_autofree char *list = NULL;
+
+	if (g_strv_contains(words, value))
+		return true;
+	list = g_strjoinv(", ", (char **)words);
+	return fail(error, "--%s %s: this build has %s", name, value, list);
+}
+
+static bool check_boot(const char *text, GError **error)
+{
+	g_auto(GStrv) parts = g_strsplit(text, ",", -1);
+
+	for (char **p = parts; *p; p++) {
+		if (!one_of("boot", *p, (const char *const[]){ "cd", "disk", NULL }, error))
+			return false;
+	}
+	return true;
+}
+
+static bool check_serial(const char *spec, GError **error)
+{
+	if (!strcmp(spec, "stdio") || !strcmp(spec, "none") || !strcmp(spec, "pty") || g_str_has_prefix(spec, "file:") ||
+	    g_str_has_prefix(spec, "unix:"))
+		return true;
+	return fail(error, "--serial %s: one of stdio, none, pty, file:F, unix:F", spec);
+}
+
+static void set_string(char **to, const char *value)
+{
+	g_free(*to);
+	*to = g_strdup(value);
+}
+
+static bool take(struct run_options *o, const struct option *opt, const char *value, unsigned *serials, GError **error)
+{
+	struct vm_config *c = &o->vm;
+
+	switch (opt->id) {
+	case OPT_ENGINE:
+		set_string(&c->engine, value);
+		return one_of("engine", value, (const char *const[]){ "auto", "kvm", "bt", "interp", NULL }, error);
+	case OPT_CPU: set_string(&c->cpu, value); return true;
+	case OPT_CPUS: return parse_cpus(value, &c->cpus, error);
+	case OPT_MEMORY: return parse_size(value, &c->memory, error);
+	case OPT_KERNEL: set_string(&c->kernel, value); return true;
+	case OPT_INITRD: set_string(&c->initrd, value); return true;
+	case OPT_APPEND: set_string(&c->append, value); return true;
+	case OPT_CDROM: set_string(&c->cdrom, value); return true;
+	case OPT_DISK: return parse_disk(c, value, error);
+	case OPT_BOOT: set_string(&c->boot, value); return check_boot(value, error);
+	case OPT_FIRMWARE: set_string(&c->firmware, value); return true;
+	case OPT_NET: return one_of("net", value, (const char *const[]){ "none", NULL }, error);
+	case OPT_DISPLAY:
+		set_string(&o->display, value);
+		return one_of("display", value, (const char *const[]){ "auto", "none", "text", NULL }, error);
+	case OPT_SERIAL:
+		if (*serials == VM_MAX_SERIAL)
+			return fail(error, "--serial: at most %d serial ports", VM_MAX_SERIAL);
+		set_string(&c->serial[(*serials)++], value);
+		return check_serial(value, error);
+	case OPT_NAME:
+		if (!*value || strchr(value, '/') || strlen(value) > 64)
+			return fail(error, "--name %s: up to 64 characters, no slash", value);
+		set_string(&c->name, value);
+		return true;
+	case OPT_DETACH: o->detach = true; return true;
+	case OPT_QMP:
+		if (!g_str_has_prefix(value, "unix:"))
+			return fail(error, "--qmp %s: write unix:PATH", value);
+		set_string(&o->qmp, value + 5);
+		return true;
+	case OPT_DEBUGCON:
+		g_free(c->debugcon);
+		c->debugcon = strcmp(value, "stdio") ? g_strconcat("file:", value, NULL) : g_strdup("stdio");
+		return true;
+	case OPT_DEBUG_EXIT: c->debug_exit = true; return true;
+	case OPT_NO_REBOOT: c->no_reboot = true; return true;
+	case OPT_TRACE:
+		if (trace_parse(value, &o->trace))
+			return fail(error, "--trace %s: a list of exec,int,io,mmio,irq,cpu,bt,dev", value);
+		return true;
+	case OPT_TRACE_FILE: set_string(&o->trace_file, value); return true;
+	case OPT_STATS: o->stats = true; return true;
+	case OPT_PAUSED: c->paused = true; return true;
+	case OPT_HELP: o->help = true; return true;
+	}
+	return false;
+}
+
+static void set_defaults(struct run_options *o)
+{
+	o->vm.engine = g_strdup("auto");
+	o->vm.cpu = g_strdup("max");
+	o->vm.cpus = 1;
+	o->vm.memory = UINT64_C(512) << 20;
+	o->vm.firmware = g_strdup("bios");
+	o->display = g_strdup("auto");
+}
+
+/* IMAGE: what it is decides where it goes. */
+static bool take_image(struct run_options *o, const char *path, GError **error)
+{
+	struct vm_config *c = &o->vm;
+	enum image_kind kind;
+
+	if (!image_detect(path, &kind, error))
+		return false;
+	switch (kind) {
+	case IMAGE_ISO:
+		set_string(&c->cdrom, path);
+		return true;
+	case IMAGE_BZIMAGE:
+	case IMAGE_ELF:
+		set_string(&c->kernel, path);
+		return true;
+	case IMAGE_DISK:
+		if (c->disks == VM_MAX_DISKS)
+			return fail(error, "at most %d disks", VM_MAX_DISKS);
+		c->disk[c->disks++] = (struct vm_disk){ .path = g_strdup(path) };
+		return true;
+	case IMAGE_QCOW2:
+		return fail(error, "%s: this build has no qcow2; convert it with `qemu-img convert -O raw`", path);
+	}
+	return fail(error, "%s: not an image that can be booted", path);
+}
+
+/* Where things go by default: the terminal shows the serial line with a directly booted kernel, the
+ * text screen otherwise. */
+static void settle_defaults(struct run_options *o)
+{
+	bool terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+
+	if (!strcmp(o->display, "auto"))
+		set_string(&o->display, !o->vm.serial[0] && !o->vm.kernel && terminal && !o->detach ? "text" : "none");
+	if (!o->vm.serial[0])
+		o->vm.serial[0] = g_strdup(strcmp(o->display, "none") || o->detach ? "none" : "stdio");
+}
+
+bool run_options_parse(struct run_options *o, int argc, char **argv, GError **error)
+{
+	const char *image = NULL;
+	unsigned serials = 0;
+
+	memset(o, 0, sizeof(*o));
+	set_defaults(o);
+	for (int i = 0; i < argc; i++) {
+		g_autofree char *name = NULL;
+		const struct option *opt;
+		const char *value;
+
+		if (strncmp(argv[i], "--", 2)) {
+			if (argv[i][0] == '-' && argv[i][1])
+				return fail(error, "%s: options have two dashes; `guise run --help` lists them", argv[i]);
+			if (image)
+				return fail(error, "%s: one image only (%s was given before); more go with --disk or --cdrom",
+					    argv[i], image);
+			image = argv[i];
+			continue;
+		}
+		value = strchr(argv[i], '=');
+		name = value ? g_strndup(argv[i] + 2, (gsize)(value - argv[i] - 2)) : g_strdup(argv[i] + 2);
+		opt = find_option(name, error);
+		if (!opt)
+			return false;
+		if (!opt->value && value)
+			return fail(error, "--%s takes no value", name);
+		if (value)
+			value++;
+		else if (opt->value) {
+			if (i + 1 == argc)
+				return fail(error, "--%s needs a value: %s", name, opt->value);
+			value = argv[++i];
+		}
+		if (!take(o, opt, value, &serials, error))
+			return false;
+	}
+	if (o->help)
+		return true;
+	if (image && !take_image(o, image, error))
+		return false;
+	if (o->vm.initrd && !o->vm.kernel)
+		return fail(error, "--initrd goes with --kernel");
+	if (!o->vm.name)
+		o->vm.name = g_strdup_printf("guise-%d", (int)getpid());
+	settle_defaults(o);
+	return true;
+}
+
+void run_options_finish(struct run_options *o)
+{
+	vm_config_finish(&o->vm);
+	g_free(o->display);
+	g_free(o->qmp);
+	g_free(o->trace_file);
+}
+
+void run_options_help(void)
+{
+	g_print("usage: guise run [IMAGE] [options]\n\nIMAGE is an ISO, a disk image, a bzImage or an ELF kernel.\n\n");
+	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
+		g_autofree char *left = g_strdup_printf("--%s %s", options[i].name, options[i].value ? options[i].value : "");
+
+		g_print("  %-42s %s\n", left, options[i].help);
+	}
+}

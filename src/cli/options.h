@@ -1,0 +1,27 @@
+/* The command line of `guise run`, into a vm_config. */
+#ifndef CLI_OPTIONS_H
+#define CLI_OPTIONS_H
+
+#include "machine/config.h"
+
+struct run_options {
+	struct vm_config vm;
+	char *display; /* auto, none, text */
+	char *qmp;     /* unix:PATH or NULL: the runtime directory */
+	unsigned trace;
+	char *trace_file;
+	bool detach;
+	bool stats;
+	bool help;
+};
+
+/* argv[0] is the first argument after "run". Errors say what to write instead. */
+bool run_options_parse(struct run_options *o, int argc, char **argv, GError **error);
+void run_options_finish(struct run_options *o);
+void run_options_help(void);
+/* The candidate nearest to `word` by edit distance (at most 3), or NULL. */
+const char *nearest_word(const char *word, const char *const *candidates, size_t count);
+
+GQuark cli_error_quark(void);
+
+#endif

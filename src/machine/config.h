@@ -1,0 +1,44 @@
+/* What a user asks for: one virtual machine, as plain data. */
+#ifndef MACHINE_CONFIG_H
+#define MACHINE_CONFIG_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define VM_MAX_DISKS 8
+#define VM_MAX_SERIAL 4
+#define VM_MAX_CPUS 64
+
+enum disk_bus { DISK_IDE, DISK_VIRTIO };
+
+struct vm_disk {
+	char *path;
+	enum disk_bus bus;
+	bool raw_named; /* format=raw was said */
+	bool readonly, snapshot;
+};
+
+struct vm_config {
+	char *name;
+	char *engine;    /* "auto", "kvm", "bt", "interp" */
+	char *cpu;       /* model spec */
+	unsigned cpus;
+	uint64_t memory; /* bytes */
+	char *kernel, *initrd, *append;
+	char *cdrom;
+	struct vm_disk disk[VM_MAX_DISKS];
+	unsigned disks;
+	char *boot;     /* "cd,disk", NULL: what is there, CD first */
+	char *firmware; /* "bios" or a path */
+	char *serial[VM_MAX_SERIAL]; /* chardev specs; NULL: absent for 1..3, "none" for 0 */
+	char *debugcon; /* chardev spec or NULL */
+	bool debug_exit;
+	bool no_reboot;
+	bool paused; /* start stopped */
+};
+
+/* Frees what it points to, not itself. */
+void vm_config_finish(struct vm_config *c);
+
+#endif

@@ -1,0 +1,64 @@
+/* The board: an i440FX/PIIX PC. pc.c says what is plugged in where. */
+#ifndef MACHINE_PC_H
+#define MACHINE_PC_H
+
+#include <glib.h>
+
+#include "bus/device.h"
+#include "bus/pci.h"
+#include "bus/space.h"
+#include "display/input.h"
+#include "display/surface.h"
+#include "x86/cpu_state.h"
+
+struct vm;
+struct lapic_bus;
+struct blk;
+
+#define PC_MAX_DEVICES 64
+
+struct pc_drive {
+	char id[16]; /* "ide0-cd0", "virtio0" */
+	struct blk *blk;
+	bool removable;
+};
+
+struct pc {
+	struct vm *vm;
+	struct space *ports, *mmio;
+	struct pci_bus *pci;
+	struct ram *ram_low, *ram_high, *rom;
+	int pam_slot[13];
+	int rom_slot;
+	struct lapic_bus *lapics;
+	struct pic *pic;
+	struct ioapic *ioapic;
+	struct acpi_pm *pm;
+	struct i8042 *i8042;
+	struct vga *vga;
+	struct ide *ide;
+	struct fw_cfg *fw_cfg;
+	struct rtc *rtc;
+	struct device *devices[PC_MAX_DEVICES]; /* in reset order */
+	unsigned device_count;
+	struct chardev *serial[4], *debugcon;
+	struct pc_drive drive[12];
+	unsigned drives;
+	uint64_t low_size, high_size;
+	uint64_t irq_count[24];
+	struct input_sink input;
+};
+
+/* Lock held. */
+struct pc *pc_create(struct vm *vm, GError **error);
+/* Without the lock; vCPU threads have ended. NULL accepted. */
+void pc_destroy(struct pc *pc);
+/* Resets every device, reloads firmware and kernel; fills the boot CPU's state. Lock held. */
+bool pc_reset(struct pc *pc, struct cpu_state *boot, GError **error);
+void pc_power_button(struct pc *pc);
+const struct display_source *pc_display(struct pc *pc);
+/* Firmware, tables, kernels (pc_boot.c). */
+bool pc_boot_prepare(struct pc *pc, GError **error);
+bool pc_boot_reset(struct pc *pc, struct cpu_state *boot, GError **error);
+
+#endif

@@ -1,0 +1,471 @@
+/* Lifecycle: vCPU threads, holding and releasing them, carrying out requests. */
+#include "machine/vm.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "machine/pc.h"
+
+void vm_config_finish(struct vm_config *c)
+{
+	g_free(c->name);
+	g_free(c->engine);
+	g_free(c->cpu);
+	g_free(c->kernel);
+	g_free(c->initrd);
+	g_free(c->append);
+	g_free(c->cdrom);
+	for (unsigned i = 0; i < c->disks; i++)
+		g_free(c->disk[i].path);
+	g_free(c->boot);
+	g_free(c->firmware);
+	for (unsigned i = 0; i < VM_MAX_SERIAL; i++)
+		g_free(c->serial[i]);
+	g_free(c->debugcon);
+	memset(c, 0, sizeof(*c));
+}
+
+/* ---- vCPU threads ---- */
+
+static void vcpu_apply_init(struct vcpu_thread *t)
+{
+	struct cpu_state s;
+
+	t->init_pending = false;
+	t->vm->ops->get_state(t->vcpu, &s);
+	cpu_state_init(&s, t->index == 0);
+	t->vm->ops->set_state(t->vcpu, &s);
+	t->vm->ops->set_irq(t->vcpu, VCPU_INIT, false);
+}
+
+static void vcpu_apply_sipi(struct vcpu_thread *t)
+{
+	struct cpu_state s;
+	int vector = t->sipi_vector;
+
+	t->sipi_vector = -1;
+	t->vm->ops->get_state(t->vcpu, &s);
+	if (s.mp_state != MP_WAIT_SIPI)
+		return;
+	s.seg[SEG_CS].selector = (uint16_t)(vector << 8);
+	s.seg[SEG_CS].base = (uint64_t)vector << 12;
+	s.rip = 0;
+	s.mp_state = MP_RUNNING;
+	t->vm->ops->set_state(t->vcpu, &s);
+}
+
+static void vcpu_handle_exit(struct vcpu_thread *t, const struct vcpu_exit *exit)
+{
+	struct vm *vm = t->vm;
+
+	switch (exit->kind) {
+	case VCPU_EXIT_HALT:
+		while (!vm->hold && !vm->quit && !t->init_pending && t->sipi_vector < 0 && !vm->ops->has_work(t->vcpu))
+			pthread_cond_wait(&t->wake, &vm->lock);
+		break;
+	case VCPU_EXIT_SHUTDOWN:
+		vm_request(vm, VM_REQ_TRIPLE_FAULT);
+		break;
+	case VCPU_EXIT_INIT:
+		t->init_pending = true;
+		break;
+	case VCPU_EXIT_ERROR:
+		g_strlcpy(vm->error_message, exit->message, sizeof(vm->error_message));
+		vm_request(vm, VM_REQ_ERROR);
+		break;
+	case VCPU_EXIT_KICKED:
+	case VCPU_EXIT_DEBUG:
+		break;
+	}
+}
+
+static void *vcpu_thread(void *opaque)
+{
+	struct vcpu_thread *t = opaque;
+	struct vm *vm = t->vm;
+	struct vcpu_exit exit;
+	char name[16];
+
+	snprintf(name, sizeof(name), "vcpu%u", t->index);
+	pthread_setname_np(pthread_self(), name);
+	vm_lock(vm);
+	t->tid = (int)syscall(SYS_gettid);
+	while (!vm->quit) {
+		if (vm->hold) {
+			t->outside = true;
+			pthread_cond_broadcast(&vm->stopped);
+			pthread_cond_wait(&t->wake, &vm->lock);
+			continue;
+		}
+		if (t->init_pending)
+			vcpu_apply_init(t);
+		if (t->sipi_vector >= 0)
+			vcpu_apply_sipi(t);
+		t->outside = false;
+		vm_unlock(vm);
+		vm->ops->run(t->vcpu, &exit);
+		vm_lock(vm);
+		vcpu_handle_exit(t, &exit);
+	}
+	t->outside = true;
+	pthread_cond_broadcast(&vm->stopped);
+	vm_unlock(vm);
+	return NULL;
+}
+
+void vm_wake_vcpu(struct vm *vm, unsigned cpu)
+{
+	pthread_cond_signal(&vm->vcpus[cpu].wake);
+}
+
+void vm_vcpu_init(struct vm *vm, unsigned cpu)
+{
+	struct vcpu_thread *t = &vm->vcpus[cpu];
+
+	t->init_pending = true;
+	t->sipi_vector = -1;
+	vm->ops->kick(t->vcpu);
+	vm_wake_vcpu(vm, cpu);
+}
+
+void vm_vcpu_sipi(struct vm *vm, unsigned cpu, uint8_t vector)
+{
+	struct vcpu_thread *t = &vm->vcpus[cpu];
+
+	t->sipi_vector = vector;
+	vm->ops->kick(t->vcpu);
+	vm_wake_vcpu(vm, cpu);
+}
+
+static void kick_all(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		vm->ops->kick(vm->vcpus[i].vcpu);
+		pthread_cond_signal(&vm->vcpus[i].wake);
+	}
+}
+
+static bool all_outside(const struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		if (vm->vcpus[i].started && !vm->vcpus[i].outside)
+			return false;
+	}
+	return true;
+}
+
+void vm_hold(struct vm *vm)
+{
+	vm->hold = true;
+	kick_all(vm);
+	while (!all_outside(vm))
+		pthread_cond_wait(&vm->stopped, &vm->lock);
+}
+
+void vm_release(struct vm *vm)
+{
+	if (vm->status != VM_RUNNING || vm->requests)
+		return;
+	vm->hold = false;
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		vm->vcpus[i].outside = false;
+		pthread_cond_signal(&vm->vcpus[i].wake);
+	}
+}
+
+/* ---- what users and guests ask for ---- */
+
+static void tell(struct vm *vm, enum vm_event event, bool guest)
+{
+	if (vm->listener.event)
+		vm->listener.event(vm->listener.opaque, event, guest);
+}
+
+static void end(struct vm *vm, int status, bool guest)
+{
+	vm_lock(vm);
+	vm_hold(vm);
+	vm->status = VM_SHUTDOWN;
+	clock_pause(vm->clock);
+	vm_unlock(vm);
+	tell(vm, VM_EVENT_SHUTDOWN, guest);
+	if (vm->listener.ended)
+		vm->listener.ended(vm->listener.opaque, status);
+}
+
+void vm_resume(struct vm *vm)
+{
+	bool changed;
+
+	vm_lock(vm);
+	changed = vm->status == VM_PAUSED;
+	if (changed) {
+		vm->status = VM_RUNNING;
+		clock_resume(vm->clock);
+		vm_release(vm);
+	}
+	vm_unlock(vm);
+	if (changed)
+		tell(vm, VM_EVENT_RESUME, false);
+}
+
+void vm_pause(struct vm *vm)
+{
+	bool changed;
+
+	vm_lock(vm);
+	changed = vm->status == VM_RUNNING;
+	if (changed) {
+		vm_hold(vm);
+		vm->status = VM_PAUSED;
+		clock_pause(vm->clock);
+	}
+	vm_unlock(vm);
+	if (changed)
+		tell(vm, VM_EVENT_STOP, false);
+}
+
+static bool reset_all(struct vm *vm, GError **error)
+{
+	struct cpu_state boot;
+
+	if (!pc_reset(vm->pc, &boot, error))
+		return false;
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		struct vcpu_thread *t = &vm->vcpus[i];
+		struct cpu_state s;
+
+		t->init_pending = false;
+		t->sipi_vector = -1;
+		vm->ops->set_irq(t->vcpu, VCPU_INTR | VCPU_NMI | VCPU_INIT, false);
+		cpu_state_reset(&s, i == 0);
+		if (i == 0)
+			s = boot;
+		s.apic_base = UINT64_C(0xfee00800) | (i == 0 ? 0x100 : 0);
+		vm->ops->set_state(t->vcpu, &s);
+	}
+	return true;
+}
+
+static void reset_now(struct vm *vm, bool guest)
+{
+	GError *err = NULL;
+	bool ok;
+
+	vm_lock(vm);
+	vm_hold(vm);
+	ok = reset_all(vm, &err);
+	if (!ok) {
+		g_strlcpy(vm->error_message, err->message, sizeof(vm->error_message));
+		g_error_free(err);
+	}
+	vm_release(vm);
+	vm_unlock(vm);
+	if (ok)
+		tell(vm, VM_EVENT_RESET, guest);
+	else
+		vm_request(vm, VM_REQ_ERROR);
+}
+
+void vm_reset(struct vm *vm)
+{
+	reset_now(vm, false);
+}
+
+void vm_powerdown(struct vm *vm)
+{
+	vm_lock(vm);
+	pc_power_button(vm->pc);
+	vm_unlock(vm);
+	tell(vm, VM_EVENT_POWERDOWN, false);
+}
+
+/* Main loop: carries out what was requested, most final first. */
+static gboolean service(gpointer opaque)
+{
+	struct vm *vm = opaque;
+	unsigned what;
+
+	what = __atomic_exchange_n(&vm->requests, 0, __ATOMIC_SEQ_CST);
+	if (vm->status == VM_SHUTDOWN || vm->status == VM_ENGINE_ERROR)
+		return G_SOURCE_REMOVE;
+	if (what & VM_REQ_QUIT) {
+		end(vm, 0, false);
+	} else if (what & VM_REQ_DEBUG_EXIT) {
+		end(vm, (vm->debug_exit_value << 1 | 1) & 0xff, true);
+	} else if (what & VM_REQ_POWEROFF) {
+		end(vm, 0, true);
+	} else if (what & VM_REQ_ERROR) {
+		g_printerr("guise: the engine stopped: %s\n", vm->error_message);
+		end(vm, 1, true);
+		vm->status = VM_ENGINE_ERROR;
+	} else if (what & (VM_REQ_RESET | VM_REQ_TRIPLE_FAULT)) {
+		if (vm->config.no_reboot) {
+			if (what & VM_REQ_TRIPLE_FAULT)
+				g_printerr("guise: the guest shut down by a triple fault\n");
+			end(vm, 3, true);
+		} else {
+			reset_now(vm, true);
+		}
+	}
+	return G_SOURCE_REMOVE;
+}
+
+void vm_request(struct vm *vm, enum vm_request what)
+{
+	unsigned before = __atomic_fetch_or(&vm->requests, what, __ATOMIC_SEQ_CST);
+
+	/* No further instruction of the guest runs before the request is carried out. */
+	vm->hold = true;
+	for (unsigned i = 0; i < vm->cpus; i++)
+		vm->ops->kick(vm->vcpus[i].vcpu);
+	if (!before)
+		g_idle_add_full(G_PRIORITY_HIGH, service, vm, NULL);
+}
+
+const char *vm_status_name(const struct vm *vm)
+{
+	static const char *const names[] = { "paused", "running", "shutdown", "internal-error" };
+
+	return names[vm->status];
+}
+
+void vm_set_listener(struct vm *vm, const struct vm_listener *l)
+{
+	vm->listener = *l;
+}
+
+/* ---- making and ending ---- */
+
+static bool check_memory(uint64_t memory, GError **error)
+{
+	struct sysinfo si;
+
+	if (sysinfo(&si) == 0 && memory > (uint64_t)si.totalram * si.mem_unit) {
+		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM,
+			    "--memory: %" G_GUINT64_FORMAT " MiB is more than this host has (%" G_GUINT64_FORMAT
+			    " MiB); ask for less",
+			    memory >> 20, ((uint64_t)si.totalram * si.mem_unit) >> 20);
+		return false;
+	}
+	return true;
+}
+
+static bool open_engine(struct vm *vm, const struct accel_host *bridge, GError **error)
+{
+	struct accel_config ac = { .mem = vm->mem, .host = bridge, .cpu = &vm->cpu_model, .cpus = vm->cpus };
+	uint32_t words[CPUID_WORDS];
+
+	vm->ops = accel_choose(vm->config.engine, &vm->engine_why, error);
+	if (!vm->ops)
+		return false;
+	interp_supported_words(words);
+	if (!cpu_model_parse(vm->config.cpu, words, vm->cpus, &vm->cpu_model, error))
+		return false;
+	vm->accel = vm->ops->open(&ac, error);
+	return vm->accel != NULL;
+}
+
+static bool make_vcpus(struct vm *vm, GError **error)
+{
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		struct vcpu_thread *t = &vm->vcpus[i];
+
+		t->vm = vm;
+		t->index = i;
+		t->sipi_vector = -1;
+		t->outside = true;
+		pthread_cond_init(&t->wake, NULL);
+		t->vcpu = vm->ops->vcpu_create(vm->accel, i, error);
+		if (!t->vcpu)
+			return false;
+	}
+	return true;
+}
+
+struct vm *vm_create(struct vm_config *config, bool (*key_filter)(void *opaque, uint8_t byte), void *filter_opaque,
+		     GError **error)
+{
+	struct vm *vm = g_new0(struct vm, 1);
+	struct accel_host *bridge = g_new0(struct accel_host, 1);
+	bool ok;
+
+	vm->config = *config;
+	memset(config, 0, sizeof(*config));
+	pthread_mutex_init(&vm->lock, NULL);
+	pthread_cond_init(&vm->stopped, NULL);
+	vm->cpus = vm->config.cpus;
+	vm->vcpus = g_new0(struct vcpu_thread, vm->cpus);
+	vm->key_filter = key_filter;
+	vm->key_filter_opaque = filter_opaque;
+	vm->clock = clock_create(&vm->lock);
+	vm->mem = mem_create();
+	vm->status = VM_PAUSED;
+	vm->hold = true;
+	*bridge = vm_bridge(vm);
+	vm->bridge = bridge;
+
+	if (!check_memory(vm->config.memory, error) || !open_engine(vm, bridge, error) || !make_vcpus(vm, error))
+		goto fail;
+	vm_lock(vm);
+	vm->pc = pc_create(vm, error);
+	ok = vm->pc && reset_all(vm, error);
+	vm_unlock(vm);
+	if (!ok)
+		goto fail;
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		vm->vcpus[i].started = true;
+		pthread_create(&vm->vcpus[i].thread, NULL, vcpu_thread, &vm->vcpus[i]);
+	}
+	return vm;
+fail:
+	vm_destroy(vm);
+	return NULL;
+}
+
+static void end_threads(struct vm *vm)
+{
+	vm_lock(vm);
+	vm->quit = true;
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		if (!vm->vcpus[i].vcpu)
+			continue;
+		vm->ops->kick(vm->vcpus[i].vcpu);
+		pthread_cond_broadcast(&vm->vcpus[i].wake);
+	}
+	vm_unlock(vm);
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		if (vm->vcpus[i].started)
+			pthread_join(vm->vcpus[i].thread, NULL);
+	}
+}
+
+void vm_destroy(struct vm *vm)
+{
+	if (!vm)
+		return;
+	end_threads(vm);
+	clock_pause(vm->clock);
+	pc_destroy(vm->pc);
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		if (vm->vcpus[i].vcpu)
+			vm->ops->vcpu_destroy(vm->vcpus[i].vcpu);
+		pthread_cond_destroy(&vm->vcpus[i].wake);
+	}
+	if (vm->accel)
+		vm->ops->close(vm->accel);
+	while (g_idle_remove_by_data(vm))
+		;
+	clock_destroy(vm->clock);
+	mem_destroy(vm->mem);
+	pthread_cond_destroy(&vm->stopped);
+	pthread_mutex_destroy(&vm->lock);
+	g_free(vm->bridge);
+	g_free(vm->engine_why);
+	g_free(vm->vcpus);
+	vm_config_finish(&vm->config);
+	g_free(vm);
+}

@@ -1,0 +1,339 @@
+/* The QMP command table (names, arguments and replies as in QEMU's QMP reference). */
+#include <string.h>
+
+#include "base/bytes.h"
+#include "block/blk.h"
+#include "machine/pc.h"
+#include "monitor/qmp.h"
+#include "monitor/typist.h"
+
+static JsonNode *take(JsonObject *o)
+{
+	JsonNode *n = json_node_new(JSON_NODE_OBJECT);
+
+	json_node_take_object(n, o);
+	return n;
+}
+
+static JsonNode *take_array(JsonArray *a)
+{
+	JsonNode *n = json_node_new(JSON_NODE_ARRAY);
+
+	json_node_take_array(n, a);
+	return n;
+}
+
+static JsonNode *empty(void)
+{
+	return take(json_object_new());
+}
+
+static JsonNode *fail(GError **error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static JsonNode *fail(GError **error, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	if (error)
+		*error = g_error_new_valist(qmp_error_quark(), QMP_ERROR_GENERIC, fmt, ap);
+	va_end(ap);
+	return NULL;
+}
+
+static const char *string_arg(JsonObject *args, const char *name, GError **error)
+{
+	JsonNode *n = args ? json_object_get_member(args, name) : NULL;
+
+	if (!n || json_node_get_value_type(n) != G_TYPE_STRING) {
+		fail(error, "Parameter '%s' is missing or is not a string", name);
+		return NULL;
+	}
+	return json_node_get_string(n);
+}
+
+static JsonNode *query_version(struct vm *vm, JsonObject *args, GError **error)
+{
+	JsonObject *o = json_object_new(), *q = json_object_new();
+
+	json_object_set_int_member(q, "major", 7);
+	json_object_set_int_member(q, "minor", 2);
+	json_object_set_int_member(q, "micro", 0);
+	json_object_set_object_member(o, "qemu", q);
+	json_object_set_string_member(o, "package", "guise");
+	return take(o);
+}
+
+static JsonNode *query_status(struct vm *vm, JsonObject *args, GError **error)
+{
+	JsonObject *o = json_object_new();
+
+	json_object_set_string_member(o, "status", vm_status_name(vm));
+	json_object_set_boolean_member(o, "singlestep", FALSE);
+	json_object_set_boolean_member(o, "running", vm->status == VM_RUNNING);
+	return take(o);
+}
+
+static JsonNode *query_kvm(struct vm *vm, JsonObject *args, GError **error)
+{
+	JsonObject *o = json_object_new();
+
+	json_object_set_boolean_member(o, "enabled", !strcmp(vm->ops->name, "kvm"));
+	json_object_set_boolean_member(o, "present", g_file_test("/dev/kvm", G_FILE_TEST_EXISTS));
+	return take(o);
+}
+
+static JsonNode *query_name(struct vm *vm, JsonObject *args, GError **error)
+{
+	JsonObject *o = json_object_new();
+
+	json_object_set_string_member(o, "name", vm->config.name);
+	return take(o);
+}
+
+static JsonNode *query_cpus_fast(struct vm *vm, JsonObject *args, GError **error)
+{
+	JsonArray *a = json_array_new();
+
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		JsonObject *o = json_object_new(), *props = json_object_new();
+
+		json_object_set_int_member(o, "cpu-index", i);
+		json_object_set_string_member(o, "qom-path", "/machine/unattached/device");
+		json_object_set_int_member(o, "thread-id", vm->vcpus[i].tid);
+		json_object_set_string_member(o, "target", "x86_64");
+		json_object_set_int_member(props, "socket-id", 0);
+		json_object_set_int_member(props, "core-id", i);
+		json_object_set_int_member(props, "thread-id", 0);
+		json_object_set_object_member(o, "props", props);
+		json_array_add_object_element(a, o);
+	}
+	return take_array(a);
+}
+
+static JsonNode *query_block(struct vm *vm, JsonObject *args, GError **error)
+{
+	JsonArray *a = json_array_new();
+
+	for (unsigned i = 0; i < vm->pc->drives; i++) {
+		const struct pc_drive *d = &vm->pc->drive[i];
+		JsonObject *o = json_object_new();
+
+		json_object_set_string_member(o, "device", d->id);
+		json_object_set_string_member(o, "type", "unknown");
+		json_object_set_boolean_member(o, "removable", d->removable);
+		json_object_set_boolean_member(o, "locked", FALSE);
+		if (d->blk) {
+			JsonObject *in = json_object_new(), *image = json_object_new();
+
+			json_object_set_string_member(image, "filename", blk_path(d->blk));
+			json_object_set_string_member(image, "format", blk_format_name(d->blk));
+			json_object_set_int_member(image, "virtual-size", (gint64)blk_size(d->blk));
+			json_object_set_string_member(in, "file", blk_path(d->blk));
+			json_object_set_string_member(in, "drv", blk_format_name(d->blk));
+			json_object_set_boolean_member(in, "ro", blk_readonly(d->blk));
+			json_object_set_object_member(in, "image", image);
+			json_object_set_object_member(o, "inserted", in);
+		}
+		json_array_add_object_element(a, o);
+	}
+	return take_array(a);
+}
+
+static JsonNode *query_chardev(struct vm *vm, JsonObject *args, GError **error)
+{
+	JsonArray *a = json_array_new();
+
+	for (unsigned i = 0; i < VM_MAX_SERIAL; i++) {
+		struct chardev *cd = vm->pc->serial[i];
+		g_autofree char *label = g_strdup_printf("serial%u", i);
+		JsonObject *o;
+
+		if (!cd)
+			continue;
+		o = json_object_new();
+		json_object_set_string_member(o, "label", label);
+		json_object_set_string_member(o, "filename", cd->label ? cd->label : cd->ops->kind);
+		json_object_set_boolean_member(o, "frontend-open", TRUE);
+		json_array_add_object_element(a, o);
+	}
+	return take_array(a);
+}
+
+static JsonNode *query_commands(struct vm *vm, JsonObject *args, GError **error)
+{
+	JsonArray *a = json_array_new();
+	size_t count;
+	const char *const *names = qmp_command_names(&count);
+
+	for (size_t i = 0; i < count; i++) {
+		JsonObject *o = json_object_new();
+
+		json_object_set_string_member(o, "name", names[i]);
+		json_array_add_object_element(a, o);
+	}
+	return take_array(a);
+}
+
+static JsonNode *stop(struct vm *vm, JsonObject *args, GError **error)
+{
+	vm_pause(vm);
+	return empty();
+}
+
+static JsonNode *cont(struct vm *vm, JsonObject *args, GError **error)
+{
+	vm_resume(vm);
+	return empty();
+}
+
+static JsonNode *system_reset(struct vm *vm, JsonObject *args, GError **error)
+{
+	vm_reset(vm);
+	return empty();
+}
+
+static JsonNode *system_powerdown(struct vm *vm, JsonObject *args, GError **error)
+{
+	vm_powerdown(vm);
+	return empty();
+}
+
+static JsonNode *quit(struct vm *vm, JsonObject *args, GError **error)
+{
+	vm_request(vm, VM_REQ_QUIT);
+	return empty();
+}
+
+static JsonNode *screendump(struct vm *vm, JsonObject *args, GError **error)
+{
+	const char *file = string_arg(args, "filename", error);
+	const char *format = args && json_object_has_member(args, "format") ? string_arg(args, "format", NULL) : NULL;
+	const struct display_source *d = pc_display(vm->pc);
+	struct surface s = { 0 };
+	bool ok;
+
+	if (!file)
+		return NULL;
+	if (!d)
+		return fail(error, "this machine has no display");
+	vm_lock(vm);
+	d->render(d->opaque, &s);
+	vm_unlock(vm);
+	if ((format && !strcmp(format, "png")) || (!format && g_str_has_suffix(file, ".png")))
+		ok = surface_write_png(&s, file, error);
+	else
+		ok = surface_write_ppm(&s, file, error);
+	surface_finish(&s);
+	return ok ? empty() : NULL;
+}
+
+/* One KeyValue: {"type":"qcode","data":"ret"} or {"type":"number","data":28}. */
+static int key_value(JsonNode *n)
+{
+	JsonObject *o = n && JSON_NODE_HOLDS_OBJECT(n) ? json_node_get_object(n) : NULL;
+	JsonNode *data = o ? json_object_get_member(o, "data") : NULL;
+
+	if (!data || !JSON_NODE_HOLDS_VALUE(data))
+		return -1;
+	if (json_node_get_value_type(data) == G_TYPE_STRING)
+		return input_key_from_name(json_node_get_string(data));
+	return (int)(json_node_get_int(data) & 0xff);
+}
+
+static JsonNode *send_key(struct vm *vm, JsonObject *args, GError **error)
+{
+	JsonNode *keys = args ? json_object_get_member(args, "keys") : NULL;
+	JsonArray *a;
+	int codes[16];
+	guint n;
+
+	if (!keys || !JSON_NODE_HOLDS_ARRAY(keys))
+		return fail(error, "Parameter 'keys' is missing");
+	a = json_node_get_array(keys);
+	n = json_array_get_length(a);
+	if (n > ARRAY_LEN(codes))
+		return fail(error, "at most %zu keys at once", ARRAY_LEN(codes));
+	for (guint i = 0; i < n; i++) {
+		codes[i] = key_value(json_array_get_element(a, i));
+		if (codes[i] < 0)
+			return fail(error, "unknown key at position %u", i + 1);
+	}
+	typist_press(vm, codes, n);
+	return empty();
+}
+
+static JsonNode *human_monitor_command(struct vm *vm, JsonObject *args, GError **error)
+{
+	const char *line = string_arg(args, "command-line", error);
+	g_autofree char *text = line ? hmp_execute(vm, line) : NULL;
+	JsonNode *n;
+
+	if (!line)
+		return NULL;
+	n = json_node_new(JSON_NODE_VALUE);
+	json_node_set_string(n, text);
+	return n;
+}
+
+/* Ours: the text screen, and typing a text on the US keyboard. */
+static JsonNode *guise_screen(struct vm *vm, JsonObject *args, GError **error)
+{
+	const struct display_source *d = pc_display(vm->pc);
+	struct text_screen t = { 0 };
+	g_autofree char *text = NULL;
+	JsonNode *n;
+
+	if (!d)
+		return fail(error, "this machine has no display");
+	vm_lock(vm);
+	d->text(d->opaque, &t);
+	vm_unlock(vm);
+	if (!t.columns) {
+		text_screen_finish(&t);
+		return fail(error, "the guest shows graphics, not text; guise screenshot shows it");
+	}
+	text = text_screen_to_utf8(&t);
+	text_screen_finish(&t);
+	n = json_node_new(JSON_NODE_VALUE);
+	json_node_set_string(n, text);
+	return n;
+}
+
+static JsonNode *guise_type(struct vm *vm, JsonObject *args, GError **error)
+{
+	const char *text = string_arg(args, "text", error);
+
+	if (!text)
+		return NULL;
+	if (!typist_type(vm, text, error))
+		return NULL;
+	return empty();
+}
+
+static const char *const command_names[] = {
+	"qmp_capabilities", "query-version", "query-status", "query-kvm", "query-name", "query-cpus-fast", "query-block",
+	"query-chardev", "query-commands", "stop", "cont", "system_reset", "system_powerdown", "quit", "screendump",
+	"send-key", "human-monitor-command", "x-guise-screen", "x-guise-type",
+};
+/* Same order; qmp_capabilities belongs to the session. */
+static const qmp_command command_fns[] = {
+	NULL, query_version, query_status, query_kvm, query_name, query_cpus_fast, query_block,
+	query_chardev, query_commands, stop, cont, system_reset, system_powerdown, quit, screendump,
+	send_key, human_monitor_command, guise_screen, guise_type,
+};
+_Static_assert(ARRAY_LEN(command_names) == ARRAY_LEN(command_fns), "one function a name");
+
+qmp_command qmp_find_command(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_LEN(command_names); i++) {
+		if (!strcmp(command_names[i], name))
+			return command_fns[i];
+	}
+	return NULL;
+}
+
+const char *const *qmp_command_names(size_t *count)
+{
+	*count = ARRAY_LEN(command_names);
+	return command_names;
+}

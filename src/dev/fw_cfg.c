@@ -294,7 +294,7 @@ static void directory_build(struct fw_cfg *fw)
 
 	for (unsigned i = 0; i < fw->files; i++)
 		order[i] = i;
-	g_sort_array(order, fw->files, sizeof(order[0]), name_compare, fw);
+	g_qsort_with_data(order, (int)fw->files, sizeof(order[0]), name_compare, fw);
 	st32be(dir, fw->files);
 	for (unsigned i = 0; i < fw->files; i++) {
 		const struct item *it = &fw->file[order[i]];

@@ -25,6 +25,7 @@ struct ram {
 	uint64_t size; /* bytes, page multiple */
 	int fd;
 	uint8_t *dirty; /* one byte per page: bit per enum dirty_client */
+	bool log_dirty; /* an engine that logs by slot (KVM) logs this one: set before mapping */
 };
 
 enum dirty_client { DIRTY_VGA = 1 << 0, DIRTY_SNAPSHOT = 1 << 1, DIRTY_ALL = 0xff };

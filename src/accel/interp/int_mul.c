@@ -4,13 +4,15 @@
  */
 #include "accel/interp/int_ops.h"
 
-/* The one-operand forms: the host's partial register writes are the guest's. */
+/* The one-operand forms: the host's partial register writes are the guest's, and so are the flags
+ * it writes (some CPUs keep SF ZF AF PF, others change them). */
 #define MUL_WIDE(op, SZ, mod, sfx)                                                                         \
 	static void op##_wide_##SZ(struct icpu *cpu, const struct insn *in)                                \
 	{                                                                                                  \
-		uint64_t s = dst_get(cpu, in, SZ), lo, a = cpu->s.gpr[RAX], d = cpu->s.gpr[RDX];           \
-		__asm__(#op sfx " %" mod "[s]\n\tmovq %%rax, %[lo]" FLAGS_SAVE                             \
-			: "+&a"(a), "+&d"(d), [lo] "=&r"(lo) : [s] "r"(s) : "cc");                         \
+		uint64_t s = dst_get(cpu, in, SZ), lo = cpu->s.gpr[RAX], d = cpu->s.gpr[RDX];              \
+		uint64_t a = flags_ax(cpu->s.rflags);                                                      \
+		__asm__(FLAGS_LOAD "movq %[lo], %%rax\n\t" #op sfx " %" mod "[s]\n\tmovq %%rax, %[lo]" FLAGS_SAVE \
+			: "+&a"(a), "+&d"(d), [lo] "+&r"(lo) : [s] "r"(s) : "cc");                         \
 		cpu->s.gpr[RAX] = lo;                                                                      \
 		cpu->s.gpr[RDX] = d;                                                                       \
 		cpu->s.rflags = flags_merge(cpu->s.rflags, (uint32_t)a);                                   \
@@ -19,7 +21,7 @@
 MUL_WIDES(mul)
 MUL_WIDES(imul)
 
-FLAGS_EACH_WIDE(FLAGS_OP2, imul)
+FLAGS_EACH_WIDE(FLAGS_OP2_INOUT, imul)
 
 #define IMUL(op, SZ, T, sfx)                                                                               \
 	static void imul2_r_##SZ(struct icpu *cpu, const struct insn *in)                                  \

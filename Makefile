@@ -1,0 +1,28 @@
+# A thin front: meson and ninja do the work, in build/.
+BUILD ?= build
+PREFIX ?= /usr/local
+
+.PHONY: build run test bench install clean guest
+
+build:
+	@tools/setup
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) --prefix=$(PREFIX)
+	@ninja -C $(BUILD)
+
+guest:
+	@tools/guest-linux
+
+run: build guest
+	./$(BUILD)/guise run guests/vmlinuz --initrd guests/initramfs.cpio.gz --append "console=ttyS0 quiet"
+
+test: build guest
+	@tools/test $(BUILD)
+
+bench: build guest
+	@for b in bench/*; do if [ -f "$$b" ] && [ -x "$$b" ]; then "$$b" ./$(BUILD)/guise || exit 1; fi; done
+
+install: build
+	@ninja -C $(BUILD) install
+
+clean:
+	rm -rf $(BUILD)

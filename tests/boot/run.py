@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+"""Boots real guests and feeds bad input, as a user would; prints TAP.
+
+usage: run.py PATH-TO-GUISE GUESTS-DIRECTORY [NAME...]
+"""
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+GUISE = ''
+GUESTS = ''
+WORK = ''
+
+
+class Failure(Exception):
+    pass
+
+
+def check(ok, message):
+    if not ok:
+        raise Failure(message)
+
+
+def guise(*args, timeout=60):
+    """Runs guise to its end; (status, stdout, stderr)."""
+    p = subprocess.run([GUISE, *args], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
+    return p.returncode, p.stdout.decode(errors='replace'), p.stderr.decode(errors='replace')
+
+
+class Machine:
+    """A detached-in-spirit machine: a child process with its QMP socket."""
+
+    def __init__(self, name, *args):
+        self.name = name
+        self.qmp_path = os.path.join(WORK, name + '.qmp')
+        self.serial = os.path.join(WORK, name + '.serial')
+        self.log = open(os.path.join(WORK, name + '.log'), 'w+b')
+        self.process = subprocess.Popen(
+            [GUISE, 'run', *args, '--name', name, '--display', 'none', '--serial', 'file:' + self.serial,
+             '--qmp', 'unix:' + self.qmp_path], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        self.socket = None
+        self.buffer = b''
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if self.socket:
+            self.socket.close()
+        self.log.close()
+
+    def said(self):
+        self.log.seek(0)
+        return self.log.read().decode(errors='replace')
+
+    def line(self):
+        while b'\n' not in self.buffer:
+            more = self.socket.recv(65536)
+            check(more, 'QMP closed: ' + self.said())
+            self.buffer += more
+        line, self.buffer = self.buffer.split(b'\n', 1)
+        return json.loads(line)
+
+    def connect(self):
+        end = time.time() + 20
+        while not os.path.exists(self.qmp_path):
+            check(self.process.poll() is None and time.time() < end, 'no QMP socket: ' + self.said())
+            time.sleep(0.05)
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(30)
+        self.socket.connect(self.qmp_path)
+        check('QMP' in self.line(), 'no greeting')
+        self.qmp('qmp_capabilities')
+
+    def qmp(self, command, **arguments):
+        if not self.socket:
+            self.connect()
+        request = {'execute': command}
+        if arguments:
+            request['arguments'] = arguments
+        self.socket.sendall(json.dumps(request).encode() + b'\n')
+        while True:
+            answer = self.line()
+            if 'return' in answer:
+                return answer['return']
+            check('error' not in answer, f'{command}: {answer}')
+
+    def console(self):
+        try:
+            with open(self.serial, 'rb') as f:
+                return f.read().decode(errors='replace')
+        except FileNotFoundError:
+            return ''
+
+    def wait_console(self, text, seconds):
+        self.wait(lambda: text in self.console(), seconds, f'no "{text}" on the serial line', self.console)
+
+    def wait_screen(self, text, seconds):
+        self.wait(lambda: text in self.screen(), seconds, f'no "{text}" on the screen', self.screen)
+
+    def screen(self):
+        try:
+            return self.qmp('x-guise-screen')
+        except Failure as e:
+            if 'graphics' in str(e):
+                return ''
+            raise
+
+    def wait(self, condition, seconds, message, show):
+        end = time.time() + seconds
+        while not condition():
+            ended = self.process.poll() is not None
+            if (ended and not condition()) or time.time() > end:
+                raise Failure(f'{message}; ended: {self.process.poll()}; {self.said()[-500:]}; shown: {show()[-1500:]}'
+                              if not ended else f'{message}; ended: {self.process.poll()}; {self.said()[-500:]}')
+            time.sleep(0.1)
+
+    def end(self, seconds=30):
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Failure('the machine did not end')
+
+
+def boot_sector(code):
+    path = os.path.join(WORK, f'sector{len(code)}.img')
+    with open(path, 'wb') as f:
+        f.write(code.ljust(510, b'\0') + b'\x55\xaa' + bytes(1 << 20))
+    return path
+
+
+def print_and_exit(text, port_value):
+    """16-bit code: prints by the BIOS and to the debug console, then writes debug-exit."""
+    head = bytes([0x31, 0xC0, 0x8E, 0xD8, 0xBE])  # xor ax,ax; mov ds,ax; mov si,
+    loop = bytes([0xAC, 0x84, 0xC0, 0x74, 0x0C,    # lodsb; test al,al; jz tail
+                  0xBA, 0x02, 0x04, 0xEE,          # mov dx,0x402; out dx,al
+                  0xB4, 0x0E, 0x31, 0xDB, 0xCD, 0x10, 0xEB, 0xEF])  # mov ah,14; xor bx,bx; int 10h; jmp loop
+    tail = bytes([0xBA, 0xF4, 0x00, 0xB0, port_value, 0xEE, 0xF4, 0xEB, 0xFD])  # out 0xf4; hlt; jmp
+    size = len(head) + 2 + len(loop) + len(tail)
+    return head + struct.pack('<H', 0x7C00 + size) + loop + tail + text.encode() + b'\0'
+
+
+def test_boot_sector():
+    image = boot_sector(print_and_exit('boot sector here', 0x15))
+    con = os.path.join(WORK, 'sector.con')
+    status, _, err = guise('run', image, '--display', 'none', '--serial', 'none', '--debugcon', con, '--debug-exit',
+                           '--memory', '64M', timeout=90)
+    text = open(con, 'rb').read().decode(errors='replace')
+    check('boot sector here' in text, f'debugcon: {text[-400:]!r}; {err}')
+    check(status == 0x15 * 2 + 1, f'status {status}; {err}')
+
+
+def test_boot_sector_screen():
+    code = print_and_exit('on the screen', 0x01)
+    with Machine('screen', boot_sector(code), '--memory', '64M') as m:
+        m.wait_screen('on the screen', 90)
+        m.qmp('screendump', filename=os.path.join(WORK, 'screen.png'))
+        with open(os.path.join(WORK, 'screen.png'), 'rb') as f:
+            check(f.read(8) == b'\x89PNG\r\n\x1a\n', 'not a PNG')
+        check(m.qmp('query-status')['running'], 'not running')
+        m.qmp('stop')
+        check(m.qmp('query-status')['status'] == 'paused', 'not paused')
+        m.qmp('cont')
+        check('RIP=' in m.qmp('human-monitor-command', **{'command-line': 'info registers'}), 'no registers')
+        m.qmp('quit')
+        check(m.end() == 0, 'quit: status')
+
+
+def test_reset_ends_with_no_reboot():
+    image = boot_sector(bytes([0xB0, 0xFE, 0xE6, 0x64, 0xF4]))  # keyboard controller reset
+    status, _, err = guise('run', image, '--display', 'none', '--serial', 'none', '--no-reboot', '--memory', '64M', timeout=90)
+    check(status == 3, f'status {status}; {err}')
+
+
+def linux(name, *args, seconds=240, words=()):
+    with Machine(name, os.path.join(GUESTS, 'vmlinuz'), '--initrd', os.path.join(GUESTS, 'initramfs.cpio.gz'),
+                 '--append', 'console=ttyS0 guise.test panic=-1', '--no-reboot', *args) as m:
+        m.wait_console('GUISE-TEST-OK', seconds)
+        for word in words:
+            check(word in m.console(), f'no "{word}": {m.console()[-800:]}')
+        check(m.end(60) == 0, 'status')
+
+
+def test_linux():
+    linux('linux')
+
+
+def test_linux_smp():
+    linux('linux-smp', '--cpus', '4', '--memory', '1G', words=['4 CPUs'])
+
+
+def refused(words, *args, status=2):
+    got, out, err = guise('run', *args, timeout=20)
+    check(got == status, f'status {got}, not {status}: {err}')
+    for word in words:
+        check(word in err, f'"{word}" is not in: {err}')
+
+
+def test_bad_input():
+    empty = os.path.join(WORK, 'empty.img')
+    open(empty, 'w').close()
+    noise = os.path.join(WORK, 'noise.img')
+    with open(noise, 'wb') as f:
+        f.write(b'just some words\n' * 100)
+    refused(['did you mean --memory'], '--memry', '1G')
+    refused(['not a size'], '--memory', 'lots')
+    refused(['more than this host'], '--memory', '1000000G', '--display', 'none', status=1)
+    refused(['/nonexistent'], '/nonexistent.iso', status=1)
+    refused(['empty'], empty, status=1)
+    refused(['noise.img'], noise, status=1)
+    refused(['firmware'], '--firmware', '/nonexistent.bin', '--display', 'none', status=1)
+    refused(['1 to 64'], '--cpus', '0')
+    refused(['this build'], '--net', 'user')
+
+
+def test_same_name_twice():
+    hang = boot_sector(bytes([0xEB, 0xFE]))
+    with Machine('twin', hang, '--memory', '32M') as m:
+        m.connect()
+        refused(['twin is running'], hang, '--name', 'twin', '--display', 'none', status=1)
+        m.qmp('quit')
+        m.end()
+
+
+TESTS = [test_bad_input, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot, test_same_name_twice,
+         test_linux, test_linux_smp]
+
+
+def main():
+    global GUISE, GUESTS, WORK
+    GUISE, GUESTS = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
+    chosen = [t for t in TESTS if not sys.argv[3:] or t.__name__[5:] in sys.argv[3:]]
+    failed = 0
+    print(f'1..{len(chosen)}', flush=True)
+    with tempfile.TemporaryDirectory(prefix='guise-boot-') as WORK:
+        os.environ['XDG_RUNTIME_DIR'] = WORK
+        for n, test in enumerate(chosen, 1):
+            start = time.time()
+            try:
+                test()
+                print(f'ok {n} - {test.__name__[5:]} ({time.time() - start:.1f} s)', flush=True)
+            except (Failure, OSError, subprocess.TimeoutExpired, KeyError) as e:
+                failed += 1
+                print(f'not ok {n} - {test.__name__[5:]}\n# ' + str(e).replace('\n', '\n# '), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

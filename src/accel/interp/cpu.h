@@ -14,6 +14,8 @@
 #include <setjmp.h>
 #include <stdatomic.h>
 
+#include <Zydis/Zydis.h>
+
 #include "accel/accel.h"
 #include "base/bytes.h"
 
@@ -146,16 +148,14 @@ uint64_t cpu_tsc(struct icpu *cpu);
  * ---- instruction families: each looks at the Zydis decode once, at decode time, and either fills
  * in->fn (and aux) and returns true, or returns false when the mnemonic is not its own. ----
  */
-struct ZydisDecodedInstruction_;
-struct ZydisDecodedOperand_;
-bool integer_bind(struct icpu *cpu, struct insn *in, const struct ZydisDecodedInstruction_ *zi,
-		  const struct ZydisDecodedOperand_ *ops); /* core */
-bool string_bind(struct icpu *cpu, struct insn *in, const struct ZydisDecodedInstruction_ *zi,
-		 const struct ZydisDecodedOperand_ *ops); /* core */
-bool system_bind(struct icpu *cpu, struct insn *in, const struct ZydisDecodedInstruction_ *zi,
-		 const struct ZydisDecodedOperand_ *ops); /* system: far transfers, INT, IRET, segments, CR, DR, MSR, IN/OUT, HLT … */
-bool vector_bind(struct icpu *cpu, struct insn *in, const struct ZydisDecodedInstruction_ *zi,
-		 const struct ZydisDecodedOperand_ *ops); /* vector: x87, MMX, SSE, AVX, XSAVE family */
+bool integer_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi,
+		  const ZydisDecodedOperand *ops); /* core */
+bool string_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi,
+		 const ZydisDecodedOperand *ops); /* core */
+bool system_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi,
+		 const ZydisDecodedOperand *ops); /* system: far transfers, INT, IRET, segments, CR, DR, MSR, IN/OUT, HLT … */
+bool vector_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi,
+		 const ZydisDecodedOperand *ops); /* vector: x87, MMX, SSE, AVX, XSAVE family */
 int vector_init(struct icpu *cpu);
 void vector_finish(struct icpu *cpu);
 

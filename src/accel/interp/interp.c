@@ -1,0 +1,336 @@
+/* The interpreter as an engine: vCPUs, the run loop, interrupts and exceptions between blocks. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "accel/interp/core.h"
+#include "base/log.h"
+
+
+static void code_written(void *opaque, uint64_t gpa, size_t len)
+{
+	struct interp *in = opaque;
+
+	if (!len)
+		return;
+	for (uint64_t page = gpa >> PAGE_SHIFT; page <= (gpa + len - 1) >> PAGE_SHIFT && page < in->pages; page++) {
+		if (atomic_load_explicit(&in->code[page], memory_order_relaxed))
+			atomic_fetch_add(&in->written[page], 1);
+	}
+}
+
+static void interp_close(struct accel *a)
+{
+	struct interp *in = (struct interp *)a;
+
+	if (!in)
+		return;
+	mem_set_code_listener(in->cfg.mem, NULL, NULL);
+	free((void *)in->code);
+	free((void *)in->written);
+	g_free(in->cpus);
+	g_free(in);
+}
+
+
+static struct accel *interp_open(const struct accel_config *cfg, GError **error)
+{
+	struct interp *in = g_new0(struct interp, 1);
+
+	in->accel.ops = &accel_interp_ops;
+	in->cfg = *cfg;
+	in->pages = UINT64_C(1) << (36 - PAGE_SHIFT);
+	in->code = calloc(in->pages, sizeof(*in->code));
+	in->written = calloc(in->pages, sizeof(*in->written));
+	in->cpus = g_new0(struct icpu *, cfg->cpus);
+	if (!in->code || !in->written) {
+		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM, "no memory for the interpreter's page tables");
+		free((void *)in->code);
+		free((void *)in->written);
+		g_free(in->cpus);
+		g_free(in);
+		return NULL;
+	}
+	mem_set_code_listener(cfg->mem, code_written, in);
+	return &in->accel;
+}
+
+static int interp_map_ram(struct accel *a, unsigned index, const struct mem_slot *slot) { return 0; }
+static int interp_unmap_ram(struct accel *a, unsigned index) { return 0; }
+
+/* Fast stores do not mark pages: a page counts as dirty while any vCPU may store to it fast, so
+ * the entries are dropped when the log is read. */
+static void interp_dirty_log(struct accel *a, unsigned index, const struct mem_slot *slot)
+{
+	atomic_fetch_add(&((struct interp *)a)->code_epoch, 1);
+}
+
+static void interp_vcpu_destroy(struct vcpu *v)
+{
+	struct icpu *cpu = (struct icpu *)v;
+
+	if (!cpu)
+		return;
+	vector_finish(cpu);
+	blocks_finish(cpu);
+	mmu_finish(cpu);
+	free(cpu);
+}
+
+static struct vcpu *interp_vcpu_create(struct accel *a, unsigned index, GError **error)
+{
+	struct interp *in = (struct interp *)a;
+	struct icpu *cpu = aligned_alloc(64, (sizeof(*cpu) + 63) & ~(size_t)63);
+
+	if (!cpu)
+		goto no_memory;
+	memset(cpu, 0, sizeof(*cpu));
+	cpu->vcpu.ops = &accel_interp_ops;
+	cpu->vcpu.accel = a;
+	cpu->vcpu.index = index;
+	cpu->interp = in;
+	cpu->host = in->cfg.host;
+	cpu->mem = in->cfg.mem;
+	cpu->model = in->cfg.cpu;
+	cpu_state_reset(&cpu->s, index == 0);
+	if (mmu_init(cpu) || blocks_init(cpu) || vector_init(cpu)) {
+		interp_vcpu_destroy(&cpu->vcpu);
+		goto no_memory;
+	}
+	cpu_mode_changed(cpu);
+	in->cpus[index] = cpu;
+	return &cpu->vcpu;
+no_memory:
+	g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM, "no memory for virtual CPU %u", index);
+	return NULL;
+}
+
+/* ---- what happens between blocks ---- */
+
+static void trace_event(struct icpu *cpu, uint8_t vector, uint32_t error, const char *what)
+{
+	trace(TRACE_INT, "cpu%u %s %u error %x at %04x:%lx cr2 %lx", cpu->vcpu.index, what, vector, error,
+	      cpu->s.seg[SEG_CS].selector, (unsigned long)cpu->s.rip, (unsigned long)cpu->s.cr2);
+}
+
+/* Takes what waits; true when run() has to end. */
+static bool take_requests(struct icpu *cpu, struct vcpu_exit *exit)
+{
+	uint32_t irq = atomic_load_explicit(&cpu->irq, memory_order_acquire);
+
+	if (irq & VCPU_KICK) {
+		atomic_fetch_and(&cpu->irq, ~(uint32_t)VCPU_KICK);
+		exit->kind = VCPU_EXIT_KICKED;
+		return true;
+	}
+	if (irq & VCPU_INIT) {
+		atomic_fetch_and(&cpu->irq, ~(uint32_t)VCPU_INIT);
+		exit->kind = VCPU_EXIT_INIT;
+		return true;
+	}
+	if (cpu->s.interrupt_shadow)
+		return false;
+	if ((irq & VCPU_NMI) && !cpu->s.nmi_masked) {
+		atomic_fetch_and(&cpu->irq, ~(uint32_t)VCPU_NMI);
+		cpu->s.mp_state = MP_RUNNING;
+		cpu->s.nmi_masked = true;
+		trace_event(cpu, EXC_NMI, 0, "NMI");
+		deliver_event(cpu, EXC_NMI, false, 0, EVENT_NMI);
+	} else if ((irq & VCPU_INTR) && (cpu->s.rflags & RFLAGS_IF)) {
+		int vector = cpu->host->interrupt_ack(cpu->host->opaque, cpu->vcpu.index);
+
+		if (vector >= 0) {
+			cpu->s.mp_state = MP_RUNNING;
+			trace_event(cpu, (uint8_t)vector, 0, "interrupt");
+			deliver_event(cpu, (uint8_t)vector, false, 0, EVENT_EXTERNAL);
+		}
+	}
+	return false;
+}
+
+static void trace_insn(struct icpu *cpu, const struct insn *in)
+{
+	char text[128];
+
+	insn_print(cpu, in, cpu->s.rip, text, sizeof(text));
+	trace(TRACE_EXEC, "cpu%u %04x:%lx %s", cpu->vcpu.index, cpu->s.seg[SEG_CS].selector, (unsigned long)cpu->s.rip, text);
+	trace(TRACE_CPU, "ax %lx cx %lx dx %lx bx %lx sp %lx bp %lx si %lx di %lx fl %lx", cpu->s.gpr[RAX], cpu->s.gpr[RCX],
+	      cpu->s.gpr[RDX], cpu->s.gpr[RBX], cpu->s.gpr[RSP], cpu->s.gpr[RBP], cpu->s.gpr[RSI], cpu->s.gpr[RDI], cpu->s.rflags);
+}
+
+static uint64_t rip_mask(const struct icpu *cpu)
+{
+	return cpu->code_bits == 64 ? UINT64_MAX : cpu->code_bits == 32 ? 0xffffffffu : 0xffffu;
+}
+
+/* One instruction with everything that fast execution leaves out: TF, the interrupt shadow. */
+static void step(struct icpu *cpu, const struct insn *in)
+{
+	bool shadow = cpu->s.interrupt_shadow;
+	bool trap = cpu->s.rflags & RFLAGS_TF;
+
+	cpu->next_rip = (cpu->s.rip + in->length) & rip_mask(cpu);
+	in->fn(cpu, in);
+	cpu->s.rip = cpu->next_rip;
+	if (shadow)
+		cpu->s.interrupt_shadow = false;
+	cpu->s.rflags &= ~(uint64_t)RFLAGS_RF;
+	if (trap && !(cpu->s.interrupt_shadow && !shadow)) {
+		cpu->s.dr6 |= 0x4000;
+		cpu_raise(cpu, EXC_DB);
+	}
+}
+
+static void run_block(struct icpu *cpu, const struct block *b)
+{
+	const struct insn *in = b->insn, *end = in + b->count;
+	uint64_t mask = rip_mask(cpu);
+
+	cpu->block_ends = false;
+	if ((cpu->s.rflags & RFLAGS_TF) || cpu->s.interrupt_shadow || trace_on(TRACE_EXEC | TRACE_CPU)) {
+		if (trace_on(TRACE_EXEC | TRACE_CPU))
+			trace_insn(cpu, in);
+		atomic_fetch_add_explicit(&cpu->vcpu.instructions, 1, memory_order_relaxed);
+		step(cpu, in);
+		return;
+	}
+	do {
+		uint64_t after = (cpu->s.rip + in->length) & mask;
+
+		cpu->next_rip = after;
+		in->fn(cpu, in);
+		cpu->s.rip = cpu->next_rip;
+		in++;
+		if (cpu->block_ends || cpu->s.rip != after)
+			break;
+	} while (in < end);
+	atomic_store_explicit(&cpu->vcpu.instructions,
+			      atomic_load_explicit(&cpu->vcpu.instructions, memory_order_relaxed) + (uint64_t)(in - b->insn),
+			      memory_order_relaxed);
+}
+
+static void deliver_fault(struct icpu *cpu)
+{
+	cpu->block_ends = false;
+	trace_event(cpu, cpu->exc_vector, cpu->exc_error, cpu->exc_soft ? "software interrupt" : "exception");
+	deliver_event(cpu, cpu->exc_vector, cpu->exc_has_error, cpu->exc_error, cpu->exc_soft ? EVENT_SOFT : EVENT_EXCEPTION);
+	cpu->s.interrupt_shadow = false;
+}
+
+static void interp_run(struct vcpu *v, struct vcpu_exit *exit)
+{
+	struct icpu *cpu = (struct icpu *)v;
+
+	memset(exit, 0, sizeof(*exit));
+	mmu_sync(cpu);
+	if (sigsetjmp(cpu->fault, 0))
+		deliver_fault(cpu);
+	for (;;) {
+		const struct block *b;
+
+		if (cpu->shutdown) {
+			cpu->shutdown = false;
+			cpu->s.mp_state = MP_SHUTDOWN;
+			exit->kind = VCPU_EXIT_SHUTDOWN;
+			return;
+		}
+		if (atomic_load_explicit(&cpu->irq, memory_order_relaxed) && take_requests(cpu, exit))
+			return;
+		if (cpu->s.mp_state != MP_RUNNING) {
+			exit->kind = VCPU_EXIT_HALT;
+			return;
+		}
+		mmu_sync(cpu);
+		b = blocks_lookup(cpu);
+		if (!b) {
+			exit->kind = VCPU_EXIT_ERROR;
+			g_strlcpy(exit->message, "no memory for decoded code", sizeof(exit->message));
+			return;
+		}
+		run_block(cpu, b);
+	}
+}
+
+static void interp_kick(struct vcpu *v)
+{
+	atomic_fetch_or(&((struct icpu *)v)->irq, VCPU_KICK);
+}
+
+static void interp_set_irq(struct vcpu *v, unsigned bits, bool level)
+{
+	struct icpu *cpu = (struct icpu *)v;
+
+	if (level)
+		atomic_fetch_or(&cpu->irq, bits);
+	else
+		atomic_fetch_and(&cpu->irq, ~(uint32_t)bits);
+}
+
+static bool interp_has_work(struct vcpu *v)
+{
+	struct icpu *cpu = (struct icpu *)v;
+	uint32_t irq = atomic_load(&cpu->irq);
+
+	if (irq & (VCPU_KICK | VCPU_INIT))
+		return true;
+	if (cpu->s.mp_state != MP_HALTED)
+		return false;
+	return ((irq & VCPU_NMI) && !cpu->s.nmi_masked) || ((irq & VCPU_INTR) && (cpu->s.rflags & RFLAGS_IF));
+}
+
+static int interp_get_state(struct vcpu *v, struct cpu_state *s)
+{
+	*s = ((struct icpu *)v)->s;
+	return 0;
+}
+
+static int interp_set_state(struct vcpu *v, const struct cpu_state *s)
+{
+	struct icpu *cpu = (struct icpu *)v;
+
+	if ((s->cr0 & CR0_PG) && !(s->cr0 & CR0_PE))
+		return -EINVAL;
+	if ((s->efer & EFER_LMA) && !(s->cr4 & CR4_PAE))
+		return -EINVAL;
+	cpu->s = *s;
+	cpu->s.rflags |= 2;
+	cpu->shutdown = false;
+	cpu_mode_changed(cpu);
+	mmu_flush_all(cpu);
+	return 0;
+}
+
+static void interp_print_stats(struct accel *a, GString *out)
+{
+	struct interp *in = (struct interp *)a;
+
+	for (unsigned i = 0; i < in->cfg.cpus; i++) {
+		struct icpu *cpu = in->cpus[i];
+
+		if (cpu)
+			g_string_append_printf(out, "cpu%u: %" G_GUINT64_FORMAT " instructions, %" G_GUINT64_FORMAT " blocks decoded, %" G_GUINT64_FORMAT " TLB fills\n",
+					       i, (guint64)cpu->vcpu.instructions, (guint64)blocks_decoded(cpu), (guint64)cpu->mmu->fills);
+	}
+}
+
+static int interp_send_msi(struct accel *a, uint64_t address, uint32_t data) { return -ENOTSUP; }
+
+const struct accel_ops accel_interp_ops = {
+	.name = "interp",
+	.caps = { .deterministic = true },
+	.open = interp_open,
+	.close = interp_close,
+	.map_ram = interp_map_ram,
+	.unmap_ram = interp_unmap_ram,
+	.dirty_log = interp_dirty_log,
+	.vcpu_create = interp_vcpu_create,
+	.vcpu_destroy = interp_vcpu_destroy,
+	.run = interp_run,
+	.kick = interp_kick,
+	.set_irq = interp_set_irq,
+	.get_state = interp_get_state,
+	.set_state = interp_set_state,
+	.has_work = interp_has_work,
+	.print_stats = interp_print_stats,
+	.send_msi = interp_send_msi,
+};

@@ -1,0 +1,523 @@
+/*
+ * Linear memory: soft TLBs in front of the guest's page tables (SDM 3A chapter 4), MMIO beyond
+ * RAM, and the notice taken of stores to pages that hold decoded code.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "accel/interp/core.h"
+
+#define PTE_P 1u
+#define PTE_W 2u
+#define PTE_U 4u
+#define PTE_A 0x20u
+#define PTE_D 0x40u
+#define PTE_PS 0x80u
+#define PTE_NX (UINT64_C(1) << 63)
+#define PF_P 1u
+#define PF_W 2u
+#define PF_U 4u
+#define PF_RSVD 8u
+#define PF_I 16u
+#define ADDRESS_MASK UINT64_C(0x000ffffffffff000)
+
+int mmu_init(struct icpu *cpu)
+{
+	cpu->mmu = aligned_alloc(64, sizeof(struct mmu));
+	if (!cpu->mmu)
+		return -ENOMEM;
+	memset(cpu->mmu, 0, sizeof(*cpu->mmu));
+	cpu->mmu->generation = mem_generation(cpu->mem);
+	mmu_flush_all(cpu);
+	return 0;
+}
+
+void mmu_finish(struct icpu *cpu)
+{
+	free(cpu->mmu);
+}
+
+/* ---- flushing ---- */
+
+static void clear_entries(struct tlb_entry *e, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		e[i].page = TLB_NONE;
+}
+
+void mmu_flush_all(struct icpu *cpu)
+{
+	clear_entries(&cpu->mmu->tlb[0][0][0], sizeof(cpu->mmu->tlb) / sizeof(struct tlb_entry));
+	cpu->mmu->map_epoch++;
+	cpu->block_ends = true;
+}
+
+void mmu_flush_nonglobal(struct icpu *cpu)
+{
+	mmu_flush_all(cpu);
+}
+
+void mmu_flush_page(struct icpu *cpu, uint64_t lin)
+{
+	unsigned index = (lin >> PAGE_SHIFT) % ITLB_SIZE;
+
+	/* Large pages are cached as their 4 KiB pieces, so one INVLPG may concern many of them. */
+	for (unsigned a = 0; a < 2; a++) {
+		for (unsigned v = 0; v < VIEW_COUNT; v++)
+			cpu->mmu->tlb[a][v][index].page = TLB_NONE;
+	}
+	if (cpu->mmu->large_seen)
+		clear_entries(&cpu->mmu->tlb[0][0][0], sizeof(cpu->mmu->tlb) / sizeof(struct tlb_entry));
+	cpu->mmu->map_epoch++;
+	cpu->block_ends = true;
+}
+
+void mmu_sync(struct icpu *cpu)
+{
+	struct mmu *m = cpu->mmu;
+	uint64_t generation = mem_generation(cpu->mem);
+	uint32_t epoch = atomic_load_explicit(&cpu->interp->code_epoch, memory_order_acquire);
+
+	if (m->generation != generation) {
+		m->generation = generation;
+		mmu_flush_all(cpu);
+	}
+	if (m->code_epoch != epoch) {
+		m->code_epoch = epoch;
+		clear_entries(&m->tlb[ACCESS_WRITE][0][0], (size_t)VIEW_COUNT * ITLB_SIZE);
+	}
+}
+
+/* ---- the page walk ---- */
+
+struct walk {
+	uint64_t page;   /* physical address of the 4 KiB page */
+	bool writable, user, nx, dirty, large;
+};
+
+static uint8_t *table_entry(struct icpu *cpu, uint64_t gpa)
+{
+	const struct mem_slot *s = mem_find(cpu->mem, gpa);
+
+	return s ? mem_slot_host(s, gpa) : NULL;
+}
+
+static uint64_t entry_load(const uint8_t *p, unsigned size)
+{
+	return size == 8 ? __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED)
+			 : __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED);
+}
+
+static void entry_set(struct icpu *cpu, uint64_t gpa, uint8_t *p, uint32_t bits)
+{
+	const struct mem_slot *s = mem_find(cpu->mem, gpa);
+
+	if (!s || s->readonly)
+		return;
+	__atomic_fetch_or((uint32_t *)p, bits, __ATOMIC_SEQ_CST);
+	ram_mark_dirty(s->ram, s->ram_offset + (gpa - s->gpa), 4);
+}
+
+static _Noreturn void page_fault(struct icpu *cpu, uint64_t lin, enum access access, bool user, uint32_t bits)
+{
+	uint32_t error = bits;
+
+	if (access == ACCESS_WRITE)
+		error |= PF_W;
+	if (user)
+		error |= PF_U;
+	if (access == ACCESS_EXEC && ((cpu->s.efer & EFER_NXE) || (cpu->s.cr4 & CR4_SMEP)))
+		error |= PF_I;
+	cpu->s.cr2 = lin;
+	cpu_raise_error(cpu, EXC_PF, error);
+}
+
+/* Reserved bits of an entry: above the physical width, NX without EFER.NXE, misaligned large pages. */
+static uint64_t reserved_bits(const struct icpu *cpu, unsigned entry_size, bool leaf, unsigned level)
+{
+	unsigned phys = cpu->model ? cpu->model->phys_bits : 40;
+	uint64_t bits = 0;
+
+	if (entry_size == 4)
+		return 0;
+	bits = ~((UINT64_C(1) << phys) - 1) & ADDRESS_MASK;
+	if (!(cpu->s.efer & EFER_NXE))
+		bits |= PTE_NX;
+	if (!cpu->long_mode)
+		bits |= UINT64_C(0x7ff0000000000000);
+	if (leaf && level == 2)
+		bits |= 0x1fe000;
+	if (leaf && level == 3)
+		bits |= 0x3fffe000;
+	return bits;
+}
+
+/* 0 when mapped, otherwise the fault's P and RSVD bits. Sets accessed (and dirty) bits when `set`. */
+static int walk_tables(struct icpu *cpu, uint64_t lin, bool write, bool set, struct walk *w)
+{
+	unsigned entry_size = cpu->s.cr4 & CR4_PAE ? 8 : 4;
+	unsigned index_bits = entry_size == 8 ? 9 : 10;
+	unsigned level = cpu->long_mode ? 4 : entry_size == 8 ? 3 : 2;
+	uint64_t table = cpu->s.cr3 & (cpu->long_mode ? ADDRESS_MASK : entry_size == 8 ? 0xffffffe0 : 0xfffff000);
+	uint64_t where[4];
+	uint8_t *at[4];
+	unsigned depth = 0;
+
+	*w = (struct walk){ .writable = true, .user = true };
+	for (;; level--) {
+		unsigned shift = PAGE_SHIFT + (level - 1) * index_bits;
+		uint64_t index = (lin >> shift) & ((1u << index_bits) - 1);
+		bool pdpte = level == 3 && !cpu->long_mode;
+		uint64_t e;
+		bool leaf;
+
+		if (pdpte)
+			index &= 3;
+		where[depth] = table + index * entry_size;
+		at[depth] = table_entry(cpu, where[depth]);
+		e = at[depth] ? entry_load(at[depth], entry_size) : 0;
+		if (!(e & PTE_P))
+			return -1;
+		leaf = level == 1 || ((e & PTE_PS) && !pdpte && level < 4 && (entry_size == 8 || (cpu->s.cr4 & CR4_PSE)));
+		if (pdpte) {
+			table = e & ADDRESS_MASK;
+			continue;
+		}
+		if ((e & reserved_bits(cpu, entry_size, leaf && level > 1, level)) || (level == 4 && (e & PTE_PS)))
+			return PF_P | PF_RSVD;
+		w->writable &= (e & PTE_W) != 0;
+		w->user &= (e & PTE_U) != 0;
+		w->nx |= entry_size == 8 && (e & PTE_NX);
+		depth++;
+		if (leaf) {
+			uint64_t size = UINT64_C(1) << shift;
+			uint64_t base = e & (entry_size == 8 ? ADDRESS_MASK : 0xfffff000) & ~(size - 1);
+
+			if (entry_size == 4 && level == 2)
+				base |= (e & 0x1fe000) << 19;
+			w->page = base | (lin & (size - 1) & ~(uint64_t)(PAGE_SIZE - 1));
+			w->dirty = (e & PTE_D) != 0;
+			w->large = level > 1;
+			break;
+		}
+		table = e & (entry_size == 8 ? ADDRESS_MASK : 0xfffff000);
+	}
+	if (!set)
+		return 0;
+	for (unsigned i = 0; i < depth; i++) {
+		uint32_t need = PTE_A | (write && i == depth - 1 ? PTE_D : 0);
+
+		if ((entry_load(at[i], entry_size) & need) != need)
+			entry_set(cpu, where[i], at[i], need);
+	}
+	w->dirty |= write;
+	return 0;
+}
+
+/* Whether the rights of a mapped page allow the access (SDM 3A 4.6). */
+static bool rights_allow(const struct icpu *cpu, const struct walk *w, enum access access, enum mmu_view view)
+{
+	bool user = view == VIEW_USER;
+
+	if (user && !w->user)
+		return false;
+	if (access == ACCESS_EXEC)
+		return !(w->nx && (cpu->s.efer & EFER_NXE)) && (user || !w->user || !(cpu->s.cr4 & CR4_SMEP));
+	if (!user && w->user && (cpu->s.cr4 & CR4_SMAP) && view != VIEW_SUPERVISOR_AC)
+		return false;
+	if (access == ACCESS_WRITE && !w->writable)
+		return !user && !(cpu->s.cr0 & CR0_WP);
+	return true;
+}
+
+static void find_target(struct icpu *cpu, uint64_t gpa, enum access access, struct mmu_target *t)
+{
+	const struct mem_slot *s = mem_find(cpu->mem, gpa);
+
+	t->gpa = gpa;
+	t->slot = s;
+	t->host = s && !(access == ACCESS_WRITE && s->readonly) ? mem_slot_host(s, gpa) : NULL;
+}
+
+/* Remembers a page of RAM, unless stores to it must be noticed or its dirty bit is still to be set. */
+static void fill(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, const struct mmu_target *t)
+{
+	struct tlb_entry *e;
+	uint64_t page = t->gpa >> PAGE_SHIFT;
+
+	if (!t->host || access == ACCESS_EXEC)
+		return;
+	if (access == ACCESS_WRITE && page < cpu->interp->pages &&
+	    atomic_load_explicit(&cpu->interp->code[page], memory_order_relaxed))
+		return;
+	cpu->mmu->fills++;
+	e = &cpu->mmu->tlb[access][view][(lin >> PAGE_SHIFT) % ITLB_SIZE];
+	e->page = lin & ~(uint64_t)(PAGE_SIZE - 1);
+	e->delta = (uintptr_t)t->host - (uintptr_t)lin;
+	if (access == ACCESS_WRITE)
+		ram_mark_dirty(t->slot->ram, t->slot->ram_offset + (t->gpa - t->slot->gpa), 1);
+}
+
+void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, struct mmu_target *t)
+{
+	struct walk w = { 0 };
+	uint64_t gpa = lin;
+
+	if (cpu->s.cr0 & CR0_PG) {
+		int bad = walk_tables(cpu, lin, false, false, &w);
+
+		if (bad)
+			page_fault(cpu, lin, access, view == VIEW_USER, bad < 0 ? 0 : (uint32_t)bad);
+		if (!rights_allow(cpu, &w, access, view))
+			page_fault(cpu, lin, access, view == VIEW_USER, PF_P);
+		walk_tables(cpu, lin, access == ACCESS_WRITE, true, &w);
+		cpu->mmu->large_seen |= w.large;
+		gpa = w.page | (lin & (PAGE_SIZE - 1));
+	}
+	find_target(cpu, gpa, access, t);
+	fill(cpu, lin, access, view, t);
+}
+
+bool mmu_probe(struct icpu *cpu, uint64_t lin, uint64_t *gpa)
+{
+	struct walk w;
+
+	if (!(cpu->s.cr0 & CR0_PG)) {
+		*gpa = lin;
+		return true;
+	}
+	if (walk_tables(cpu, lin, false, false, &w))
+		return false;
+	*gpa = w.page | (lin & (PAGE_SIZE - 1));
+	return true;
+}
+
+/* ---- access ---- */
+
+static inline uint8_t *tlb_hit(struct icpu *cpu, uint64_t lin, unsigned len, enum access access, enum mmu_view view)
+{
+	struct tlb_entry *e = &cpu->mmu->tlb[access][view][(lin >> PAGE_SHIFT) % ITLB_SIZE];
+
+	/* One compare: a page-crossing access lands past the last start that fits. */
+	return lin - e->page <= PAGE_SIZE - len ? (uint8_t *)(lin + e->delta) : NULL;
+}
+
+/* A store reached a page that holds, or held, decoded code. */
+static void note_store(struct icpu *cpu, uint64_t gpa, unsigned len)
+{
+	for (uint64_t page = gpa >> PAGE_SHIFT; page <= (gpa + len - 1) >> PAGE_SHIFT; page++) {
+		struct interp *in = cpu->interp;
+		uint8_t left;
+
+		if (page >= in->pages || !(left = atomic_load(&in->code[page])))
+			continue;
+		atomic_fetch_add(&in->written[page], 1);
+		atomic_compare_exchange_strong(&in->code[page], &left, (uint8_t)(left - 1));
+		cpu->block_ends = true;
+	}
+}
+
+void blocks_written(struct icpu *cpu, uint64_t gpa, unsigned len)
+{
+	note_store(cpu, gpa, len);
+}
+
+static uint64_t load_slow(struct icpu *cpu, uint64_t lin, unsigned len, enum mmu_view view)
+{
+	struct mmu_target t;
+	unsigned first = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
+
+	if (first < len) {
+		uint8_t bytes[8];
+		struct mmu_target u;
+		uint64_t next = lin + first;
+
+		if (cpu->code_bits != 64)
+			next = (uint32_t)next;
+		mmu_translate(cpu, lin, ACCESS_READ, view, &t);
+		mmu_translate(cpu, next, ACCESS_READ, view, &u);
+		for (unsigned i = 0; i < len; i++) {
+			const struct mmu_target *from = i < first ? &t : &u;
+			unsigned at = i < first ? i : i - first;
+
+			bytes[i] = from->host ? from->host[at]
+					      : (uint8_t)cpu->host->mmio_read(cpu->host->opaque, cpu->vcpu.index, from->gpa + at, 1);
+		}
+		return ld_le(bytes, len);
+	}
+	mmu_translate(cpu, lin, ACCESS_READ, view, &t);
+	if (t.host)
+		return ld_le(t.host, len);
+	return cpu->host->mmio_read(cpu->host->opaque, cpu->vcpu.index, t.gpa, len) & mask_bytes(len);
+}
+
+static inline uint64_t load_view(struct icpu *cpu, uint64_t lin, unsigned len, enum mmu_view view)
+{
+	const uint8_t *p = tlb_hit(cpu, lin, len, ACCESS_READ, view);
+
+	if (__builtin_expect(!p, 0))
+		return load_slow(cpu, lin, len, view);
+	switch (len) {
+	case 1: return *p;
+	case 2: return ld16le(p);
+	case 4: return ld32le(p);
+	default: return ld64le(p);
+	}
+}
+
+static void put_bytes(struct icpu *cpu, const struct mmu_target *t, const uint8_t *from, unsigned len)
+{
+	if (!t->host) {
+		for (unsigned i = 0; i < len; i++)
+			cpu->host->mmio_write(cpu->host->opaque, cpu->vcpu.index, t->gpa + i, 1, from[i]);
+		return;
+	}
+	memcpy(t->host, from, len);
+	ram_mark_dirty(t->slot->ram, t->slot->ram_offset + (t->gpa - t->slot->gpa), len);
+	note_store(cpu, t->gpa, len);
+}
+
+static void store_slow(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t value, enum mmu_view view)
+{
+	struct mmu_target t;
+	unsigned first = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
+
+	if (first < len) {
+		struct mmu_target u;
+		uint8_t bytes[8];
+		uint64_t next = lin + first;
+
+		if (cpu->code_bits != 64)
+			next = (uint32_t)next;
+		st64le(bytes, value);
+		mmu_translate(cpu, lin, ACCESS_WRITE, view, &t);
+		mmu_translate(cpu, next, ACCESS_WRITE, view, &u);
+		put_bytes(cpu, &t, bytes, first);
+		put_bytes(cpu, &u, bytes + first, len - first);
+		return;
+	}
+	mmu_translate(cpu, lin, ACCESS_WRITE, view, &t);
+	if (!t.host) {
+		cpu->host->mmio_write(cpu->host->opaque, cpu->vcpu.index, t.gpa, len, value & mask_bytes(len));
+		return;
+	}
+	st_le(t.host, len, value);
+	ram_mark_dirty(t.slot->ram, t.slot->ram_offset + (t.gpa - t.slot->gpa), len);
+	note_store(cpu, t.gpa, len);
+}
+
+static inline void store_view(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t value, enum mmu_view view)
+{
+	uint8_t *p = tlb_hit(cpu, lin, len, ACCESS_WRITE, view);
+
+	if (__builtin_expect(!p, 0)) {
+		store_slow(cpu, lin, len, value, view);
+		return;
+	}
+	switch (len) {
+	case 1: *p = (uint8_t)value; break;
+	case 2: st16le(p, (uint16_t)value); break;
+	case 4: st32le(p, (uint32_t)value); break;
+	default: st64le(p, value); break;
+	}
+}
+
+uint64_t cpu_load(struct icpu *cpu, uint64_t lin, unsigned len) { return load_view(cpu, lin, len, mmu_view(cpu)); }
+
+void cpu_store(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t value)
+{
+	store_view(cpu, lin, len, value, mmu_view(cpu));
+}
+
+uint64_t cpu_load_system(struct icpu *cpu, uint64_t lin, unsigned len)
+{
+	return load_view(cpu, lin, len, VIEW_SUPERVISOR);
+}
+
+void cpu_store_system(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t value)
+{
+	store_view(cpu, lin, len, value, VIEW_SUPERVISOR);
+}
+
+uint64_t cpu_load_as(struct icpu *cpu, uint64_t lin, unsigned len, bool user)
+{
+	return load_view(cpu, lin, len, user ? VIEW_USER : VIEW_SUPERVISOR);
+}
+
+void cpu_store_as(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t value, bool user)
+{
+	store_view(cpu, lin, len, value, user ? VIEW_USER : VIEW_SUPERVISOR);
+}
+
+void cpu_load_bytes(struct icpu *cpu, uint64_t lin, void *buf, unsigned len)
+{
+	struct mmu_target t[2];
+	unsigned first = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
+	uint8_t *to = buf;
+
+	if (first > len)
+		first = len;
+	mmu_translate(cpu, lin, ACCESS_READ, mmu_view(cpu), &t[0]);
+	if (first < len)
+		mmu_translate(cpu, cpu->code_bits == 64 ? lin + first : (uint32_t)(lin + first), ACCESS_READ, mmu_view(cpu), &t[1]);
+	for (unsigned i = 0, done = 0; done < len; i++) {
+		unsigned n = i ? len - first : first;
+
+		if (t[i].host) {
+			memcpy(to + done, t[i].host, n);
+		} else {
+			for (unsigned b = 0; b < n; b++)
+				to[done + b] = (uint8_t)cpu->host->mmio_read(cpu->host->opaque, cpu->vcpu.index, t[i].gpa + b, 1);
+		}
+		done += n;
+	}
+}
+
+void cpu_store_bytes(struct icpu *cpu, uint64_t lin, const void *buf, unsigned len)
+{
+	struct mmu_target t[2];
+	unsigned first = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
+
+	if (first > len)
+		first = len;
+	mmu_translate(cpu, lin, ACCESS_WRITE, mmu_view(cpu), &t[0]);
+	if (first < len)
+		mmu_translate(cpu, cpu->code_bits == 64 ? lin + first : (uint32_t)(lin + first), ACCESS_WRITE, mmu_view(cpu), &t[1]);
+	put_bytes(cpu, &t[0], buf, first);
+	if (first < len)
+		put_bytes(cpu, &t[1], (const uint8_t *)buf + first, len - first);
+}
+
+void cpu_check_write(struct icpu *cpu, uint64_t lin, unsigned len)
+{
+	enum mmu_view view = mmu_view(cpu);
+	unsigned first = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
+	struct mmu_target t;
+
+	if (tlb_hit(cpu, lin, len, ACCESS_WRITE, view))
+		return;
+	mmu_translate(cpu, lin, ACCESS_WRITE, view, &t);
+	if (first < len)
+		mmu_translate(cpu, cpu->code_bits == 64 ? lin + first : (uint32_t)(lin + first), ACCESS_WRITE, view, &t);
+}
+
+void *cpu_rmw_ptr(struct icpu *cpu, uint64_t lin, unsigned len)
+{
+	enum mmu_view view = mmu_view(cpu);
+	uint8_t *p = tlb_hit(cpu, lin, len, ACCESS_WRITE, view);
+	struct mmu_target t;
+
+	if (p)
+		return p;
+	if ((lin & (PAGE_SIZE - 1)) + len > PAGE_SIZE) {
+		cpu_check_write(cpu, lin, len);
+		return NULL;
+	}
+	mmu_translate(cpu, lin, ACCESS_WRITE, view, &t);
+	if (!t.host)
+		return NULL;
+	ram_mark_dirty(t.slot->ram, t.slot->ram_offset + (t.gpa - t.slot->gpa), len);
+	note_store(cpu, t.gpa, len);
+	return t.host;
+}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Boots real guests and feeds bad input, as a user would; prints TAP.
 
-usage: run.py PATH-TO-GUISE GUESTS-DIRECTORY [NAME...]
+usage: run.py PATH-TO-GUISE [NAME...]
 """
 import json
 import os
@@ -236,8 +236,9 @@ TESTS = [test_bad_input, test_boot_sector, test_boot_sector_screen, test_reset_e
 
 def main():
     global GUISE, GUESTS, WORK
-    GUISE, GUESTS = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
-    chosen = [t for t in TESTS if not sys.argv[3:] or t.__name__[5:] in sys.argv[3:]]
+    GUISE = os.path.abspath(sys.argv[1])
+    GUESTS = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), 'guests')
+    chosen = [t for t in TESTS if not sys.argv[2:] or t.__name__[5:] in sys.argv[2:]]
     failed = 0
     print(f'1..{len(chosen)}', flush=True)
     with tempfile.TemporaryDirectory(prefix='guise-boot-') as WORK:

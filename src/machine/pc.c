@@ -31,7 +31,6 @@
 #include "machine/vm.h"
 
 #define DEVFN(slot, function) ((slot) << 3 | (function))
-#define TSC_FALLBACK_HZ 2000000000u
 
 /* ---- interrupt lines ---- */
 
@@ -134,10 +133,240 @@ static void mouse(void *opaque, int dx, int dy, int dz, unsigned buttons)
 	i8042_mouse(((struct pc *)opaque)->i8042, dx, dy, dz, buttons);
 }
 
+/* The engines let the guest's TSC follow the host's. */
+static uint64_t guest_tsc(void *opaque, unsigned cpu)
+{
+	return __builtin_ia32_rdtsc();
+}
+
+/* Measured against the monotonic clock for a few milliseconds. */
+uint64_t pc_tsc_hz(void)
+{
+	gint64 start = g_get_monotonic_time(), now;
+	uint64_t ticks = __builtin_ia32_rdtsc();
+
+	do {
+		now = g_get_monotonic_time();
+	} while (now - start < 5000);
+	return (__builtin_ia32_rdtsc() - ticks) * G_USEC_PER_SEC / (uint64_t)(now - start);
+}
+
 /* ---- building ---- */
 
 static void plug(struct pc *pc, struct device *d)
 {
 	if (pc->device_count < PC_MAX_DEVICES)
 		pc->devices[pc->device_count++] = d;
+}
+
+static void make_interrupt_controllers(struct pc *pc)
+{
+	const struct lapic_callbacks cb = { apic_intr, apic_nmi, apic_init, apic_sipi, apic_eoi, extint_ack, guest_tsc, pc };
+	const struct msi_sink msi = { send_msi, pc };
+
+	pc->lapics = lapic_bus_create(pc->vm->cpus, pc->vm->clock, pc_tsc_hz(), &cb);
+	plug(pc, lapic_bus_device(pc->lapics));
+	pc->ioapic = ioapic_create(pc->mmio, 0xfec00000, &msi);
+	plug(pc, ioapic_device(pc->ioapic));
+	pc->pic = pic_create(pc->ports, (struct irq){ pic_intr, pc, 0 });
+	plug(pc, pic_device(pc->pic));
+}
+
+static void make_pci(struct pc *pc)
+{
+	const struct i440fx_pam pam = { pam_changed, pc };
+	const struct msi_sink msi = { send_msi, pc };
+	struct irq isa[16], pirq[4];
+
+	for (int i = 0; i < 16; i++)
+		isa[i] = gsi(pc, i);
+	pc->piix3 = piix3_create(isa);
+	for (unsigned i = 0; i < 4; i++)
+		pirq[i] = piix3_pirq(pc->piix3, i);
+	pc->pci = pci_bus_create(pc->ports, pc->mmio, pc->vm->mem, pirq, &msi);
+	plug(pc, i440fx_device(i440fx_create(pc->pci, &pam)));
+	piix3_plug(pc->piix3, pc->pci, DEVFN(1, 0));
+	plug(pc, piix3_device(pc->piix3));
+}
+
+static void make_legacy(struct pc *pc)
+{
+	static const uint16_t uart_base[] = { 0x3f8, 0x2f8, 0x3e8, 0x2e8 };
+	static const uint8_t uart_irq[] = { 4, 3, 4, 3 };
+	static const char *const uart_id[] = { "com1", "com2", "com3", "com4" };
+	const struct acpi_pm_callbacks pm = { want_poweroff, want_reset, pc };
+	struct irq lines[24];
+
+	for (int i = 0; i < 24; i++)
+		lines[i] = gsi(pc, i);
+	plug(pc, pit_device(pit_create(pc->ports, gsi(pc, 0), pc->vm->clock)));
+	pc->rtc = rtc_create(pc->ports, gsi(pc, 8), pc->vm->clock);
+	plug(pc, rtc_device(pc->rtc));
+	pc->i8042 = i8042_create(pc->ports, gsi(pc, 1), gsi(pc, 12), want_reset, a20_changed, pc);
+	plug(pc, i8042_device(pc->i8042));
+	plug(pc, port92_device(port92_create(pc->ports, want_reset, a20_changed, pc)));
+	plug(pc, hpet_device(hpet_create(pc->mmio, 0xfed00000, pc->vm->clock, lines)));
+	for (unsigned i = 0; i < VM_MAX_SERIAL; i++) {
+		if (pc->serial[i])
+			plug(pc, uart_device(uart_create(pc->ports, uart_base[i], gsi(pc, uart_irq[i]), pc->serial[i], uart_id[i])));
+	}
+	pc->pm = acpi_pm_create(pc->pci, DEVFN(1, 3), pc->ports, gsi(pc, 9), pc->vm->clock, &pm);
+	plug(pc, acpi_pm_device(pc->pm));
+	plug(pc, debugcon_device(debugcon_create(pc->ports, 0x402, pc->debugcon)));
+	if (pc->vm->config.debug_exit)
+		plug(pc, debug_exit_device(debug_exit_create(pc->ports, 0xf4, want_exit, pc)));
+}
+
+static bool make_display(struct pc *pc, GError **error)
+{
+	static const char rom_path[] = "/usr/share/seabios/vgabios-stdvga.bin";
+	g_autofree char *rom = NULL;
+	gsize len;
+
+	pc->vga = vga_create(pc->pci, DEVFN(2, 0), pc->ports, pc->mmio, pc->vm->clock, error);
+	if (!pc->vga)
+		return false;
+	plug(pc, vga_device(pc->vga));
+	if (!g_file_get_contents(rom_path, &rom, &len, error)) {
+		g_prefix_error(error, "the VGA BIOS is missing (sudo apt-get install seabios): ");
+		return false;
+	}
+	return pci_rom(vga_pci(pc->vga), rom, (uint32_t)len) == 0;
+}
+
+/* ---- disks ---- */
+
+static struct blk *open_drive(struct pc *pc, const char *path, bool readonly, bool snapshot, const char *id, GError **error)
+{
+	const struct blk_options opt = { .format = BLK_RAW, .readonly = readonly, .snapshot = snapshot };
+	struct pc_drive *d = &pc->drive[pc->drives];
+
+	d->blk = blk_open(path, &opt, &pc->vm->lock, error);
+	if (!d->blk)
+		return NULL;
+	g_strlcpy(d->id, id, sizeof(d->id));
+	pc->drives++;
+	return d->blk;
+}
+
+/* Disks take the primary channel first; the CD-ROM is the secondary channel's master. */
+static bool make_disks(struct pc *pc, GError **error)
+{
+	static const uint8_t disk_units[] = { 0, 1, 3 };
+	const struct vm_config *c = &pc->vm->config;
+	struct ide_drive drives[4] = { 0 };
+	unsigned ide = 0, slot = 4;
+
+	for (unsigned i = 0; i < c->disks; i++) {
+		const struct vm_disk *d = &c->disk[i];
+		g_autofree char *id = g_strdup_printf("%s%u", d->bus == DISK_VIRTIO ? "virtio" : "ide0-hd", i);
+		struct blk *blk;
+
+		if (d->bus == DISK_IDE && ide == G_N_ELEMENTS(disk_units)) {
+			g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "--disk: three IDE disks at most; use bus=virtio");
+			return false;
+		}
+		blk = open_drive(pc, d->path, d->readonly, d->snapshot, id, error);
+		if (!blk)
+			return false;
+		if (d->bus == DISK_IDE)
+			drives[disk_units[ide++]].blk = blk;
+		else
+			plug(pc, &virtio_blk_create(pc->pci, DEVFN(slot++, 0), blk, id)->device);
+	}
+	drives[2].cdrom = true;
+	if (c->cdrom) {
+		drives[2].blk = open_drive(pc, c->cdrom, true, false, "ide1-cd0", error);
+		if (!drives[2].blk)
+			return false;
+		pc->drive[pc->drives - 1].removable = true;
+	}
+	pc->ide = ide_create(pc->pci, DEVFN(1, 1), pc->ports, gsi(pc, 14), gsi(pc, 15), drives);
+	plug(pc, ide_device(pc->ide));
+	return true;
+}
+
+static bool open_streams(struct pc *pc, GError **error)
+{
+	struct vm *vm = pc->vm;
+
+	for (unsigned i = 0; i < VM_MAX_SERIAL; i++) {
+		if (!vm->config.serial[i])
+			continue;
+		pc->serial[i] = chardev_open(vm->config.serial[i], &vm->lock, vm->key_filter, vm->key_filter_opaque, error);
+		if (!pc->serial[i])
+			return false;
+	}
+	if (vm->config.debugcon) {
+		pc->debugcon = chardev_open(vm->config.debugcon, &vm->lock, NULL, NULL, error);
+		return pc->debugcon != NULL;
+	}
+	return true;
+}
+
+struct pc *pc_create(struct vm *vm, GError **error)
+{
+	struct pc *pc = g_new0(struct pc, 1);
+
+	pc->vm = vm;
+	pc->ports = space_create("ports", 0xffff);
+	pc->mmio = space_create("mmio", UINT64_MAX);
+	if (!pc_memory_create(pc, error) || !open_streams(pc, error))
+		goto fail;
+	make_interrupt_controllers(pc);
+	make_pci(pc);
+	make_legacy(pc);
+	pc->fw_cfg = fw_cfg_create(pc->ports, vm->mem);
+	plug(pc, fw_cfg_device(pc->fw_cfg));
+	if (!make_display(pc, error) || !make_disks(pc, error))
+		goto fail;
+	plug(pc, &virtio_rng_create(pc->pci, DEVFN(3, 0))->device);
+	pc->input = (struct input_sink){ key, mouse, pc };
+	if (!pc_boot_prepare(pc, error))
+		goto fail;
+	return pc;
+fail:
+	pc_destroy(pc);
+	return NULL;
+}
+
+void pc_destroy(struct pc *pc)
+{
+	if (!pc)
+		return;
+	/* Images first: what is in flight completes into devices that still stand. */
+	for (unsigned i = 0; i < pc->drives; i++)
+		blk_close(pc->drive[i].blk);
+	/* In reverse: PCI devices before the interrupt router that their pins lead to. */
+	while (pc->device_count) {
+		struct device *d = pc->devices[--pc->device_count];
+
+		d->ops->destroy(d);
+	}
+	if (pc->pci)
+		pci_bus_destroy(pc->pci);
+	for (unsigned i = 0; i < VM_MAX_SERIAL; i++)
+		chardev_destroy(pc->serial[i]);
+	chardev_destroy(pc->debugcon);
+	pc_memory_destroy(pc);
+	space_destroy(pc->ports);
+	space_destroy(pc->mmio);
+	g_free(pc);
+}
+
+bool pc_reset(struct pc *pc, struct cpu_state *boot, GError **error)
+{
+	for (unsigned i = 0; i < pc->device_count; i++)
+		pc->devices[i]->ops->reset(pc->devices[i]);
+	return pc_boot_reset(pc, boot, error);
+}
+
+void pc_power_button(struct pc *pc)
+{
+	acpi_pm_power_button(pc->pm);
+}
+
+const struct display_source *pc_display(struct pc *pc)
+{
+	return pc->vga ? vga_display(pc->vga) : NULL;
 }

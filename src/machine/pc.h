@@ -32,6 +32,7 @@ struct pc {
 	int rom_slot;
 	struct lapic_bus *lapics;
 	struct pic *pic;
+	struct piix3 *piix3;
 	struct ioapic *ioapic;
 	struct acpi_pm *pm;
 	struct i8042 *i8042;
@@ -57,6 +58,8 @@ void pc_destroy(struct pc *pc);
 bool pc_reset(struct pc *pc, struct cpu_state *boot, GError **error);
 void pc_power_button(struct pc *pc);
 const struct display_source *pc_display(struct pc *pc);
+/* Ticks of the guest's TSC a second: the host's. */
+uint64_t pc_tsc_hz(void);
 /* Firmware, tables, kernels (pc_boot.c). */
 bool pc_boot_prepare(struct pc *pc, GError **error);
 bool pc_boot_reset(struct pc *pc, struct cpu_state *boot, GError **error);

@@ -1,0 +1,98 @@
+/* What the board starts with: firmware with its configuration channel, or a kernel started directly. */
+#include <string.h>
+
+#include "dev/fw_cfg.h"
+#include "dev/rtc.h"
+#include "fw/acpi.h"
+#include "fw/boot.h"
+#include "fw/linux.h"
+#include "fw/smbios.h"
+#include "machine/pc.h"
+#include "machine/vm.h"
+
+#define CMOS_BOOT_HIGH 0x38
+#define CMOS_BOOT_LOW 0x3d
+
+static struct acpi_config acpi_config(const struct pc *pc)
+{
+	struct acpi_config c = { .cpus = pc->vm->cpus, .low_size = pc->low_size, .high_size = pc->high_size, .hpet = true };
+
+	for (unsigned i = 0; i < VM_MAX_SERIAL; i++)
+		c.serial |= pc->serial[i] ? 1u << i : 0;
+	return c;
+}
+
+static void cmos_u16(struct pc *pc, unsigned index, uint64_t value)
+{
+	rtc_set_cmos(pc->rtc, index, (uint8_t)value);
+	rtc_set_cmos(pc->rtc, index + 1, (uint8_t)(value >> 8));
+}
+
+/* Memory sizes and the boot order where PC firmware looks for them. */
+static void fill_cmos(struct pc *pc)
+{
+	uint64_t low = pc->low_size, above_1m = low > 1 << 20 ? (low - (1 << 20)) >> 10 : 0;
+	const char *order = pc->vm->config.boot;
+	bool disk_first = order && g_str_has_prefix(order, "disk");
+
+	cmos_u16(pc, 0x15, 640);
+	cmos_u16(pc, 0x17, MIN(above_1m, 0xffff));
+	cmos_u16(pc, 0x30, MIN(above_1m, 0xffff));
+	cmos_u16(pc, 0x34, low > 16 << 20 ? (low - (16 << 20)) >> 16 : 0);
+	rtc_set_cmos(pc->rtc, 0x5b, (uint8_t)(pc->high_size >> 16));
+	rtc_set_cmos(pc->rtc, 0x5c, (uint8_t)(pc->high_size >> 24));
+	rtc_set_cmos(pc->rtc, 0x5d, (uint8_t)(pc->high_size >> 32));
+	rtc_set_cmos(pc->rtc, 0x5f, (uint8_t)(pc->vm->cpus - 1));
+	/* Nibbles: 2 hard disk, 3 CD. */
+	rtc_set_cmos(pc->rtc, CMOS_BOOT_LOW, disk_first ? 0x32 : 0x23);
+	rtc_set_cmos(pc->rtc, CMOS_BOOT_HIGH, 0x01);
+}
+
+bool pc_boot_prepare(struct pc *pc, GError **error)
+{
+	const struct acpi_config ac = acpi_config(pc);
+	const struct smbios_config sc = { .cpus = ac.cpus, .low_size = ac.low_size, .high_size = ac.high_size };
+	struct e820_entry map[E820_MAX];
+	struct acpi_tables t;
+	g_autoptr(GByteArray) anchor = g_byte_array_new();
+	g_autoptr(GByteArray) smbios = g_byte_array_new();
+	unsigned entries;
+
+	acpi_build(&t, &ac);
+	fw_cfg_add_file(pc->fw_cfg, "etc/acpi/tables", t.tables->data, t.tables->len);
+	fw_cfg_add_file(pc->fw_cfg, "etc/acpi/rsdp", t.rsdp->data, t.rsdp->len);
+	fw_cfg_add_file(pc->fw_cfg, "etc/table-loader", t.loader->data, t.loader->len);
+	acpi_finish(&t);
+	smbios_build(anchor, smbios, &sc);
+	fw_cfg_add_file(pc->fw_cfg, "etc/smbios/smbios-anchor", anchor->data, anchor->len);
+	fw_cfg_add_file(pc->fw_cfg, "etc/smbios/smbios-tables", smbios->data, smbios->len);
+	entries = e820_firmware(map, pc->low_size, pc->high_size);
+	fw_cfg_add_file(pc->fw_cfg, "etc/e820", map, entries * sizeof(map[0]));
+	fw_cfg_add_u64(pc->fw_cfg, FW_CFG_RAM_SIZE, pc->vm->config.memory);
+	fw_cfg_add_u16(pc->fw_cfg, FW_CFG_NB_CPUS, (uint16_t)pc->vm->cpus);
+	fw_cfg_add_u16(pc->fw_cfg, FW_CFG_MAX_CPUS, (uint16_t)pc->vm->cpus);
+	fw_cfg_add_u16(pc->fw_cfg, FW_CFG_BOOT_MENU, 0);
+	return true;
+}
+
+static bool boot_kernel(struct pc *pc, struct cpu_state *boot, GError **error)
+{
+	const struct vm_config *c = &pc->vm->config;
+	struct linux_boot b = { .kernel = c->kernel, .initrd = c->initrd, .cmdline = c->append,
+				.low_size = pc->low_size, .high_size = pc->high_size };
+	const struct acpi_config ac = acpi_config(pc);
+	struct acpi_tables t;
+	bool ok;
+
+	acpi_build(&t, &ac);
+	ok = acpi_install(&t, pc->vm->mem, pc->low_size - BOOT_ACPI_SIZE, BOOT_ACPI_SIZE, &b.rsdp, error);
+	acpi_finish(&t);
+	return ok && linux_load(pc->vm->mem, &b, boot, error);
+}
+
+bool pc_boot_reset(struct pc *pc, struct cpu_state *boot, GError **error)
+{
+	fill_cmos(pc);
+	cpu_state_reset(boot, true);
+	return !pc->vm->config.kernel || boot_kernel(pc, boot, error);
+}

@@ -6,6 +6,8 @@
 #include "fw/acpi.h"
 #include "fw/boot.h"
 #include "fw/linux.h"
+#include "fw/multiboot.h"
+#include "fw/pvh.h"
 #include "fw/smbios.h"
 #include "machine/pc.h"
 #include "machine/vm.h"
@@ -75,6 +77,29 @@ bool pc_boot_prepare(struct pc *pc, GError **error)
 	return true;
 }
 
+/* What the file is decides the protocol: multiboot, PVH, or Linux's own. */
+static bool load_kernel(struct mem *mem, const struct linux_boot *b, struct cpu_state *boot, GError **error)
+{
+	g_autofree uint8_t *data = NULL;
+	struct elf_image image;
+	size_t len;
+
+	if (!boot_read_file(b->kernel, &data, &len, error))
+		return false;
+	if (!elf_check(data, len))
+		return linux_load(mem, b, boot, error);
+	if (multiboot_check(data, len))
+		return multiboot_load(mem, b, data, len, boot, error);
+	if (!elf_load(mem, data, len, b->kernel, &image, error))
+		return false;
+	if (!image.has_pvh) {
+		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
+			    "%s: an ELF file without a PVH note or a multiboot header; it cannot be booted directly", b->kernel);
+		return false;
+	}
+	return pvh_start(mem, b, &image, boot, error);
+}
+
 static bool boot_kernel(struct pc *pc, struct cpu_state *boot, GError **error)
 {
 	const struct vm_config *c = &pc->vm->config;
@@ -87,7 +112,7 @@ static bool boot_kernel(struct pc *pc, struct cpu_state *boot, GError **error)
 	acpi_build(&t, &ac);
 	ok = acpi_install(&t, pc->vm->mem, pc->low_size - BOOT_ACPI_SIZE, BOOT_ACPI_SIZE, &b.rsdp, error);
 	acpi_finish(&t);
-	return ok && linux_load(pc->vm->mem, &b, boot, error);
+	return ok && load_kernel(pc->vm->mem, &b, boot, error);
 }
 
 bool pc_boot_reset(struct pc *pc, struct cpu_state *boot, GError **error)

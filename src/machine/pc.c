@@ -308,26 +308,25 @@ struct pc *pc_create(struct vm *vm, GError **error)
 {
 	struct pc *pc = g_new0(struct pc, 1);
 
+	/* From here on vm_destroy takes care of what exists. */
+	vm->pc = pc;
 	pc->vm = vm;
 	pc->ports = space_create("ports", 0xffff);
 	pc->mmio = space_create("mmio", UINT64_MAX);
 	if (!pc_memory_create(pc, error) || !open_streams(pc, error))
-		goto fail;
+		return NULL;
 	make_interrupt_controllers(pc);
 	make_pci(pc);
 	make_legacy(pc);
 	pc->fw_cfg = fw_cfg_create(pc->ports, vm->mem);
 	plug(pc, fw_cfg_device(pc->fw_cfg));
 	if (!make_display(pc, error) || !make_disks(pc, error))
-		goto fail;
+		return NULL;
 	plug(pc, &virtio_rng_create(pc->pci, DEVFN(3, 0))->device);
 	pc->input = (struct input_sink){ key, mouse, pc };
 	if (!pc_boot_prepare(pc, error))
-		goto fail;
+		return NULL;
 	return pc;
-fail:
-	pc_destroy(pc);
-	return NULL;
 }
 
 void pc_destroy(struct pc *pc)

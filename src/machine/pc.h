@@ -50,7 +50,7 @@ struct pc {
 	struct input_sink input;
 };
 
-/* Lock held. */
+/* Lock held. Sets vm->pc at once; on failure (NULL) what was made so far stays there for pc_destroy. */
 struct pc *pc_create(struct vm *vm, GError **error);
 /* Without the lock; vCPU threads have ended. NULL accepted. */
 void pc_destroy(struct pc *pc);

@@ -411,8 +411,7 @@ struct vm *vm_create(struct vm_config *config, bool (*key_filter)(void *opaque, 
 	if (!check_memory(vm->config.memory, error) || !open_engine(vm, bridge, error) || !make_vcpus(vm, error))
 		goto fail;
 	vm_lock(vm);
-	vm->pc = pc_create(vm, error);
-	ok = vm->pc && reset_all(vm, error);
+	ok = pc_create(vm, error) && reset_all(vm, error);
 	vm_unlock(vm);
 	if (!ok)
 		goto fail;

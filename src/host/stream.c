@@ -204,7 +204,7 @@ static void *stream_thread(void *opaque)
 
 	while (!atomic_load(&s->stop))
 		pump(s, -1, true);
-	deadline = now_ms() + FLUSH_MS;
+	deadline = now_ms() + (s->c.own_fds ? FLUSH_MS / 4 : FLUSH_MS); /* a pty may have no reader at all */
 	while (s->c.out_fd >= 0 && has_output(s) && now_ms() < deadline)
 		pump(s, 50, false);
 	return NULL;

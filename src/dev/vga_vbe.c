@@ -264,7 +264,7 @@ void vga_edid_fill(uint8_t edid[256])
 
 	memset(edid, 0, 256);
 	memcpy(edid, header, 8);
-	st16be(edid + 8, 'G' - '@' << 10 | ('S' - '@') << 5 | ('E' - '@'));
+	st16be(edid + 8, ('G' - '@') << 10 | ('S' - '@') << 5 | ('E' - '@'));
 	st16le(edid + 10, 0x1111);
 	edid[17] = 34; /* model of 2024 */
 	edid[18] = 1;

@@ -55,13 +55,13 @@ static bool vm_lock_take(struct stream *s)
 	while (s->c.lock) {
 		struct timespec t;
 
-		clock_gettime(CLOCK_MONOTONIC, &t);
+		clock_gettime(CLOCK_REALTIME, &t);
 		t.tv_nsec += 20 * 1000000;
 		if (t.tv_nsec >= 1000000000) {
 			t.tv_nsec -= 1000000000;
 			t.tv_sec++;
 		}
-		if (pthread_mutex_clocklock(s->c.lock, CLOCK_MONOTONIC, &t) == 0)
+		if (pthread_mutex_timedlock(s->c.lock, &t) == 0)
 			return true;
 		if (atomic_load(&s->stop))
 			return false;
@@ -146,11 +146,11 @@ static void pump_out(struct stream *s)
 		return;
 	n = s->c.socket ? send(s->c.out_fd, buf, len, MSG_NOSIGNAL | MSG_DONTWAIT) : write(s->c.out_fd, buf, len);
 	if (n < 0 && errno != EINTR && errno != EAGAIN) {
-		if (s->c.socket)
-			client_gone(s);
-		else
+		if (!s->c.socket) {
 			s->c.out_fd = -1; /* nobody reads any more */
-		return;
+			return;
+		}
+		client_gone(s); /* the next client gets it */
 	}
 	n = MAX(n, 0);
 	if ((size_t)n == len)

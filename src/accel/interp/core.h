@@ -21,6 +21,7 @@ struct interp {
 	/* Grows when a page becomes a code page: vCPUs then drop their fast store entries. */
 	_Atomic uint32_t code_epoch;
 	struct icpu **cpus;
+	uint64_t tsc_hz; /* of the host's TSC, measured at open */
 };
 
 /* Fast store entries for a page would hide writes to code; this many quiet stores release it. */

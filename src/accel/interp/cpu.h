@@ -143,6 +143,8 @@ void cpu_mode_changed(struct icpu *cpu);
 bool msr_read(struct icpu *cpu, uint32_t msr, uint64_t *value);
 bool msr_write(struct icpu *cpu, uint32_t msr, uint64_t value);
 uint64_t cpu_tsc(struct icpu *cpu);
+/* #GP unless I/O privilege or the TSS's bitmap allows the ports. */
+void cpu_check_io(struct icpu *cpu, uint16_t port, unsigned len);
 
 /*
  * ---- instruction families: each looks at the Zydis decode once, at decode time, and either fills

@@ -33,12 +33,25 @@ static void interp_close(struct accel *a)
 }
 
 
+/* Against the monotonic clock, for a few milliseconds. */
+static uint64_t measure_tsc(void)
+{
+	gint64 start = g_get_monotonic_time(), now;
+	uint64_t ticks = __builtin_ia32_rdtsc();
+
+	do {
+		now = g_get_monotonic_time();
+	} while (now - start < 5000);
+	return (__builtin_ia32_rdtsc() - ticks) * G_USEC_PER_SEC / (uint64_t)(now - start);
+}
+
 static struct accel *interp_open(const struct accel_config *cfg, GError **error)
 {
 	struct interp *in = g_new0(struct interp, 1);
 
 	in->accel.ops = &accel_interp_ops;
 	in->cfg = *cfg;
+	in->tsc_hz = measure_tsc();
 	in->pages = UINT64_C(1) << (36 - PAGE_SHIFT);
 	in->code = calloc(in->pages, sizeof(*in->code));
 	in->written = calloc(in->pages, sizeof(*in->written));

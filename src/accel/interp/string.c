@@ -8,8 +8,6 @@
 
 #include "accel/interp/int_ops.h"
 
-/* System family (sys_io.c): IOPL and the TSS's permission bitmap, #GP(0). */
-void cpu_check_io(struct icpu *cpu, uint16_t port, unsigned len);
 
 /* Elements done before we look for interrupts. */
 #define STRING_BUDGET 4096u

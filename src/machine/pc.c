@@ -249,6 +249,13 @@ static struct blk *open_drive(struct pc *pc, const char *path, bool readonly, bo
 	return d->blk;
 }
 
+/* The drive opened last; a queue for each CPU, up to four. */
+static void plug_virtio_disk(struct pc *pc, unsigned devfn, struct blk *blk)
+{
+	plug(pc, virtio_blk_device(virtio_blk_create(pc->pci, devfn, pc->vm->clock, blk, pc->drive[pc->drives - 1].id,
+						     MIN(pc->vm->cpus, 4))));
+}
+
 /* Disks take the primary channel first; the CD-ROM is the secondary channel's master. */
 static bool make_disks(struct pc *pc, GError **error)
 {
@@ -272,7 +279,7 @@ static bool make_disks(struct pc *pc, GError **error)
 		if (d->bus == DISK_IDE)
 			drives[disk_units[ide++]].blk = blk;
 		else
-			plug(pc, &virtio_blk_create(pc->pci, DEVFN(slot++, 0), blk, id)->device);
+			plug_virtio_disk(pc, DEVFN(slot++, 0), blk);
 	}
 	drives[2].cdrom = true;
 	if (c->cdrom) {
@@ -322,7 +329,7 @@ struct pc *pc_create(struct vm *vm, GError **error)
 	plug(pc, fw_cfg_device(pc->fw_cfg));
 	if (!make_display(pc, error) || !make_disks(pc, error))
 		return NULL;
-	plug(pc, &virtio_rng_create(pc->pci, DEVFN(3, 0))->device);
+	plug(pc, virtio_rng_device(virtio_rng_create(pc->pci, DEVFN(3, 0), vm->clock)));
 	pc->input = (struct input_sink){ key, mouse, pc };
 	if (!pc_boot_prepare(pc, error))
 		return NULL;

@@ -196,16 +196,19 @@ static void make_legacy(struct pc *pc)
 	static const char *const uart_id[] = { "com1", "com2", "com3", "com4" };
 	const struct acpi_pm_callbacks pm = { want_poweroff, want_reset, pc };
 	struct irq lines[24];
+	struct hpet *hpet;
 
 	for (int i = 0; i < 24; i++)
 		lines[i] = gsi(pc, i);
-	plug(pc, pit_device(pit_create(pc->ports, gsi(pc, 0), pc->vm->clock)));
-	pc->rtc = rtc_create(pc->ports, gsi(pc, 8), pc->vm->clock);
+	/* The HPET stands between the two timers it may replace and their lines. */
+	hpet = hpet_create(pc->mmio, 0xfed00000, pc->vm->clock, lines);
+	plug(pc, hpet_device(hpet));
+	plug(pc, pit_device(pit_create(pc->ports, hpet_legacy_input(hpet, 0), pc->vm->clock)));
+	pc->rtc = rtc_create(pc->ports, hpet_legacy_input(hpet, 8), pc->vm->clock);
 	plug(pc, rtc_device(pc->rtc));
 	pc->i8042 = i8042_create(pc->ports, gsi(pc, 1), gsi(pc, 12), want_reset, a20_changed, pc);
 	plug(pc, i8042_device(pc->i8042));
 	plug(pc, port92_device(port92_create(pc->ports, want_reset, a20_changed, pc)));
-	plug(pc, hpet_device(hpet_create(pc->mmio, 0xfed00000, pc->vm->clock, lines)));
 	for (unsigned i = 0; i < VM_MAX_SERIAL; i++) {
 		if (pc->serial[i])
 			plug(pc, uart_device(uart_create(pc->ports, uart_base[i], gsi(pc, uart_irq[i]), pc->serial[i], uart_id[i])));

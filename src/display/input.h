@@ -12,11 +12,12 @@
 #define INPUT_KEY_PAUSE 0x100
 #define INPUT_KEY_PRINT 0x101
 
-enum input_button { INPUT_LEFT = 1, INPUT_RIGHT = 2, INPUT_MIDDLE = 4 };
+enum input_button { INPUT_LEFT = 1, INPUT_RIGHT = 2, INPUT_MIDDLE = 4, INPUT_SIDE = 8, INPUT_EXTRA = 16 };
 
 /* Called with the VM lock held. A machine fills it from its i8042. */
 struct input_sink {
 	void (*key)(void *opaque, int code, bool down);
+	/* dx to the right, dy downwards, dz the wheel towards the user. */
 	void (*mouse)(void *opaque, int dx, int dy, int dz, unsigned buttons);
 	void *opaque;
 };

@@ -199,9 +199,14 @@ void clock_advance(struct clock *c, int64_t ns)
 	atomic_store(&c->frozen, end);
 }
 
-int64_t clock_wall_seconds(struct clock *c)
+int64_t clock_wall_ns(struct clock *c)
 {
-	return c->lock ? (int64_t)time(NULL) : MANUAL_WALL_START + clock_now(c) / NS_PER_SEC;
+	struct timespec ts;
+
+	if (!c->lock)
+		return MANUAL_WALL_START * NS_PER_SEC + clock_now(c);
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return ts.tv_sec * NS_PER_SEC + ts.tv_nsec;
 }
 
 struct timer *timer_new(struct clock *c, void (*fire)(void *opaque), void *opaque)

@@ -29,8 +29,8 @@ void clock_resume(struct clock *c);
 void clock_set(struct clock *c, int64_t ns);
 /* Manual clock: moves on by ns, firing what is due, in order. */
 void clock_advance(struct clock *c, int64_t ns);
-/* Wall-clock seconds since 1970 (for the RTC); a manual clock answers a fixed date + now. */
-int64_t clock_wall_seconds(struct clock *c);
+/* Wall-clock nanoseconds since 1970 (for the RTC); a manual clock answers a fixed date + now. */
+int64_t clock_wall_ns(struct clock *c);
 
 struct timer *timer_new(struct clock *c, void (*fire)(void *opaque), void *opaque);
 /* NULL is accepted. */

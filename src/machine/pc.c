@@ -206,12 +206,13 @@ static void make_legacy(struct pc *pc)
 	plug(pc, pit_device(pit_create(pc->ports, hpet_legacy_input(hpet, 0), pc->vm->clock)));
 	pc->rtc = rtc_create(pc->ports, hpet_legacy_input(hpet, 8), pc->vm->clock);
 	plug(pc, rtc_device(pc->rtc));
-	pc->i8042 = i8042_create(pc->ports, gsi(pc, 1), gsi(pc, 12), want_reset, a20_changed, pc);
+	pc->i8042 = i8042_create(pc->ports, gsi(pc, 1), gsi(pc, 12), pc->vm->clock, want_reset, a20_changed, pc);
 	plug(pc, i8042_device(pc->i8042));
 	plug(pc, port92_device(port92_create(pc->ports, want_reset, a20_changed, pc)));
 	for (unsigned i = 0; i < VM_MAX_SERIAL; i++) {
 		if (pc->serial[i])
-			plug(pc, uart_device(uart_create(pc->ports, uart_base[i], gsi(pc, uart_irq[i]), pc->serial[i], uart_id[i])));
+			plug(pc, uart_device(uart_create(pc->ports, uart_base[i], gsi(pc, uart_irq[i]), pc->vm->clock,
+							 pc->serial[i], uart_id[i])));
 	}
 	pc->pm = acpi_pm_create(pc->pci, DEVFN(1, 3), pc->ports, gsi(pc, 9), pc->vm->clock, &pm);
 	plug(pc, acpi_pm_device(pc->pm));

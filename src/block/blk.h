@@ -19,9 +19,14 @@ struct blk_options {
 	enum blk_format format;
 	bool readonly;
 	bool snapshot; /* writes go to an unlinked temporary overlay */
+	bool threads;  /* the thread pool even where the kernel has io_uring (tests) */
 };
 
-/* Errors name the file, the reason and the next step. `lock` is taken around completions. */
+/*
+ * Errors name the file, the reason and the next step. `lock` is taken around completions.
+ * BLK_AUTO means qcow2 for a file that is one when it is opened, raw for the rest; a raw image opened that way refuses
+ * writes that would make it look like qcow2 (-EPERM), and one that a guest used as raw is never taken for qcow2 later.
+ */
 struct blk *blk_open(const char *path, const struct blk_options *opt, pthread_mutex_t *lock, GError **error);
 /* Waits for what is in flight, flushes, closes. Call without the lock. NULL is accepted. */
 void blk_close(struct blk *b);
@@ -36,8 +41,14 @@ typedef void (*blk_done)(void *opaque, int result); /* 0 or -errno */
 /* iov is copied; the memory it names must stay valid. Lengths are multiples of 512. */
 void blk_readv(struct blk *b, uint64_t sector, const struct iovec *iov, int n, blk_done done, void *opaque);
 void blk_writev(struct blk *b, uint64_t sector, const struct iovec *iov, int n, blk_done done, void *opaque);
+/* Forced unit access: done means on stable storage. */
+void blk_writev_fua(struct blk *b, uint64_t sector, const struct iovec *iov, int n, blk_done done, void *opaque);
+/* Covers every write that was done before the call. */
 void blk_flush(struct blk *b, blk_done done, void *opaque);
+/* A hint; the sectors read as before or as zeros. */
 void blk_discard(struct blk *b, uint64_t sector, uint64_t count, blk_done done, void *opaque);
+/* The sectors read as zeros afterwards; `unmap` gives their space back. */
+void blk_write_zeroes(struct blk *b, uint64_t sector, uint64_t count, bool unmap, blk_done done, void *opaque);
 /* Waits until nothing is in flight (reset, save). Call with the lock held; it is dropped meanwhile. */
 void blk_drain(struct blk *b);
 

@@ -1,0 +1,48 @@
+/* The asynchronous front's inside: requests, and the two ways to carry them out (ring.c, the thread pool in blk.c). */
+#ifndef BLOCK_REQUEST_H
+#define BLOCK_REQUEST_H
+
+#include "block/image.h"
+
+enum request_kind { REQ_READ, REQ_WRITE, REQ_WRITE_FUA, REQ_FLUSH, REQ_DISCARD, REQ_ZERO, REQ_ZERO_UNMAP };
+
+struct request {
+	struct blk *blk;
+	struct request *next;
+	enum request_kind kind;
+	int result;
+	uint64_t offset, len; /* bytes */
+	blk_done done;
+	void *opaque;
+	struct map map; /* while the ring has it */
+	int n;
+	struct iovec iov[];
+};
+
+struct ring;
+
+struct blk {
+	char *path;
+	struct image *image;
+	bool snapshot;
+	pthread_mutex_t *vm_lock; /* or NULL */
+	GThreadPool *pool;
+	struct ring *ring; /* or NULL: everything goes to the pool */
+
+	pthread_mutex_t lock;
+	pthread_cond_t idle;
+	unsigned in_flight; /* from submission until `done` has returned */
+};
+
+/* Calls `done` of a list of requests under one hold of the VM lock, and frees them. */
+void blk_complete(struct blk *b, struct request *list);
+/* Hands a request to the pool, which completes it. */
+void blk_use_pool(struct blk *b, struct request *r);
+
+/* NULL where the kernel has or allows no io_uring. */
+struct ring *ring_create(struct blk *b);
+/* Nothing may be in flight. */
+void ring_destroy(struct ring *ring);
+void ring_submit(struct ring *ring, struct request *r);
+
+#endif

@@ -1,0 +1,202 @@
+/*
+ * The io_uring way: one thread per image sends what maps to one run of a file to the kernel and reaps it. What does not
+ * map (allocation, metadata to be read, several pieces) and what the kernel did in part goes to the thread pool.
+ */
+#include <errno.h>
+#include <liburing.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "block/iov.h"
+#include "block/request.h"
+
+#define RING_ENTRIES 256
+
+struct ring {
+	struct blk *blk;
+	struct io_uring uring;
+	GThread *thread;
+	int event_fd;
+	unsigned in_kernel; /* requests, beside the poll of event_fd */
+
+	pthread_mutex_t lock; /* what follows */
+	struct request *queue, **queue_end;
+	bool stop;
+};
+
+void ring_submit(struct ring *ring, struct request *r)
+{
+	bool first;
+
+	r->next = NULL;
+	pthread_mutex_lock(&ring->lock);
+	first = !ring->queue;
+	*ring->queue_end = r;
+	ring->queue_end = &r->next;
+	pthread_mutex_unlock(&ring->lock);
+	/* A queue that was not empty has its wake-up under way. */
+	if (first)
+		eventfd_write(ring->event_fd, 1);
+}
+
+/* Whether the kernel can do the request by itself; sets r->map. */
+static bool maps(struct request *r)
+{
+	struct image *im = r->blk->image;
+
+	if (r->kind == REQ_FLUSH) {
+		r->map = (struct map){ .file = im->file };
+		return im->file->fd >= 0 && !im->readonly && im->ops->clean(im);
+	}
+	if (r->kind > REQ_WRITE_FUA || !r->len || r->len > INT_MAX || r->n > IOV_CALL_MAX)
+		return false;
+	if (r->kind == REQ_WRITE_FUA && !im->ops->clean(im))
+		return false;
+	return im->ops->map(im, r->offset, r->len, r->kind != REQ_READ, &r->map);
+}
+
+static void start(struct ring *ring, struct request *r)
+{
+	struct io_uring_sqe *sqe;
+
+	if (ring->in_kernel == RING_ENTRIES || !maps(r)) {
+		blk_use_pool(ring->blk, r);
+		return;
+	}
+	while (!(sqe = io_uring_get_sqe(&ring->uring)))
+		io_uring_submit(&ring->uring);
+	switch (r->kind) {
+	case REQ_READ: io_uring_prep_readv(sqe, r->map.file->fd, r->iov, (unsigned)r->n, r->map.offset); break;
+	case REQ_FLUSH: io_uring_prep_fsync(sqe, r->map.file->fd, IORING_FSYNC_DATASYNC); break;
+	default:
+		io_uring_prep_writev2(sqe, r->map.file->fd, r->iov, (unsigned)r->n, r->map.offset,
+				      r->kind == REQ_WRITE_FUA ? RWF_DSYNC : 0);
+		break;
+	}
+	io_uring_sqe_set_data(sqe, r);
+	ring->in_kernel++;
+}
+
+/* False when a pool thread finishes the request: the kernel did a part, or did not want to. */
+static bool finished(struct request *r, int res)
+{
+	if (r->map.owner)
+		r->map.owner->ops->map_end(r->map.owner, &r->map);
+	if (res == -EAGAIN || res == -EINTR || res == -EINVAL || res == -EOPNOTSUPP)
+		return false;
+	if (res >= 0 && r->kind != REQ_FLUSH && (uint64_t)res < r->len)
+		return false;
+	r->result = MIN(res, 0);
+	return true;
+}
+
+static void arm_event(struct ring *ring)
+{
+	struct io_uring_sqe *sqe;
+
+	while (!(sqe = io_uring_get_sqe(&ring->uring)))
+		io_uring_submit(&ring->uring);
+	io_uring_prep_poll_add(sqe, ring->event_fd, POLLIN);
+	io_uring_sqe_set_data(sqe, NULL);
+}
+
+/* Takes what the kernel has finished; a list to complete. */
+static struct request *reap(struct ring *ring, bool *woken)
+{
+	struct request *list = NULL, **end = &list;
+	struct io_uring_cqe *cqe;
+
+	while (io_uring_peek_cqe(&ring->uring, &cqe) == 0) {
+		struct request *r = io_uring_cqe_get_data(cqe);
+		int res = cqe->res;
+
+		io_uring_cqe_seen(&ring->uring, cqe);
+		if (!r) {
+			*woken = true;
+			continue;
+		}
+		ring->in_kernel--;
+		if (!finished(r, res)) {
+			blk_use_pool(ring->blk, r);
+			continue;
+		}
+		r->next = NULL;
+		*end = r;
+		end = &r->next;
+	}
+	return list;
+}
+
+static bool start_queued(struct ring *ring)
+{
+	struct request *queue;
+	bool stop;
+
+	pthread_mutex_lock(&ring->lock);
+	queue = ring->queue;
+	ring->queue = NULL;
+	ring->queue_end = &ring->queue;
+	stop = ring->stop;
+	pthread_mutex_unlock(&ring->lock);
+	while (queue) {
+		struct request *r = queue;
+
+		queue = r->next;
+		start(ring, r);
+	}
+	return !stop;
+}
+
+static void *ring_thread(void *opaque)
+{
+	struct ring *ring = opaque;
+	bool woken = true;
+	eventfd_t kicks;
+
+	for (;;) {
+		/* The queue is looked at after the kick is taken, so that none is missed. */
+		if (woken) {
+			eventfd_read(ring->event_fd, &kicks);
+			arm_event(ring);
+		}
+		woken = false;
+		if (!start_queued(ring))
+			return NULL;
+		io_uring_submit_and_wait(&ring->uring, 1);
+		blk_complete(ring->blk, reap(ring, &woken));
+	}
+}
+
+struct ring *ring_create(struct blk *b)
+{
+	struct ring *ring = g_new0(struct ring, 1);
+
+	ring->blk = b;
+	ring->queue_end = &ring->queue;
+	ring->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (ring->event_fd >= 0 && io_uring_queue_init(RING_ENTRIES, &ring->uring, 0) == 0) {
+		pthread_mutex_init(&ring->lock, NULL);
+		ring->thread = g_thread_new("disk", ring_thread, ring);
+		return ring;
+	}
+	if (ring->event_fd >= 0)
+		close(ring->event_fd);
+	g_free(ring);
+	return NULL;
+}
+
+void ring_destroy(struct ring *ring)
+{
+	if (!ring)
+		return;
+	pthread_mutex_lock(&ring->lock);
+	ring->stop = true;
+	pthread_mutex_unlock(&ring->lock);
+	eventfd_write(ring->event_fd, 1);
+	g_thread_join(ring->thread);
+	io_uring_queue_exit(&ring->uring);
+	pthread_mutex_destroy(&ring->lock);
+	close(ring->event_fd);
+	g_free(ring);
+}

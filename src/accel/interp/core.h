@@ -22,26 +22,81 @@ struct interp {
 	_Atomic uint32_t code_epoch;
 	struct icpu **cpus;
 	uint64_t tsc_hz; /* of the host's TSC, measured at open */
+	const struct interp_hooks *hooks;
 };
+
+/* What an engine built on this one wants to hear of. On the vCPU's own thread, except code_changed. */
+enum flush_kind { FLUSH_ALL, FLUSH_LOCAL, FLUSH_PAGE };
+struct interp_hooks {
+	/* Translations were dropped: all, all but global ones, or those of the page at lin. */
+	void (*flushed)(struct icpu *cpu, enum flush_kind kind, uint64_t lin);
+	/* A noticed store of the vCPU's own to a page that holds or held code; released: it counts as data from now on. */
+	void (*code_stored)(struct icpu *cpu, uint64_t gpa, unsigned len, bool released);
+	/* A device wrote there. Any thread. */
+	void (*code_changed)(struct interp *in, uint64_t gpa, uint64_t len);
+};
+
+/* ---- for the engines that are built on this one: the parts of an engine's operations (interp.c) ---- */
+int interp_init(struct interp *in, const struct accel_config *cfg, const struct accel_ops *ops, const struct interp_hooks *hooks);
+void interp_finish(struct interp *in);
+/* cpu is zeroed memory; its mmu may already be set. */
+int icpu_init(struct icpu *cpu, struct interp *in, unsigned index);
+void icpu_finish(struct icpu *cpu);
+/* Takes what waits for the vCPU; true when run() has to end, with *exit filled. */
+bool icpu_take_requests(struct icpu *cpu, struct vcpu_exit *exit);
+/* What ends run() before anything is executed: a shutdown, a halt. */
+bool icpu_stopped(struct icpu *cpu, struct vcpu_exit *exit);
+/* Executes the decoded block at cs:rip, or one instruction of it. False without memory. Faults leave by cpu->fault. */
+bool icpu_run_block(struct icpu *cpu);
+/* Executes one decoded instruction with all that single steps and shadows ask for. */
+void icpu_step(struct icpu *cpu, const struct insn *in);
+/* Delivers what cpu_raise has noted. */
+void icpu_deliver_fault(struct icpu *cpu);
+int interp_map_ram(struct accel *a, unsigned index, const struct mem_slot *slot);
+int interp_unmap_ram(struct accel *a, unsigned index);
+void interp_kick(struct vcpu *v);
+void interp_set_irq(struct vcpu *v, unsigned bits, bool level);
+bool interp_has_work(struct vcpu *v);
+int interp_get_state(struct vcpu *v, struct cpu_state *s);
+int interp_set_state(struct vcpu *v, const struct cpu_state *s);
+int interp_send_msi(struct accel *a, uint64_t address, uint32_t data);
 
 /* Fast store entries for a page would hide writes to code; this many quiet stores release it. */
 #define CODE_PAGE_PATIENCE 64
 
 enum mmu_view { VIEW_SUPERVISOR, VIEW_USER, VIEW_SUPERVISOR_AC, VIEW_COUNT };
 
-/* The fast entry: a hit gives host = lin + delta. */
+/*
+ * One page of the soft TLB, exactly one cache line. A tag holds the linear page address, for each
+ * view and for loads and stores apart, or TLB_NONE; a hit gives host + offset in the page. The
+ * translator's inline probes know this layout.
+ */
 struct tlb_entry {
-	uint64_t page; /* linear page address, or TLB_NONE */
-	uintptr_t delta;
-};
+	uint64_t tag[VIEW_COUNT][2]; /* ACCESS_READ, ACCESS_WRITE */
+	uint8_t *host; /* of the page's first byte */
+	uint64_t info; /* TLB_GLOBAL, TLB_LARGE */
+} __attribute__((aligned(64)));
 #define TLB_NONE UINT64_C(1)
+#define TLB_GLOBAL 1
+#define TLB_LARGE 2 /* a piece of a large page */
+#define TLB_SIZE 4096u
+
+/* Which entries have been filled, so that a flush costs no more than the fills did. */
+#define TLB_LOG_MAX 1024u
+struct tlb_log {
+	unsigned count;
+	bool overflow;
+	uint16_t index[TLB_LOG_MAX];
+};
 
 struct mmu {
-	struct tlb_entry tlb[2][VIEW_COUNT][ITLB_SIZE]; /* ACCESS_READ, ACCESS_WRITE */
+	struct tlb_entry tlb[TLB_SIZE]; /* must be first */
+	struct tlb_log local, global;
 	uint64_t generation;   /* of the memory map that the entries stand on */
 	uint32_t code_epoch;   /* that the store entries stand on */
 	uint64_t map_epoch;    /* grows with every flush: cached code look-ups compare it */
-	bool large_seen;       /* a large page may be cached as many small ones */
+	uint64_t large[8];     /* by a hash of the 2 MiB region: pieces of large pages may be cached */
+	bool huge_seen;        /* pieces of a 1 GiB page may be cached */
 	uint64_t fills;
 };
 
@@ -50,6 +105,7 @@ struct mmu_target {
 	uint64_t gpa;
 	uint8_t *host;
 	const struct mem_slot *slot;
+	bool global; /* kept over CR3 loads */
 };
 
 int mmu_init(struct icpu *cpu);
@@ -58,7 +114,7 @@ static inline enum mmu_view mmu_view(const struct icpu *cpu)
 {
 	return cpu->cpl == 3 ? VIEW_USER : (enum mmu_view)((cpu->s.rflags >> 17) & 2);
 }
-/* Full translation with rights; raises #PF. */
+/* Full translation with rights; raises #PF. Remembers RAM pages in the soft TLB. */
 void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, struct mmu_target *t);
 /* Drops what a changed memory map or a new code page has made stale. Between blocks. */
 void mmu_sync(struct icpu *cpu);

@@ -53,14 +53,6 @@ struct insn {
 #define PFX_OPSIZE 8
 #define INSN_ENDS_BLOCK 1 /* control may go elsewhere, or state that decoding depends on may change */
 
-/* Soft TLB: per access kind and privilege view; tag is the page address | 0, or all ones. */
-#define ITLB_SIZE 1024
-struct itlb_entry {
-	uint64_t tag;    /* linear page address, or ~0 */
-	uint8_t *host;   /* host address of the page's first byte; NULL: MMIO, go the slow way */
-	uint64_t gpa;    /* of the page */
-	uint64_t epoch;
-};
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 
 struct icpu {
@@ -72,6 +64,7 @@ struct icpu {
 	struct mem *mem;
 	const struct cpu_model *model;
 	_Atomic uint32_t irq; /* enum vcpu_irq bits waiting */
+	_Atomic uint32_t poll; /* set with every change that a vCPU inside of translated code must look at */
 	/* What is being raised. */
 	uint8_t exc_vector;
 	bool exc_has_error, exc_soft; /* soft: INT n, INT3, INTO, INT1: return address is after */
@@ -79,7 +72,8 @@ struct icpu {
 	bool block_ends;  /* a handler asks the loop to leave the block (mode or mapping changed) */
 	bool shutdown;    /* triple fault */
 	struct interp *interp;
-	struct mmu *mmu;       /* core's: soft TLBs */
+	struct mmu *mmu;       /* core's: the soft TLB */
+	bool mmu_owned;        /* allocated by mmu_init */
 	struct blocks *blocks; /* core's: decoded-block cache */
 	/* decoding mode, recomputed by cpu_mode_changed: 16, 32 or 64 */
 	uint8_t code_bits;

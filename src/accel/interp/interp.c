@@ -10,28 +10,19 @@
 static void code_written(void *opaque, uint64_t gpa, size_t len)
 {
 	struct interp *in = opaque;
+	bool any = false;
 
 	if (!len)
 		return;
 	for (uint64_t page = gpa >> PAGE_SHIFT; page <= (gpa + len - 1) >> PAGE_SHIFT && page < in->pages; page++) {
-		if (atomic_load_explicit(&in->code[page], memory_order_relaxed))
+		if (atomic_load_explicit(&in->code[page], memory_order_relaxed)) {
 			atomic_fetch_add(&in->written[page], 1);
+			any = true;
+		}
 	}
+	if (any)
+		in->hooks->code_changed(in, gpa, len);
 }
-
-static void interp_close(struct accel *a)
-{
-	struct interp *in = (struct interp *)a;
-
-	if (!in)
-		return;
-	mem_set_code_listener(in->cfg.mem, NULL, NULL);
-	free((void *)in->code);
-	free((void *)in->written);
-	g_free(in->cpus);
-	g_free(in);
-}
-
 
 /* Against the monotonic clock, for a few milliseconds. */
 static uint64_t measure_tsc(void)
@@ -45,31 +36,58 @@ static uint64_t measure_tsc(void)
 	return (__builtin_ia32_rdtsc() - ticks) * G_USEC_PER_SEC / (uint64_t)(now - start);
 }
 
-static struct accel *interp_open(const struct accel_config *cfg, GError **error)
+int interp_init(struct interp *in, const struct accel_config *cfg, const struct accel_ops *ops, const struct interp_hooks *hooks)
 {
-	struct interp *in = g_new0(struct interp, 1);
-
-	in->accel.ops = &accel_interp_ops;
+	in->accel.ops = ops;
 	in->cfg = *cfg;
+	in->hooks = hooks;
 	in->tsc_hz = measure_tsc();
 	in->pages = UINT64_C(1) << (36 - PAGE_SHIFT);
 	in->code = calloc(in->pages, sizeof(*in->code));
 	in->written = calloc(in->pages, sizeof(*in->written));
 	in->cpus = g_new0(struct icpu *, cfg->cpus);
-	if (!in->code || !in->written) {
+	if (!in->code || !in->written)
+		return -ENOMEM;
+	mem_set_code_listener(cfg->mem, code_written, in);
+	return 0;
+}
+
+void interp_finish(struct interp *in)
+{
+	mem_set_code_listener(in->cfg.mem, NULL, NULL);
+	free((void *)in->code);
+	free((void *)in->written);
+	g_free(in->cpus);
+}
+
+/* Blocks are compared with `written` when they are looked up; nothing else hangs on the map. */
+static void ignore_flush(struct icpu *cpu, enum flush_kind kind, uint64_t lin) { }
+static void ignore_store(struct icpu *cpu, uint64_t gpa, unsigned len, bool released) { }
+static void ignore_change(struct interp *in, uint64_t gpa, uint64_t len) { }
+static const struct interp_hooks no_hooks = { ignore_flush, ignore_store, ignore_change };
+
+static void interp_close(struct accel *a)
+{
+	if (!a)
+		return;
+	interp_finish((struct interp *)a);
+	g_free(a);
+}
+
+static struct accel *interp_open(const struct accel_config *cfg, GError **error)
+{
+	struct interp *in = g_new0(struct interp, 1);
+
+	if (interp_init(in, cfg, &accel_interp_ops, &no_hooks)) {
 		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM, "no memory for the interpreter's page tables");
-		free((void *)in->code);
-		free((void *)in->written);
-		g_free(in->cpus);
-		g_free(in);
+		interp_close(&in->accel);
 		return NULL;
 	}
-	mem_set_code_listener(cfg->mem, code_written, in);
 	return &in->accel;
 }
 
-static int interp_map_ram(struct accel *a, unsigned index, const struct mem_slot *slot) { return 0; }
-static int interp_unmap_ram(struct accel *a, unsigned index) { return 0; }
+int interp_map_ram(struct accel *a, unsigned index, const struct mem_slot *slot) { return 0; }
+int interp_unmap_ram(struct accel *a, unsigned index) { return 0; }
 
 /* Fast stores do not mark pages: a page counts as dirty while any vCPU may store to it fast, so
  * the entries are dropped when the log is read. */
@@ -78,28 +96,17 @@ static void interp_dirty_log(struct accel *a, unsigned index, const struct mem_s
 	atomic_fetch_add(&((struct interp *)a)->code_epoch, 1);
 }
 
-static void interp_vcpu_destroy(struct vcpu *v)
+void icpu_finish(struct icpu *cpu)
 {
-	struct icpu *cpu = (struct icpu *)v;
-
-	if (!cpu)
-		return;
 	vector_finish(cpu);
 	blocks_finish(cpu);
 	mmu_finish(cpu);
-	free(cpu);
 }
 
-static struct vcpu *interp_vcpu_create(struct accel *a, unsigned index, GError **error)
+int icpu_init(struct icpu *cpu, struct interp *in, unsigned index)
 {
-	struct interp *in = (struct interp *)a;
-	struct icpu *cpu = aligned_alloc(64, (sizeof(*cpu) + 63) & ~(size_t)63);
-
-	if (!cpu)
-		goto no_memory;
-	memset(cpu, 0, sizeof(*cpu));
-	cpu->vcpu.ops = &accel_interp_ops;
-	cpu->vcpu.accel = a;
+	cpu->vcpu.ops = in->accel.ops;
+	cpu->vcpu.accel = &in->accel;
 	cpu->vcpu.index = index;
 	cpu->interp = in;
 	cpu->host = in->cfg.host;
@@ -107,15 +114,34 @@ static struct vcpu *interp_vcpu_create(struct accel *a, unsigned index, GError *
 	cpu->model = in->cfg.cpu;
 	cpu_state_reset(&cpu->s, index == 0);
 	if (mmu_init(cpu) || blocks_init(cpu) || vector_init(cpu)) {
-		interp_vcpu_destroy(&cpu->vcpu);
-		goto no_memory;
+		icpu_finish(cpu);
+		return -ENOMEM;
 	}
 	cpu_mode_changed(cpu);
 	in->cpus[index] = cpu;
+	return 0;
+}
+
+static void interp_vcpu_destroy(struct vcpu *v)
+{
+	if (!v)
+		return;
+	icpu_finish((struct icpu *)v);
+	free(v);
+}
+
+static struct vcpu *interp_vcpu_create(struct accel *a, unsigned index, GError **error)
+{
+	struct icpu *cpu = aligned_alloc(64, (sizeof(*cpu) + 63) & ~(size_t)63);
+
+	if (cpu)
+		memset(cpu, 0, sizeof(*cpu));
+	if (!cpu || icpu_init(cpu, (struct interp *)a, index)) {
+		free(cpu);
+		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM, "no memory for virtual CPU %u", index);
+		return NULL;
+	}
 	return &cpu->vcpu;
-no_memory:
-	g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM, "no memory for virtual CPU %u", index);
-	return NULL;
 }
 
 /* ---- what happens between blocks ---- */
@@ -127,7 +153,7 @@ static void trace_event(struct icpu *cpu, uint8_t vector, uint32_t error, const 
 }
 
 /* Takes what waits; true when run() has to end. */
-static bool take_requests(struct icpu *cpu, struct vcpu_exit *exit)
+bool icpu_take_requests(struct icpu *cpu, struct vcpu_exit *exit)
 {
 	uint32_t irq = atomic_load_explicit(&cpu->irq, memory_order_acquire);
 
@@ -177,7 +203,7 @@ static uint64_t rip_mask(const struct icpu *cpu)
 }
 
 /* One instruction with everything that fast execution leaves out: TF, the interrupt shadow. */
-static void step(struct icpu *cpu, const struct insn *in)
+void icpu_step(struct icpu *cpu, const struct insn *in)
 {
 	bool shadow = cpu->s.interrupt_shadow;
 	bool trap = cpu->s.rflags & RFLAGS_TF;
@@ -204,7 +230,7 @@ static void run_block(struct icpu *cpu, const struct block *b)
 		if (trace_on(TRACE_EXEC | TRACE_CPU))
 			trace_insn(cpu, in);
 		atomic_fetch_add_explicit(&cpu->vcpu.instructions, 1, memory_order_relaxed);
-		step(cpu, in);
+		icpu_step(cpu, in);
 		return;
 	}
 	do {
@@ -222,12 +248,39 @@ static void run_block(struct icpu *cpu, const struct block *b)
 			      memory_order_relaxed);
 }
 
-static void deliver_fault(struct icpu *cpu)
+void icpu_deliver_fault(struct icpu *cpu)
 {
 	cpu->block_ends = false;
 	trace_event(cpu, cpu->exc_vector, cpu->exc_error, cpu->exc_soft ? "software interrupt" : "exception");
 	deliver_event(cpu, cpu->exc_vector, cpu->exc_has_error, cpu->exc_error, cpu->exc_soft ? EVENT_SOFT : EVENT_EXCEPTION);
 	cpu->s.interrupt_shadow = false;
+}
+
+bool icpu_run_block(struct icpu *cpu)
+{
+	const struct block *b = blocks_lookup(cpu);
+
+	if (!b)
+		return false;
+	run_block(cpu, b);
+	return true;
+}
+
+bool icpu_stopped(struct icpu *cpu, struct vcpu_exit *exit)
+{
+	if (cpu->shutdown) {
+		cpu->shutdown = false;
+		cpu->s.mp_state = MP_SHUTDOWN;
+		exit->kind = VCPU_EXIT_SHUTDOWN;
+		return true;
+	}
+	if (atomic_load_explicit(&cpu->irq, memory_order_relaxed) && icpu_take_requests(cpu, exit))
+		return true;
+	if (cpu->s.mp_state != MP_RUNNING) {
+		exit->kind = VCPU_EXIT_HALT;
+		return true;
+	}
+	return false;
 }
 
 static void interp_run(struct vcpu *v, struct vcpu_exit *exit)
@@ -237,49 +290,35 @@ static void interp_run(struct vcpu *v, struct vcpu_exit *exit)
 	memset(exit, 0, sizeof(*exit));
 	mmu_sync(cpu);
 	if (sigsetjmp(cpu->fault, 0))
-		deliver_fault(cpu);
-	for (;;) {
-		const struct block *b;
-
-		if (cpu->shutdown) {
-			cpu->shutdown = false;
-			cpu->s.mp_state = MP_SHUTDOWN;
-			exit->kind = VCPU_EXIT_SHUTDOWN;
-			return;
-		}
-		if (atomic_load_explicit(&cpu->irq, memory_order_relaxed) && take_requests(cpu, exit))
-			return;
-		if (cpu->s.mp_state != MP_RUNNING) {
-			exit->kind = VCPU_EXIT_HALT;
-			return;
-		}
+		icpu_deliver_fault(cpu);
+	while (!icpu_stopped(cpu, exit)) {
 		mmu_sync(cpu);
-		b = blocks_lookup(cpu);
-		if (!b) {
+		if (!icpu_run_block(cpu)) {
 			exit->kind = VCPU_EXIT_ERROR;
 			g_strlcpy(exit->message, "no memory for decoded code", sizeof(exit->message));
 			return;
 		}
-		run_block(cpu, b);
 	}
 }
 
-static void interp_kick(struct vcpu *v)
-{
-	atomic_fetch_or(&((struct icpu *)v)->irq, VCPU_KICK);
-}
-
-static void interp_set_irq(struct vcpu *v, unsigned bits, bool level)
+void interp_set_irq(struct vcpu *v, unsigned bits, bool level)
 {
 	struct icpu *cpu = (struct icpu *)v;
 
-	if (level)
+	if (level) {
 		atomic_fetch_or(&cpu->irq, bits);
-	else
+		atomic_store_explicit(&cpu->poll, 1, memory_order_release);
+	} else {
 		atomic_fetch_and(&cpu->irq, ~(uint32_t)bits);
+	}
 }
 
-static bool interp_has_work(struct vcpu *v)
+void interp_kick(struct vcpu *v)
+{
+	interp_set_irq(v, VCPU_KICK, true);
+}
+
+bool interp_has_work(struct vcpu *v)
 {
 	struct icpu *cpu = (struct icpu *)v;
 	uint32_t irq = atomic_load(&cpu->irq);
@@ -291,13 +330,13 @@ static bool interp_has_work(struct vcpu *v)
 	return ((irq & VCPU_NMI) && !cpu->s.nmi_masked) || ((irq & VCPU_INTR) && (cpu->s.rflags & RFLAGS_IF));
 }
 
-static int interp_get_state(struct vcpu *v, struct cpu_state *s)
+int interp_get_state(struct vcpu *v, struct cpu_state *s)
 {
 	*s = ((struct icpu *)v)->s;
 	return 0;
 }
 
-static int interp_set_state(struct vcpu *v, const struct cpu_state *s)
+int interp_set_state(struct vcpu *v, const struct cpu_state *s)
 {
 	struct icpu *cpu = (struct icpu *)v;
 
@@ -326,7 +365,7 @@ static void interp_print_stats(struct accel *a, GString *out)
 	}
 }
 
-static int interp_send_msi(struct accel *a, uint64_t address, uint32_t data) { return -ENOTSUP; }
+int interp_send_msi(struct accel *a, uint64_t address, uint32_t data) { return -ENOTSUP; }
 
 const struct accel_ops accel_interp_ops = {
 	.name = "interp",

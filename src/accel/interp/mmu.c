@@ -14,6 +14,7 @@
 #define PTE_A 0x20u
 #define PTE_D 0x40u
 #define PTE_PS 0x80u
+#define PTE_G 0x100u
 #define PTE_NX (UINT64_C(1) << 63)
 #define PF_P 1u
 #define PF_W 2u
@@ -22,55 +23,127 @@
 #define PF_I 16u
 #define ADDRESS_MASK UINT64_C(0x000ffffffffff000)
 
+/* ---- flushing ---- */
+
+static void entry_clear(struct tlb_entry *e)
+{
+	for (unsigned v = 0; v < VIEW_COUNT; v++)
+		e->tag[v][ACCESS_READ] = e->tag[v][ACCESS_WRITE] = TLB_NONE;
+}
+
+static void entry_clear_stores(struct tlb_entry *e)
+{
+	for (unsigned v = 0; v < VIEW_COUNT; v++)
+		e->tag[v][ACCESS_WRITE] = TLB_NONE;
+}
+
 int mmu_init(struct icpu *cpu)
 {
-	cpu->mmu = aligned_alloc(64, sizeof(struct mmu));
-	if (!cpu->mmu)
-		return -ENOMEM;
-	memset(cpu->mmu, 0, sizeof(*cpu->mmu));
+	if (!cpu->mmu) {
+		cpu->mmu = aligned_alloc(64, sizeof(struct mmu));
+		if (!cpu->mmu)
+			return -ENOMEM;
+		memset(cpu->mmu, 0, sizeof(*cpu->mmu));
+		cpu->mmu_owned = true;
+	}
+	for (unsigned i = 0; i < TLB_SIZE; i++)
+		entry_clear(&cpu->mmu->tlb[i]);
 	cpu->mmu->generation = mem_generation(cpu->mem);
-	mmu_flush_all(cpu);
 	return 0;
 }
 
 void mmu_finish(struct icpu *cpu)
 {
-	free(cpu->mmu);
+	if (cpu->mmu_owned)
+		free(cpu->mmu);
 }
 
-/* ---- flushing ---- */
-
-static void clear_entries(struct tlb_entry *e, size_t count)
+/* Calls fn for the entries filled with (or without) the global attribute; others may be among them. */
+static void log_walk(struct mmu *m, const struct tlb_log *log, void (*fn)(struct tlb_entry *e))
 {
-	for (size_t i = 0; i < count; i++)
-		e[i].page = TLB_NONE;
+	if (log->overflow) {
+		for (unsigned i = 0; i < TLB_SIZE; i++)
+			fn(&m->tlb[i]);
+	} else {
+		for (unsigned i = 0; i < log->count; i++)
+			fn(&m->tlb[log->index[i]]);
+	}
+}
+
+static void log_add(struct tlb_log *log, unsigned index)
+{
+	if (log->count < TLB_LOG_MAX)
+		log->index[log->count++] = (uint16_t)index;
+	else
+		log->overflow = true;
+}
+
+static void log_reset(struct tlb_log *log)
+{
+	log->count = 0;
+	log->overflow = false;
+}
+
+static void entry_clear_local(struct tlb_entry *e)
+{
+	if (!(e->info & TLB_GLOBAL))
+		entry_clear(e);
+}
+
+static void flushed(struct icpu *cpu, enum flush_kind kind, uint64_t lin)
+{
+	cpu->mmu->map_epoch++;
+	cpu->block_ends = true;
+	cpu->interp->hooks->flushed(cpu, kind, lin);
 }
 
 void mmu_flush_all(struct icpu *cpu)
 {
-	clear_entries(&cpu->mmu->tlb[0][0][0], sizeof(cpu->mmu->tlb) / sizeof(struct tlb_entry));
-	cpu->mmu->map_epoch++;
-	cpu->block_ends = true;
+	struct mmu *m = cpu->mmu;
+
+	log_walk(m, &m->local, entry_clear);
+	log_walk(m, &m->global, entry_clear);
+	log_reset(&m->local);
+	log_reset(&m->global);
+	memset(m->large, 0, sizeof(m->large));
+	m->huge_seen = false;
+	flushed(cpu, FLUSH_ALL, 0);
 }
 
 void mmu_flush_nonglobal(struct icpu *cpu)
 {
-	mmu_flush_all(cpu);
+	struct mmu *m = cpu->mmu;
+
+	log_walk(m, &m->local, entry_clear_local);
+	log_reset(&m->local);
+	flushed(cpu, FLUSH_LOCAL, 0);
+}
+
+static unsigned large_hash(uint64_t lin)
+{
+	uint64_t region = lin >> 22; /* large pages of 2 and of 4 MiB alike */
+
+	return (unsigned)(region ^ region >> 9) & 511;
 }
 
 void mmu_flush_page(struct icpu *cpu, uint64_t lin)
 {
-	unsigned index = (lin >> PAGE_SHIFT) % ITLB_SIZE;
+	struct mmu *m = cpu->mmu;
+	unsigned hash = large_hash(lin);
 
-	/* Large pages are cached as their 4 KiB pieces, so one INVLPG may concern many of them. */
-	for (unsigned a = 0; a < 2; a++) {
-		for (unsigned v = 0; v < VIEW_COUNT; v++)
-			cpu->mmu->tlb[a][v][index].page = TLB_NONE;
+	entry_clear(&m->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE]);
+	/* Large pages are cached as their 4 KiB pieces: one INVLPG may concern many of them. */
+	if (m->huge_seen || m->large[hash / 64] >> (hash % 64) & 1) {
+		for (unsigned i = 0; i < TLB_SIZE; i++) {
+			struct tlb_entry *e = &m->tlb[i];
+
+			if (e->info & TLB_LARGE)
+				entry_clear(e);
+		}
+		memset(m->large, 0, sizeof(m->large));
+		m->huge_seen = false;
 	}
-	if (cpu->mmu->large_seen)
-		clear_entries(&cpu->mmu->tlb[0][0][0], sizeof(cpu->mmu->tlb) / sizeof(struct tlb_entry));
-	cpu->mmu->map_epoch++;
-	cpu->block_ends = true;
+	flushed(cpu, FLUSH_PAGE, lin);
 }
 
 void mmu_sync(struct icpu *cpu)
@@ -85,7 +158,8 @@ void mmu_sync(struct icpu *cpu)
 	}
 	if (m->code_epoch != epoch) {
 		m->code_epoch = epoch;
-		clear_entries(&m->tlb[ACCESS_WRITE][0][0], (size_t)VIEW_COUNT * ITLB_SIZE);
+		log_walk(m, &m->local, entry_clear_stores);
+		log_walk(m, &m->global, entry_clear_stores);
 	}
 }
 
@@ -93,7 +167,11 @@ void mmu_sync(struct icpu *cpu)
 
 struct walk {
 	uint64_t page;   /* physical address of the 4 KiB page */
-	bool writable, user, nx, dirty, large;
+	bool writable, user, nx, dirty, global;
+	unsigned level;  /* of the leaf: 1 for a 4 KiB page */
+	unsigned depth;  /* entries below, top first */
+	uint64_t where[4];
+	uint8_t *at[4];
 };
 
 static uint8_t *table_entry(struct icpu *cpu, uint64_t gpa)
@@ -153,15 +231,13 @@ static uint64_t reserved_bits(const struct icpu *cpu, unsigned entry_size, bool 
 	return bits;
 }
 
-/* 0 when mapped, otherwise the fault's P and RSVD bits. Sets accessed (and dirty) bits when `set`. */
-static int walk_tables(struct icpu *cpu, uint64_t lin, bool write, bool set, struct walk *w)
+/* 0 when mapped, otherwise the fault's P and RSVD bits. */
+static int walk_tables(struct icpu *cpu, uint64_t lin, struct walk *w)
 {
 	unsigned entry_size = cpu->s.cr4 & CR4_PAE ? 8 : 4;
 	unsigned index_bits = entry_size == 8 ? 9 : 10;
 	unsigned level = cpu->long_mode ? 4 : entry_size == 8 ? 3 : 2;
 	uint64_t table = cpu->s.cr3 & (cpu->long_mode ? ADDRESS_MASK : entry_size == 8 ? 0xffffffe0 : 0xfffff000);
-	uint64_t where[4];
-	uint8_t *at[4];
 	unsigned depth = 0;
 
 	*w = (struct walk){ .writable = true, .user = true };
@@ -174,9 +250,9 @@ static int walk_tables(struct icpu *cpu, uint64_t lin, bool write, bool set, str
 
 		if (pdpte)
 			index &= 3;
-		where[depth] = table + index * entry_size;
-		at[depth] = table_entry(cpu, where[depth]);
-		e = at[depth] ? entry_load(at[depth], entry_size) : 0;
+		w->where[depth] = table + index * entry_size;
+		w->at[depth] = table_entry(cpu, w->where[depth]);
+		e = w->at[depth] ? entry_load(w->at[depth], entry_size) : 0;
 		if (!(e & PTE_P))
 			return -1;
 		leaf = level == 1 || ((e & PTE_PS) && !pdpte && level < 4 && (entry_size == 8 || (cpu->s.cr4 & CR4_PSE)));
@@ -198,21 +274,27 @@ static int walk_tables(struct icpu *cpu, uint64_t lin, bool write, bool set, str
 				base |= (e & 0x1fe000) << 19;
 			w->page = base | (lin & (size - 1) & ~(uint64_t)(PAGE_SIZE - 1));
 			w->dirty = (e & PTE_D) != 0;
-			w->large = level > 1;
-			break;
+			w->global = (e & PTE_G) && (cpu->s.cr4 & CR4_PGE);
+			w->level = level;
+			w->depth = depth;
+			return 0;
 		}
 		table = e & (entry_size == 8 ? ADDRESS_MASK : 0xfffff000);
 	}
-	if (!set)
-		return 0;
-	for (unsigned i = 0; i < depth; i++) {
-		uint32_t need = PTE_A | (write && i == depth - 1 ? PTE_D : 0);
+}
 
-		if ((entry_load(at[i], entry_size) & need) != need)
-			entry_set(cpu, where[i], at[i], need);
+/* Sets accessed (and dirty) bits. */
+static void walk_mark(struct icpu *cpu, bool write, struct walk *w)
+{
+	unsigned entry_size = cpu->s.cr4 & CR4_PAE ? 8 : 4;
+
+	for (unsigned i = 0; i < w->depth; i++) {
+		uint32_t need = PTE_A | (write && i == w->depth - 1 ? PTE_D : 0);
+
+		if ((entry_load(w->at[i], entry_size) & need) != need)
+			entry_set(cpu, w->where[i], w->at[i], need);
 	}
 	w->dirty |= write;
-	return 0;
 }
 
 /* Whether the rights of a mapped page allow the access (SDM 3A 4.6). */
@@ -240,22 +322,50 @@ static void find_target(struct icpu *cpu, uint64_t gpa, enum access access, stru
 	t->host = s && !(access == ACCESS_WRITE && s->readonly) ? mem_slot_host(s, gpa) : NULL;
 }
 
-/* Remembers a page of RAM, unless stores to it must be noticed or its dirty bit is still to be set. */
-static void fill(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, const struct mmu_target *t)
+/*
+ * Remembers a page of RAM for every view whose rights allow it; for stores only when the page is being
+ * stored to (its dirty bit is set then) and holds no code.
+ */
+static void fill(struct icpu *cpu, uint64_t lin, enum access access, const struct walk *w, const struct mmu_target *t)
 {
-	struct tlb_entry *e;
-	uint64_t page = t->gpa >> PAGE_SHIFT;
+	struct mmu *m = cpu->mmu;
+	unsigned index = (lin >> PAGE_SHIFT) % TLB_SIZE;
+	struct tlb_entry *e = &m->tlb[index];
+	uint64_t page = t->gpa >> PAGE_SHIFT, tag = lin & ~(uint64_t)(PAGE_SIZE - 1);
+	uint8_t *host = t->host - (lin & (PAGE_SIZE - 1));
+	bool global = !(cpu->s.cr0 & CR0_PG) || w->global, same = false, any = false;
+	bool store = access == ACCESS_WRITE && (page >= cpu->interp->pages ||
+						!atomic_load_explicit(&cpu->interp->code[page], memory_order_relaxed));
 
 	if (!t->host || access == ACCESS_EXEC)
 		return;
-	if (access == ACCESS_WRITE && page < cpu->interp->pages &&
-	    atomic_load_explicit(&cpu->interp->code[page], memory_order_relaxed))
-		return;
-	cpu->mmu->fills++;
-	e = &cpu->mmu->tlb[access][view][(lin >> PAGE_SHIFT) % ITLB_SIZE];
-	e->page = lin & ~(uint64_t)(PAGE_SIZE - 1);
-	e->delta = (uintptr_t)t->host - (uintptr_t)lin;
-	if (access == ACCESS_WRITE)
+	for (unsigned v = 0; v < VIEW_COUNT; v++) {
+		same |= e->tag[v][ACCESS_READ] == tag && e->host == host;
+		any |= e->tag[v][ACCESS_READ] != TLB_NONE;
+	}
+	if (!same || !any) {
+		entry_clear(e);
+		log_add(global ? &m->global : &m->local, index);
+	}
+	m->fills++;
+	e->host = host;
+	e->info = global ? TLB_GLOBAL : 0;
+	for (unsigned v = 0; v < VIEW_COUNT; v++) {
+		bool paging = cpu->s.cr0 & CR0_PG;
+
+		if (!paging || rights_allow(cpu, w, ACCESS_READ, (enum mmu_view)v))
+			e->tag[v][ACCESS_READ] = tag;
+		if (store && (!paging || rights_allow(cpu, w, ACCESS_WRITE, (enum mmu_view)v)))
+			e->tag[v][ACCESS_WRITE] = tag;
+	}
+	if (w->level > 1) {
+		unsigned hash = large_hash(lin);
+
+		e->info |= TLB_LARGE;
+		m->large[hash / 64] |= UINT64_C(1) << (hash % 64);
+		m->huge_seen |= w->level > 2;
+	}
+	if (store)
 		ram_mark_dirty(t->slot->ram, t->slot->ram_offset + (t->gpa - t->slot->gpa), 1);
 }
 
@@ -265,18 +375,18 @@ void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_
 	uint64_t gpa = lin;
 
 	if (cpu->s.cr0 & CR0_PG) {
-		int bad = walk_tables(cpu, lin, false, false, &w);
+		int bad = walk_tables(cpu, lin, &w);
 
 		if (bad)
 			page_fault(cpu, lin, access, view == VIEW_USER, bad < 0 ? 0 : (uint32_t)bad);
 		if (!rights_allow(cpu, &w, access, view))
 			page_fault(cpu, lin, access, view == VIEW_USER, PF_P);
-		walk_tables(cpu, lin, access == ACCESS_WRITE, true, &w);
-		cpu->mmu->large_seen |= w.large;
+		walk_mark(cpu, access == ACCESS_WRITE, &w);
 		gpa = w.page | (lin & (PAGE_SIZE - 1));
 	}
+	t->global = !(cpu->s.cr0 & CR0_PG) || w.global;
 	find_target(cpu, gpa, access, t);
-	fill(cpu, lin, access, view, t);
+	fill(cpu, lin, access, &w, t);
 }
 
 bool mmu_probe(struct icpu *cpu, uint64_t lin, uint64_t *gpa)
@@ -287,7 +397,7 @@ bool mmu_probe(struct icpu *cpu, uint64_t lin, uint64_t *gpa)
 		*gpa = lin;
 		return true;
 	}
-	if (walk_tables(cpu, lin, false, false, &w))
+	if (walk_tables(cpu, lin, &w))
 		return false;
 	*gpa = w.page | (lin & (PAGE_SIZE - 1));
 	return true;
@@ -297,10 +407,11 @@ bool mmu_probe(struct icpu *cpu, uint64_t lin, uint64_t *gpa)
 
 static inline uint8_t *tlb_hit(struct icpu *cpu, uint64_t lin, unsigned len, enum access access, enum mmu_view view)
 {
-	struct tlb_entry *e = &cpu->mmu->tlb[access][view][(lin >> PAGE_SHIFT) % ITLB_SIZE];
+	struct tlb_entry *e = &cpu->mmu->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE];
+	uint64_t offset = lin - e->tag[view][access];
 
 	/* One compare: a page-crossing access lands past the last start that fits. */
-	return lin - e->page <= PAGE_SIZE - len ? (uint8_t *)(lin + e->delta) : NULL;
+	return offset <= PAGE_SIZE - len ? e->host + offset : NULL;
 }
 
 /* A store reached a page that holds, or held, decoded code. */
@@ -315,6 +426,7 @@ static void note_store(struct icpu *cpu, uint64_t gpa, unsigned len)
 		atomic_fetch_add(&in->written[page], 1);
 		atomic_compare_exchange_strong(&in->code[page], &left, (uint8_t)(left - 1));
 		cpu->block_ends = true;
+		in->hooks->code_stored(cpu, gpa, len, left == 1);
 	}
 }
 

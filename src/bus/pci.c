@@ -350,6 +350,8 @@ uint32_t pci_config_read(struct pci_bus *bus, unsigned devfn, unsigned offset, u
 
 	if (!p || len > 4 || offset + len > 256)
 		return mask_bytes(len > 4 ? 4 : len);
+	if (p->config_reading)
+		p->config_reading(p, offset, len);
 	return ld_le(&p->config[offset], len);
 }
 
@@ -556,4 +558,14 @@ bool pci_dma_read(struct pci_dev *p, uint64_t gpa, void *buf, size_t len)
 bool pci_dma_write(struct pci_dev *p, uint64_t gpa, const void *buf, size_t len)
 {
 	return (p->config[PCI_COMMAND] & CMD_MASTER) && mem_write(p->bus->mem, gpa, buf, len);
+}
+
+int pci_dma_iovec(struct pci_dev *p, uint64_t gpa, size_t len, bool for_write, struct iovec *iov, int max)
+{
+	return pci_bus_master(p) ? mem_iovec(p->bus->mem, gpa, len, for_write, iov, max) : -EFAULT;
+}
+
+void pci_dma_mark_written(struct pci_dev *p, uint64_t gpa, size_t len)
+{
+	mem_mark_written(p->bus->mem, gpa, len);
 }

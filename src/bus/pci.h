@@ -46,6 +46,8 @@ struct pci_dev {
 	bool pin_level;
 	/* Called after the guest changed config bytes [offset, offset + len). May be NULL. */
 	void (*config_written)(struct pci_dev *p, unsigned offset, unsigned len);
+	/* Called before it reads such bytes, to bring them up to date. May be NULL. */
+	void (*config_reading)(struct pci_dev *p, unsigned offset, unsigned len);
 	struct pci_msix *msix; /* NULL without */
 };
 
@@ -88,10 +90,15 @@ int pci_msix_init(struct pci_dev *p, unsigned bar, unsigned vectors);
 bool pci_msix_enabled(const struct pci_dev *p);
 void pci_msix_notify(struct pci_dev *p, unsigned vector);
 
+/* Whether the guest lets the chip reach memory. */
+static inline bool pci_bus_master(const struct pci_dev *p) { return p->config[4] & 4; }
 void pci_set_intx(struct pci_dev *p, bool level);
 /* Bus-master DMA: false when bus mastering is off or the range is not RAM. */
 bool pci_dma_read(struct pci_dev *p, uint64_t gpa, void *buf, size_t len);
 bool pci_dma_write(struct pci_dev *p, uint64_t gpa, const void *buf, size_t len);
+/* mem_iovec and mem_mark_written of the memory that the bus leads to; -EFAULT without bus mastering. */
+int pci_dma_iovec(struct pci_dev *p, uint64_t gpa, size_t len, bool for_write, struct iovec *iov, int max);
+void pci_dma_mark_written(struct pci_dev *p, uint64_t gpa, size_t len);
 
 /* Config access by firmware-side code and the monitor. */
 uint32_t pci_config_read(struct pci_bus *bus, unsigned devfn, unsigned offset, unsigned len);

@@ -34,6 +34,7 @@ struct virtqueue {
 	bool avail_wrap, used_wrap;     /* packed: wrap counters */
 	uint16_t signalled;             /* next_used at the last interrupt */
 	bool signalled_valid;
+	bool pushed;                    /* since the last look at the driver's wishes */
 	uint16_t in_flight;             /* popped and not pushed */
 	unsigned budget;                /* elements until the rest is put off */
 	bool left_over;
@@ -129,10 +130,10 @@ bool virtqueue_ready(struct virtqueue *vq);
 /* Interrupts the driver if it wants to know of what was pushed since the last time. */
 void virtqueue_notify(struct virtqueue *vq);
 
-/* Copies between an element and a buffer; returns the bytes there were. */
-size_t iov_read(const struct iovec *iov, unsigned n, size_t offset, void *buf, size_t len);
-size_t iov_write(const struct iovec *iov, unsigned n, size_t offset, const void *buf, size_t len);
+/* Copies an element's pieces out to a buffer, or a buffer in; returns the bytes there were. */
+size_t virtq_copy_out(const struct iovec *iov, unsigned n, size_t offset, void *buf, size_t len);
+size_t virtq_copy_in(const struct iovec *iov, unsigned n, size_t offset, const void *buf, size_t len);
 /* The pieces of [offset, offset + len) of iov; returns their count, at most n. */
-unsigned iov_slice(const struct iovec *iov, unsigned n, size_t offset, size_t len, struct iovec *to);
+unsigned virtq_slice(const struct iovec *iov, unsigned n, size_t offset, size_t len, struct iovec *to);
 
 #endif

@@ -2,6 +2,8 @@
 #ifndef DEV_VIRTIO_INTERNAL_H
 #define DEV_VIRTIO_INTERNAL_H
 
+#include <limits.h>
+
 #include "dev/virtio.h"
 
 #define VIRTIO_NO_VECTOR 0xffff
@@ -19,6 +21,8 @@
 #define STATUS_FEATURES_OK 0x08
 #define STATUS_NEEDS_RESET 0x40
 #define STATUS_FAILED 0x80
+
+#define VIRTQ_NO_BUDGET UINT_MAX
 
 #define ISR_QUEUE 1
 #define ISR_CONFIG 2

@@ -245,6 +245,25 @@ int mem_iovec(struct mem *m, uint64_t gpa, size_t len, bool for_write, struct io
 	return n;
 }
 
+void mem_mark_written(struct mem *m, uint64_t gpa, size_t len)
+{
+	while (len) {
+		const struct mem_slot *s = mem_find(m, gpa);
+		uint64_t left;
+		size_t chunk;
+
+		if (!s)
+			return;
+		left = s->size - (gpa - s->gpa);
+		chunk = left < len ? (size_t)left : len;
+		ram_mark_dirty(s->ram, s->ram_offset + (gpa - s->gpa), chunk);
+		if (m->code_written)
+			m->code_written(m->code_opaque, gpa, chunk);
+		gpa += chunk;
+		len -= chunk;
+	}
+}
+
 void mem_set_code_listener(struct mem *m, void (*written)(void *opaque, uint64_t gpa, size_t len), void *opaque)
 {
 	m->code_written = written;

@@ -77,6 +77,9 @@ static inline uint32_t mem_read32(struct mem *m, uint64_t gpa) { uint32_t v = 0;
  * Returns the count, or -EFAULT. Pages are marked dirty when for_write. */
 struct iovec;
 int mem_iovec(struct mem *m, uint64_t gpa, size_t len, bool for_write, struct iovec *iov, int max);
+/* After a write through such pieces that took its time (a disk read): what was there is stale once
+ * more, for dirty tracking and for the engine's code. */
+void mem_mark_written(struct mem *m, uint64_t gpa, size_t len);
 
 /* Code tracking: an engine marks pages it has decoded code from; any write that goes through
  * mem_write or mem_iovec(for_write) to such a page calls back. */

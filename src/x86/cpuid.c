@@ -35,13 +35,15 @@ static const struct feature features[] = {
 	{ "smep", CPUID_7_EBX, 7, 0 }, { "bmi2", CPUID_7_EBX, 8, 3 }, { "erms", CPUID_7_EBX, 9, 0 },
 	{ "invpcid", CPUID_7_EBX, 10, 0 }, { "rdseed", CPUID_7_EBX, 18, 0 }, { "adx", CPUID_7_EBX, 19, 0 },
 	{ "smap", CPUID_7_EBX, 20, 0 }, { "clflushopt", CPUID_7_EBX, 23, 0 }, { "clwb", CPUID_7_EBX, 24, 0 },
-	{ "sha_ni", CPUID_7_EBX, 29, 0 }, { "umip", CPUID_7_ECX, 2, 0 }, { "rdpid", CPUID_7_ECX, 22, 0 },
+	{ "sha_ni", CPUID_7_EBX, 29, 0 }, { "umip", CPUID_7_ECX, 2, 0 }, { "gfni", CPUID_7_ECX, 8, 0 }, { "vaes", CPUID_7_ECX, 9, 0 },
+	{ "vpclmulqdq", CPUID_7_ECX, 10, 0 }, { "rdpid", CPUID_7_ECX, 22, 0 },
 	{ "movdiri", CPUID_7_ECX, 27, 0 }, { "fsrm", CPUID_7_EDX, 4, 0 },
 	{ "lahf_lm", CPUID_81_ECX, 0, 2 }, { "cr8_legacy", CPUID_81_ECX, 4, 0 }, { "abm", CPUID_81_ECX, 5, 3 },
 	{ "lzcnt", CPUID_81_ECX, 5, 3 }, { "3dnowprefetch", CPUID_81_ECX, 8, 0 },
 	{ "syscall", CPUID_81_EDX, 11, 1 }, { "nx", CPUID_81_EDX, 20, 1 }, { "pdpe1gb", CPUID_81_EDX, 26, 0 },
 	{ "rdtscp", CPUID_81_EDX, 27, 0 }, { "lm", CPUID_81_EDX, 29, 1 },
 	{ "xsaveopt", CPUID_D1_EAX, 0, 0 }, { "xsavec", CPUID_D1_EAX, 1, 0 }, { "xgetbv1", CPUID_D1_EAX, 2, 0 },
+	{ "xsaves", CPUID_D1_EAX, 3, 0 },
 	{ "kvmclock", CPUID_KVM_EAX, 3, 0 }, { "kvmclock_stable", CPUID_KVM_EAX, 24, 0 },
 	{ "constant_tsc", CPUID_87_EDX, 8, 0 },
 };
@@ -226,6 +228,7 @@ static void settle(struct cpu_model *m)
 	if (!cpu_model_has(m, "avx")) {
 		m->features[CPUID_1_ECX] &= ~(1u << 12 | 1u << 29);
 		m->features[CPUID_7_EBX] &= ~(1u << 5);
+		m->features[CPUID_7_ECX] &= ~(1u << 9 | 1u << 10);
 	}
 }
 
@@ -313,7 +316,7 @@ static void leaf_d(const struct cpu_model *m, const struct cpu_state *s, uint32_
 		out[2] = avx ? 832 : 576;
 	} else if (sub == 1) {
 		out[0] = m->features[CPUID_D1_EAX];
-		out[1] = out[0] & 2 ? now : 0;
+		out[1] = out[0] & 0xa ? now : 0;
 	} else if (sub == 2 && avx) {
 		out[0] = 256;
 		out[1] = 576;

@@ -99,6 +99,8 @@ void cpu_check_write(struct icpu *cpu, uint64_t lin, unsigned len);
 /* The host address for an atomic read-modify-write within one page, writable and marked
  * dirty, or NULL when the bytes cross a page or are MMIO. Faults like a store. */
 void *cpu_rmw_ptr(struct icpu *cpu, uint64_t lin, unsigned len);
+/* The host address of bytes to read within one page, or NULL when they cross a page or are MMIO. Faults like a load. */
+const void *cpu_read_ptr(struct icpu *cpu, uint64_t lin, unsigned len);
 /* As supervisor whatever the CPL (descriptor tables, TSS, IDT). */
 uint64_t cpu_load_system(struct icpu *cpu, uint64_t lin, unsigned len);
 void cpu_store_system(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t value);
@@ -154,6 +156,10 @@ bool vector_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstructio
 		 const ZydisDecodedOperand *ops); /* vector: x87, MMX, SSE, AVX, XSAVE family */
 int vector_init(struct icpu *cpu);
 void vector_finish(struct icpu *cpu);
+/* After cpu->s.xsave was replaced: completes it as XSTATE_BV says, and drops what the registers cannot hold. */
+void vector_load_state(struct icpu *cpu);
+/* XCR0's components that are not in their initial state (XINUSE). */
+uint64_t vector_in_use(const struct cpu_state *s);
 
 /* Invalidates decoded blocks that hold bytes of [gpa, gpa + len) (core; all vCPUs see it). */
 void blocks_written(struct icpu *cpu, uint64_t gpa, unsigned len);

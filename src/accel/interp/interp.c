@@ -346,6 +346,7 @@ int interp_set_state(struct vcpu *v, const struct cpu_state *s)
 		return -EINVAL;
 	cpu->s = *s;
 	cpu->s.rflags |= 2;
+	vector_load_state(cpu);
 	cpu->shutdown = false;
 	cpu_mode_changed(cpu);
 	mmu_flush_all(cpu);

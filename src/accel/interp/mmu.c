@@ -614,6 +614,18 @@ void cpu_check_write(struct icpu *cpu, uint64_t lin, unsigned len)
 		mmu_translate(cpu, cpu->code_bits == 64 ? lin + first : (uint32_t)(lin + first), ACCESS_WRITE, view, &t);
 }
 
+const void *cpu_read_ptr(struct icpu *cpu, uint64_t lin, unsigned len)
+{
+	enum mmu_view view = mmu_view(cpu);
+	const uint8_t *p = tlb_hit(cpu, lin, len, ACCESS_READ, view);
+	struct mmu_target t;
+
+	if (p || (lin & (PAGE_SIZE - 1)) + len > PAGE_SIZE)
+		return p;
+	mmu_translate(cpu, lin, ACCESS_READ, view, &t);
+	return t.host;
+}
+
 void *cpu_rmw_ptr(struct icpu *cpu, uint64_t lin, unsigned len)
 {
 	enum mmu_view view = mmu_view(cpu);

@@ -343,7 +343,7 @@ static void do_xgetbv(struct icpu *cpu, const struct insn *in)
 		cpu_raise(cpu, EXC_UD);
 	if (n > 1 || (n == 1 && !cpu_model_has(cpu->model, "xgetbv1")))
 		raise_gp(cpu, 0);
-	set_edx_eax(cpu, cpu->s.xcr0);
+	set_edx_eax(cpu, n ? vector_in_use(&cpu->s) : cpu->s.xcr0);
 }
 
 static void do_xsetbv(struct icpu *cpu, const struct insn *in)
@@ -386,35 +386,4 @@ bool sys_msr_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstructi
 		return true;
 	default: return false;
 	}
-}
-
-/* ---- what the engine can offer ---- */
-
-void interp_supported_words(uint32_t words[CPUID_WORDS])
-{
-	/* Executed by us whatever the host has. */
-	static const uint32_t own[CPUID_WORDS] = {
-		[CPUID_1_ECX] = 1u << 13 | 1u << 17 | 1u << 21 | 1u << 22 | 1u << 23 | 1u << 24 | 1u << 26 | 1u << 31,
-		[CPUID_1_EDX] = 0x0782fbff & ~(1u << 1),
-		[CPUID_7_EBX] = 1u << 0 | 1u << 3 | 1u << 7 | 1u << 8 | 1u << 9 | 1u << 10 | 1u << 19 | 1u << 20 | 1u << 23 | 1u << 24,
-		[CPUID_7_ECX] = 1u << 2 | 1u << 22,
-		[CPUID_7_EDX] = 1u << 4,
-		[CPUID_81_ECX] = 1u << 0 | 1u << 4 | 1u << 5 | 1u << 8,
-		[CPUID_81_EDX] = 1u << 11 | 1u << 20 | 1u << 26 | 1u << 27 | 1u << 29,
-		[CPUID_D1_EAX] = 7,
-		[CPUID_KVM_EAX] = 1u << 0 | 1u << 3 | 1u << 24,
-		[CPUID_87_EDX] = 1u << 8,
-	};
-	/* Executed on the host's own unit. */
-	static const uint32_t borrowed[CPUID_WORDS] = {
-		[CPUID_1_ECX] = 1u << 0 | 1u << 1 | 1u << 9 | 1u << 12 | 1u << 19 | 1u << 20 | 1u << 25 | 1u << 28 | 1u << 29 | 1u << 30,
-		[CPUID_1_EDX] = 1u << 23 | 1u << 24 | 1u << 25 | 1u << 26,
-		[CPUID_7_EBX] = 1u << 5 | 1u << 18 | 1u << 29,
-		[CPUID_7_ECX] = 0,
-	};
-	uint32_t host[CPUID_WORDS];
-
-	cpuid_host_words(host);
-	for (unsigned i = 0; i < CPUID_WORDS; i++)
-		words[i] = own[i] | (borrowed[i] & host[i]);
 }

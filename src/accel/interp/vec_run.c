@@ -1,0 +1,314 @@
+/*
+ * Running bound vector instructions: availability (SDM 3A table 2-2, 13.1), alignment, the memory operand, the thunk,
+ * and the exceptions that come of it.
+ */
+#include "accel/interp/vec.h"
+
+void vec_undefined(struct icpu *cpu, const struct insn *in) { cpu_raise(cpu, EXC_UD); }
+
+/* ---- availability ---- */
+
+void vec_require_sse(struct icpu *cpu)
+{
+	if ((cpu->s.cr0 & CR0_EM) || !(cpu->s.cr4 & CR4_OSFXSR))
+		cpu_raise(cpu, EXC_UD);
+	if (cpu->s.cr0 & CR0_TS)
+		cpu_raise(cpu, EXC_NM);
+}
+
+void vec_require_avx(struct icpu *cpu)
+{
+	if (!(cpu->s.cr4 & CR4_OSXSAVE) || (cpu->s.xcr0 & 6) != 6 || !(cpu->s.cr0 & CR0_PE) || (cpu->s.rflags & RFLAGS_VM))
+		cpu_raise(cpu, EXC_UD);
+	if (cpu->s.cr0 & CR0_TS)
+		cpu_raise(cpu, EXC_NM);
+}
+
+static void require_no_pending(struct icpu *cpu)
+{
+	if (ld16le(cpu->s.xsave + IMG_FSW) & FSW_ES)
+		cpu_raise(cpu, EXC_MF);
+}
+
+void vec_require_mmx(struct icpu *cpu)
+{
+	if (cpu->s.cr0 & CR0_EM)
+		cpu_raise(cpu, EXC_UD);
+	if (cpu->s.cr0 & CR0_TS)
+		cpu_raise(cpu, EXC_NM);
+	require_no_pending(cpu);
+}
+
+void vec_require_x87(struct icpu *cpu, bool waiting)
+{
+	if (cpu->s.cr0 & (CR0_EM | CR0_TS))
+		cpu_raise(cpu, EXC_NM);
+	if (waiting)
+		require_no_pending(cpu);
+}
+
+static inline void require(struct icpu *cpu, unsigned flags)
+{
+	if (flags & VEC_SSE)
+		vec_require_sse(cpu);
+	if (flags & VEC_AVX)
+		vec_require_avx(cpu);
+	if (flags & VEC_MMX)
+		vec_require_mmx(cpu);
+}
+
+_Noreturn void vec_raise_simd(struct icpu *cpu)
+{
+	cpu_raise(cpu, cpu->s.cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD);
+}
+
+void vec_check_alignment(struct icpu *cpu, uint64_t lin, unsigned align)
+{
+	if ((lin & (align - 1)) && cpu->cpl == 3 && (cpu->s.cr0 & CR0_AM) && (cpu->s.rflags & RFLAGS_AC))
+		cpu_raise_error(cpu, EXC_AC, 0);
+}
+
+/* ---- MMX over x87 (SDM 1, 9.5) ---- */
+
+/* The image lists registers from the top of the stack on, MMX numbers them from the bottom. */
+static void rotate_registers(uint8_t *st, unsigned top)
+{
+	uint8_t old[8][16];
+
+	memcpy(old, st, sizeof(old));
+	for (unsigned i = 0; i < 8; i++)
+		memcpy(st + 16 * ((i + top) & 7), old[i], 16);
+}
+
+void vec_enter_mmx(struct icpu *cpu)
+{
+	uint8_t *x = cpu->s.xsave;
+	uint16_t fsw = ld16le(x + IMG_FSW);
+
+	if (fsw_top(fsw)) {
+		rotate_registers(x + IMG_ST, fsw_top(fsw));
+		st16le(x + IMG_FSW, fsw & 0xc7ff);
+	}
+	x[IMG_FTW] = 0xff;
+}
+
+/* ---- execution ---- */
+
+static inline void call(struct icpu *cpu, const struct vec_op *op, void *mem)
+{
+	int trapped;
+
+	if (op->flags & VEC_MMX)
+		vec_enter_mmx(cpu);
+	if ((op->flags & VEC_FP) && (ld32le(cpu->s.xsave + IMG_MXCSR) & 0x1f80) != 0x1f80)
+		trapped = vec_call_unmasked(cpu, op, mem);
+	else
+		trapped = op->thunk(&cpu->s, mem);
+	if (__builtin_expect(trapped, 0))
+		vec_raise_simd(cpu);
+}
+
+/* Parts that a device may be asked for at once stay whole. */
+static void load_slow(struct icpu *cpu, uint64_t lin, void *buf, unsigned len)
+{
+	if (len <= 8 && !(len & (len - 1)))
+		st_le(buf, len, cpu_load(cpu, lin, len));
+	else
+		cpu_load_bytes(cpu, lin, buf, len);
+}
+
+static void store_slow(struct icpu *cpu, uint64_t lin, const void *buf, unsigned len)
+{
+	if (len <= 8 && !(len & (len - 1)))
+		cpu_store(cpu, lin, len, ld_le(buf, len));
+	else
+		cpu_store_bytes(cpu, lin, buf, len);
+}
+
+static uint64_t address(struct icpu *cpu, const struct insn *in, const struct vec_op *op)
+{
+	uint64_t lin = cpu_ea(cpu, in, op->mem_size, op->flags & VEC_STORE);
+
+	if (__builtin_expect(lin & op->align, 0))
+		cpu_raise_error(cpu, EXC_GP, 0);
+	if (__builtin_expect(lin & (op->mem_size - 1u), 0) && !(op->mem_size & (op->mem_size - 1)))
+		vec_check_alignment(cpu, lin, op->mem_size);
+	return lin;
+}
+
+void vec_do_simd(struct icpu *cpu, const struct insn *in)
+{
+	const struct vec_op *op = vec_op_of(cpu, in);
+	uint8_t buf[32] __attribute__((aligned(32)));
+	uint64_t lin;
+	void *p;
+
+	require(cpu, op->flags);
+	if (!op->mem_size) {
+		call(cpu, op, NULL);
+		return;
+	}
+	lin = address(cpu, in, op);
+	if (op->flags & VEC_STORE) {
+		p = cpu_rmw_ptr(cpu, lin, op->mem_size);
+		if (p) {
+			call(cpu, op, p);
+			return;
+		}
+		cpu_check_write(cpu, lin, op->mem_size);
+		call(cpu, op, buf);
+		store_slow(cpu, lin, buf, op->mem_size);
+		return;
+	}
+	p = (void *)(uintptr_t)cpu_read_ptr(cpu, lin, op->mem_size);
+	if (!p) {
+		load_slow(cpu, lin, buf, op->mem_size);
+		p = buf;
+	}
+	call(cpu, op, p);
+}
+
+void vec_do_x87(struct icpu *cpu, const struct insn *in)
+{
+	const struct vec_op *op = vec_op_of(cpu, in);
+	uint8_t buf[16] __attribute__((aligned(16)));
+	uint64_t lin = 0;
+	uint16_t raised;
+
+	vec_require_x87(cpu, true);
+	if (op->mem_size) {
+		bool store = op->flags & VEC_STORE;
+
+		lin = cpu_ea(cpu, in, op->mem_size, store);
+		vec_check_alignment(cpu, lin, op->mem_size == 10 ? 8 : op->mem_size);
+		if (store)
+			cpu_check_write(cpu, lin, op->mem_size);
+		else
+			load_slow(cpu, lin, buf, op->mem_size);
+	}
+	op->thunk(&cpu->s, buf);
+	x87_note(cpu, in, op->fop);
+	if (!(op->flags & VEC_STORE))
+		return;
+	/* An unmasked exception other than inexact leaves memory as it is (SDM 1, 8.6). */
+	raised = ld16le(cpu->s.xsave + IMG_FSW) & ~ld16le(cpu->s.xsave + IMG_FCW) & 0x1f;
+	if (!raised)
+		store_slow(cpu, lin, buf, op->mem_size);
+}
+
+/* ---- binding ---- */
+
+static const struct {
+	uint8_t set;
+	const char *name;
+} isa_sets[] = {
+	{ ZYDIS_ISA_SET_PENTIUMMMX, "mmx" }, { ZYDIS_ISA_SET_SSE, "sse" }, { ZYDIS_ISA_SET_SSE2, "sse2" },
+	{ ZYDIS_ISA_SET_SSE2MMX, "sse2" }, { ZYDIS_ISA_SET_SSE3, "sse3" }, { ZYDIS_ISA_SET_SSSE3, "ssse3" },
+	{ ZYDIS_ISA_SET_SSSE3MMX, "ssse3" }, { ZYDIS_ISA_SET_SSE4, "sse4_1" }, { ZYDIS_ISA_SET_SSE42, "sse4_2" },
+	{ ZYDIS_ISA_SET_AES, "aes" }, { ZYDIS_ISA_SET_PCLMULQDQ, "pclmulqdq" }, { ZYDIS_ISA_SET_SHA, "sha_ni" },
+	{ ZYDIS_ISA_SET_AVX, "avx" }, { ZYDIS_ISA_SET_AVX2, "avx2" }, { ZYDIS_ISA_SET_AVXAES, "aes" },
+	{ ZYDIS_ISA_SET_F16C, "f16c" }, { ZYDIS_ISA_SET_FMA, "fma" }, { ZYDIS_ISA_SET_VAES, "vaes" },
+	{ ZYDIS_ISA_SET_VPCLMULQDQ, "vpclmulqdq" }, { ZYDIS_ISA_SET_GFNI, "gfni" }, { ZYDIS_ISA_SET_AVX_GFNI, "gfni" },
+};
+
+static const char *isa_feature(const ZydisDecodedInstruction *zi)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(isa_sets); i++) {
+		if (isa_sets[i].set == zi->meta.isa_set)
+			return isa_sets[i].name;
+	}
+	return NULL;
+}
+
+static bool needs_alignment(const ZydisDecodedInstruction *zi, unsigned size)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MOVUPS:
+	case ZYDIS_MNEMONIC_MOVUPD:
+	case ZYDIS_MNEMONIC_MOVDQU:
+	case ZYDIS_MNEMONIC_LDDQU:
+	case ZYDIS_MNEMONIC_PCMPESTRI:
+	case ZYDIS_MNEMONIC_PCMPESTRM:
+	case ZYDIS_MNEMONIC_PCMPISTRI:
+	case ZYDIS_MNEMONIC_PCMPISTRM: return false;
+	case ZYDIS_MNEMONIC_VMOVAPS:
+	case ZYDIS_MNEMONIC_VMOVAPD:
+	case ZYDIS_MNEMONIC_VMOVDQA:
+	case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_VMOVNTPD:
+	case ZYDIS_MNEMONIC_VMOVNTDQ:
+	case ZYDIS_MNEMONIC_VMOVNTDQA: return true;
+	default: return zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && size >= 16;
+	}
+}
+
+static bool uses_mxcsr(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->meta.exception_class) {
+	case ZYDIS_EXCEPTION_CLASS_SSE2:
+	case ZYDIS_EXCEPTION_CLASS_SSE3:
+	case ZYDIS_EXCEPTION_CLASS_AVX2:
+	case ZYDIS_EXCEPTION_CLASS_AVX3:
+	case ZYDIS_EXCEPTION_CLASS_AVX11: return true;
+	default: break;
+	}
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_CVTPI2PS:
+	case ZYDIS_MNEMONIC_CVTPI2PD:
+	case ZYDIS_MNEMONIC_CVTPS2PI:
+	case ZYDIS_MNEMONIC_CVTPD2PI:
+	case ZYDIS_MNEMONIC_CVTTPS2PI:
+	case ZYDIS_MNEMONIC_CVTTPD2PI:
+	case ZYDIS_MNEMONIC_VCVTPH2PS:
+	case ZYDIS_MNEMONIC_VCVTPS2PH: return true;
+	default: return false;
+	}
+}
+
+bool vec_simd_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	const char *feature = isa_feature(zi);
+	bool vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX, xmm = false;
+	struct vec_op op = { .flags = vex ? VEC_AVX : 0 };
+	struct code c = { 0 };
+
+	if (!feature || (!vex && zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY))
+		return false;
+	in->fn = vec_undefined;
+	if (!vec_feature(cpu, feature) || (vex && !vec_feature(cpu, "avx")))
+		return true;
+	for (unsigned i = 0; i < zi->operand_count; i++) {
+		ZydisRegisterClass class = ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetClass(ops[i].reg.value)
+										       : ZYDIS_REGCLASS_INVALID;
+
+		xmm |= class == ZYDIS_REGCLASS_XMM;
+		if (class == ZYDIS_REGCLASS_MMX)
+			op.flags |= VEC_MMX;
+		if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			op.mem_size = (uint8_t)(ops[i].size / 8);
+			if (ops[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+				op.flags |= VEC_STORE;
+		}
+	}
+	if (xmm && !vex)
+		op.flags |= VEC_SSE;
+	if (uses_mxcsr(zi))
+		op.flags |= VEC_FP;
+	if (op.mem_size && needs_alignment(zi, op.mem_size))
+		op.align = op.mem_size - 1;
+	emit_simd(&c, in, zi, ops, op.flags);
+	in->aux = vec_pool_handle(cpu, vec_pool_add(cpu, &c, &op));
+	in->fn = vec_do_simd;
+	return true;
+}
+
+bool vector_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	static vec_bind_fn *const family[] = { vec_xsave_bind, vec_env_bind, vec_x87_bind, vec_masked_bind, vec_simd_bind };
+
+	for (unsigned i = 0; i < ARRAY_LEN(family); i++) {
+		if (family[i](cpu, in, zi, ops))
+			return true;
+	}
+	return false;
+}

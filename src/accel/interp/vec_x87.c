@@ -1,0 +1,192 @@
+/*
+ * x87: what lies around the arithmetic that runs in thunks. Control and status words, waiting, the
+ * instruction and operand pointers (SDM 1, chapter 8).
+ */
+#include "accel/interp/vec.h"
+
+void x87_update_es(struct cpu_state *s)
+{
+	uint16_t fsw = ld16le(s->xsave + IMG_FSW), fcw = ld16le(s->xsave + IMG_FCW);
+
+	fsw &= (uint16_t)~(FSW_ES | FSW_B);
+	if (fsw & ~fcw & 0x3f)
+		fsw |= FSW_ES | FSW_B;
+	st16le(s->xsave + IMG_FSW, fsw);
+}
+
+/* The pointers in the form of the code that runs: 64-bit offsets, or 32-bit ones with selectors. */
+void x87_note(struct icpu *cpu, const struct insn *in, uint16_t fop)
+{
+	uint8_t *x = cpu->s.xsave;
+	bool wide = cpu->code_bits == 64;
+
+	st16le(x + IMG_FOP, fop);
+	st64le(x + IMG_FIP, wide ? cpu->s.rip : (uint32_t)cpu->s.rip | (uint64_t)cpu->s.seg[SEG_CS].selector << 32);
+	if (in->dst_kind == OPD_MEM || in->src_kind == OPD_MEM) {
+		uint64_t offset = cpu_offset(cpu, in);
+
+		st64le(x + IMG_FDP, wide ? offset : (uint32_t)offset | (uint64_t)cpu->s.seg[in->seg].selector << 32);
+	}
+}
+
+static unsigned tag_of(const uint8_t *st)
+{
+	uint16_t exponent = ld16le(st + 8) & 0x7fff;
+	uint64_t mantissa = ld64le(st);
+
+	if (exponent == 0x7fff)
+		return 2;
+	if (!exponent)
+		return mantissa ? 2 : 1;
+	return mantissa >> 63 ? 0 : 2;
+}
+
+uint16_t x87_full_tags(const struct cpu_state *s)
+{
+	unsigned top = fsw_top(ld16le(s->xsave + IMG_FSW)), tags = 0;
+
+	for (unsigned i = 0; i < 8; i++) {
+		unsigned tag = 3;
+
+		if (s->xsave[IMG_FTW] >> i & 1)
+			tag = tag_of(s->xsave + IMG_ST + 16 * ((i - top) & 7));
+		tags |= tag << (2 * i);
+	}
+	return (uint16_t)tags;
+}
+
+uint8_t x87_abridged_tags(uint16_t full)
+{
+	uint8_t tags = 0;
+
+	for (unsigned i = 0; i < 8; i++) {
+		if ((full >> (2 * i) & 3) != 3)
+			tags |= (uint8_t)(1u << i);
+	}
+	return tags;
+}
+
+/* ---- control ---- */
+
+static void do_fwait(struct icpu *cpu, const struct insn *in)
+{
+	if ((cpu->s.cr0 & (CR0_TS | CR0_MP)) == (CR0_TS | CR0_MP))
+		cpu_raise(cpu, EXC_NM);
+	if (ld16le(cpu->s.xsave + IMG_FSW) & FSW_ES)
+		cpu_raise(cpu, EXC_MF);
+}
+
+/* FNINIT: the registers keep what they hold. */
+void x87_reset(struct cpu_state *s)
+{
+	st16le(s->xsave + IMG_FCW, FCW_INIT);
+	st16le(s->xsave + IMG_FSW, 0);
+	s->xsave[IMG_FTW] = 0;
+	st16le(s->xsave + IMG_FOP, 0);
+	memset(s->xsave + IMG_FIP, 0, 16);
+}
+
+static void do_fninit(struct icpu *cpu, const struct insn *in)
+{
+	vec_require_x87(cpu, false);
+	x87_reset(&cpu->s);
+}
+
+static void do_fnclex(struct icpu *cpu, const struct insn *in)
+{
+	vec_require_x87(cpu, false);
+	st16le(cpu->s.xsave + IMG_FSW, ld16le(cpu->s.xsave + IMG_FSW) & 0x7f00);
+}
+
+/* The coprocessor's interrupt and mode switches of the 8087 and 80287. */
+static void do_x87_nop(struct icpu *cpu, const struct insn *in) { vec_require_x87(cpu, false); }
+
+static void store_word(struct icpu *cpu, const struct insn *in, uint16_t v)
+{
+	uint64_t lin = cpu_ea(cpu, in, 2, true);
+
+	vec_check_alignment(cpu, lin, 2);
+	cpu_store(cpu, lin, 2, v);
+}
+
+static void do_fnstcw(struct icpu *cpu, const struct insn *in)
+{
+	vec_require_x87(cpu, false);
+	store_word(cpu, in, ld16le(cpu->s.xsave + IMG_FCW));
+}
+
+static void do_fnstsw(struct icpu *cpu, const struct insn *in)
+{
+	uint16_t fsw = ld16le(cpu->s.xsave + IMG_FSW);
+
+	vec_require_x87(cpu, false);
+	if (in->dst_kind == OPD_MEM)
+		store_word(cpu, in, fsw);
+	else
+		st16le(&cpu->s.gpr[RAX], fsw);
+}
+
+static void do_fldcw(struct icpu *cpu, const struct insn *in)
+{
+	uint64_t lin;
+
+	vec_require_x87(cpu, true);
+	lin = cpu_ea(cpu, in, 2, false);
+	vec_check_alignment(cpu, lin, 2);
+	st16le(cpu->s.xsave + IMG_FCW, (uint16_t)((cpu_load(cpu, lin, 2) & 0x1f3f) | 0x40));
+	x87_update_es(&cpu->s);
+}
+
+static void do_emms(struct icpu *cpu, const struct insn *in)
+{
+	vec_require_mmx(cpu);
+	vec_enter_mmx(cpu);
+	cpu->s.xsave[IMG_FTW] = 0;
+}
+
+static insn_fn control_fn(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_FWAIT: return do_fwait;
+	case ZYDIS_MNEMONIC_FNINIT: return do_fninit;
+	case ZYDIS_MNEMONIC_FNCLEX: return do_fnclex;
+	case ZYDIS_MNEMONIC_FENI8087_NOP:
+	case ZYDIS_MNEMONIC_FDISI8087_NOP:
+	case ZYDIS_MNEMONIC_FSETPM287_NOP: return do_x87_nop;
+	case ZYDIS_MNEMONIC_FNSTCW: return do_fnstcw;
+	case ZYDIS_MNEMONIC_FNSTSW: return do_fnstsw;
+	case ZYDIS_MNEMONIC_FLDCW: return do_fldcw;
+	default: return NULL;
+	}
+}
+
+bool vec_x87_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+{
+	struct vec_op op = { .flags = VEC_X87 };
+	struct code c = { 0 };
+
+	if (zi->mnemonic == ZYDIS_MNEMONIC_EMMS) {
+		in->fn = vec_feature(cpu, "mmx") ? do_emms : vec_undefined;
+		return true;
+	}
+	if (zi->meta.isa_ext != ZYDIS_ISA_EXT_X87 && zi->meta.isa_set != ZYDIS_ISA_SET_SSE3X87)
+		return false;
+	in->fn = vec_undefined;
+	if (!vec_feature(cpu, "fpu") || (zi->meta.isa_set == ZYDIS_ISA_SET_SSE3X87 && !vec_feature(cpu, "sse3")))
+		return true;
+	in->fn = control_fn(zi);
+	if (in->fn)
+		return true;
+	for (unsigned i = 0; i < zi->operand_count_visible; i++) {
+		if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			op.mem_size = (uint8_t)(ops[i].size / 8);
+			if (ops[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+				op.flags |= VEC_STORE;
+		}
+	}
+	op.fop = (uint16_t)((zi->opcode & 7) << 8 | in->bytes[zi->raw.modrm.offset]);
+	emit_x87(&c, in, zi);
+	in->aux = vec_pool_handle(cpu, vec_pool_add(cpu, &c, &op));
+	in->fn = vec_do_x87;
+	return true;
+}

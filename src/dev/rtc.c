@@ -425,12 +425,6 @@ void rtc_set_cmos(struct rtc *r, unsigned index, uint8_t value)
 		r->cmos[index] = value;
 }
 
-void rtc_set_offset(struct rtc *r, int64_t seconds)
-{
-	r->offset = seconds;
-	r->seen = guest_seconds(r);
-}
-
 /* ---- the contract ---- */
 
 /* The battery keeps time, alarm and memory; the reset pin clears enables and flags. */

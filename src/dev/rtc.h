@@ -14,7 +14,5 @@ struct rtc *rtc_create(struct space *ports, struct irq irq, struct clock *clock)
 struct device *rtc_device(struct rtc *r);
 /* Fills a byte of the memory (index 0x0e to 0x7f but the century's, 0x32); others are left alone. */
 void rtc_set_cmos(struct rtc *r, unsigned index, uint8_t value);
-/* Moves the guest's time away from the host's, e.g. by a time zone. */
-void rtc_set_offset(struct rtc *r, int64_t seconds);
 
 #endif

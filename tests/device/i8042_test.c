@@ -508,9 +508,9 @@ static void test_mouse_rate(void)
 	expect(&b, "mfa");
 	command(&b, 0xd2);
 	data(&b, 0x77);
-	i8042_mouse(b.c, 0, 0, 0, INPUT_LEFT);
+	i8042_mouse(b.c, 0, 0, 0, INPUT_RIGHT);
 	i8042_key(b.c, 0x1e, true);
-	expect(&b, "77 1e m09 m00 m00");
+	expect(&b, "77 1e m0a m00 m00");
 	bench_finish(&b);
 }
 

@@ -1,0 +1,33 @@
+/* The PIIX3 IDE function (8086:7010): two channels of two drives, with bus-master DMA. */
+#ifndef DEV_IDE_H
+#define DEV_IDE_H
+
+#include <stdbool.h>
+
+#include "block/blk.h"
+#include "bus/irq.h"
+#include "bus/pci.h"
+
+struct ide;
+
+/* Drive unit n is channel n / 2, device n & 1. A disk needs an image; a CD-ROM drive may be empty. */
+struct ide_drive {
+	struct blk *blk; /* stays the caller's: outlives the controller, or is taken out first */
+	bool cdrom;
+};
+
+/* `irq0` and `irq1` are ISA lines 14 and 15. NULL when the PCI function is taken. */
+struct ide *ide_create(struct pci_bus *bus, unsigned devfn, struct space *ports, struct irq irq0, struct irq irq1,
+		       const struct ide_drive drive[4]);
+struct device *ide_device(struct ide *ide);
+
+/*
+ * Puts another medium (NULL: none) into a CD-ROM drive and closes the tray. -ENODEV when the unit is no
+ * CD-ROM drive; -EBUSY when the guest has locked the tray: it is told that the user wants the medium
+ * out, and `force` takes it anyway. What was in flight on the old image fails as "no medium".
+ */
+int ide_change_media(struct ide *ide, unsigned unit, struct blk *blk, bool force);
+bool ide_tray_open(const struct ide *ide, unsigned unit);
+bool ide_tray_locked(const struct ide *ide, unsigned unit);
+
+#endif

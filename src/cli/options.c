@@ -12,7 +12,7 @@
 
 enum option_id {
 	OPT_ENGINE, OPT_CPU, OPT_CPUS, OPT_MEMORY, OPT_KERNEL, OPT_INITRD, OPT_APPEND, OPT_CDROM, OPT_DISK, OPT_BOOT,
-	OPT_FIRMWARE, OPT_NET, OPT_DISPLAY, OPT_SERIAL, OPT_NAME, OPT_DETACH, OPT_QMP, OPT_DEBUGCON, OPT_DEBUG_EXIT,
+	OPT_FIRMWARE, OPT_NET, OPT_DISPLAY, OPT_SERIAL, OPT_CONSOLE, OPT_NAME, OPT_DETACH, OPT_QMP, OPT_DEBUGCON, OPT_DEBUG_EXIT,
 	OPT_NO_REBOOT, OPT_TRACE, OPT_TRACE_FILE, OPT_STATS, OPT_PAUSED, OPT_HELP,
 };
 
@@ -34,6 +34,7 @@ static const struct option {
 	{ "net", "none", "network (this build has none yet)", OPT_NET },
 	{ "display", "auto|none|text", "text draws the guest's text screen in the terminal", OPT_DISPLAY },
 	{ "serial", "stdio|none|pty|file:F|unix:F", "first serial port; repeat for the others", OPT_SERIAL },
+	{ "console", "stdio|none|pty|file:F|unix:F", "a virtio console, hvc0 in Linux", OPT_CONSOLE },
 	{ "name", "NAME", "the machine's name", OPT_NAME },
 	{ "detach", NULL, "run in the background", OPT_DETACH },
 	{ "qmp", "unix:PATH", "where the QMP socket goes", OPT_QMP },
@@ -209,12 +210,12 @@ static bool check_boot(const char *text, GError **error)
 	return true;
 }
 
-static bool check_serial(const char *spec, GError **error)
+static bool check_stream(const char *option, const char *spec, GError **error)
 {
 	if (!strcmp(spec, "stdio") || !strcmp(spec, "none") || !strcmp(spec, "pty") || g_str_has_prefix(spec, "file:") ||
 	    g_str_has_prefix(spec, "unix:"))
 		return true;
-	return fail(error, "--serial %s: one of stdio, none, pty, file:F, unix:F", spec);
+	return fail(error, "--%s %s: one of stdio, none, pty, file:F, unix:F", option, spec);
 }
 
 static void set_string(char **to, const char *value)
@@ -249,7 +250,8 @@ static bool take(struct run_options *o, const struct option *opt, const char *va
 		if (*serials == VM_MAX_SERIAL)
 			return fail(error, "--serial: at most %d serial ports", VM_MAX_SERIAL);
 		set_string(&c->serial[(*serials)++], value);
-		return check_serial(value, error);
+		return check_stream("serial", value, error);
+	case OPT_CONSOLE: set_string(&c->console, value); return check_stream("console", value, error);
 	case OPT_NAME:
 		if (!*value || strchr(value, '/') || strlen(value) > 64)
 			return fail(error, "--name %s: up to 64 characters, no slash", value);
@@ -325,7 +327,7 @@ static void settle_defaults(struct run_options *o)
 	if (!strcmp(o->display, "auto"))
 		set_string(&o->display, !o->vm.serial[0] && !o->vm.kernel && terminal && !o->detach ? "text" : "none");
 	if (!o->vm.serial[0])
-		o->vm.serial[0] = g_strdup(strcmp(o->display, "none") || o->detach ? "none" : "stdio");
+		o->vm.serial[0] = g_strdup(strcmp(o->display, "none") || o->detach || !g_strcmp0(o->vm.console, "stdio") ? "none" : "stdio");
 }
 
 bool run_options_parse(struct run_options *o, int argc, char **argv, GError **error)

@@ -18,6 +18,8 @@
 #define ID_SIZE 20u
 #define RANGE_SIZE 16u
 #define MAX_RANGES 32
+/* No driver moves more at once; descriptors can name the same memory over and over. */
+#define MAX_TRANSFER (UINT32_C(1) << 30)
 #define MAX_DISCARD_SECTORS (UINT32_C(1) << 22)
 #define MAX_ZERO_SECTORS (UINT32_C(1) << 16)
 
@@ -80,7 +82,7 @@ static void read_or_write(struct virtio_blk *b, struct request *r, uint64_t sect
 	struct iovec iov[VIRTQ_MAX_CHAIN];
 	unsigned n;
 
-	if (len % SECTOR || !within(b, sector, len / SECTOR) || (write && blk_readonly(b->blk))) {
+	if (len % SECTOR || len > MAX_TRANSFER || !within(b, sector, len / SECTOR) || (write && blk_readonly(b->blk))) {
 		device_guest_error(&b->v.pci.device, "%s of %zu bytes at sector %" PRIu64, write ? "write" : "read", len, sector);
 		finish(r, VIRTIO_BLK_S_IOERR);
 		return;

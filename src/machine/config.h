@@ -32,6 +32,7 @@ struct vm_config {
 	char *boot;     /* "cd,disk", NULL: what is there, CD first */
 	char *firmware; /* "bios" or a path */
 	char *serial[VM_MAX_SERIAL]; /* chardev specs; NULL: absent for 1..3, "none" for 0 */
+	char *console;  /* of the virtio console: chardev spec, or NULL for none */
 	char *debugcon; /* chardev spec or NULL */
 	bool debug_exit;
 	bool no_reboot;

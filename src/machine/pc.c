@@ -26,6 +26,7 @@
 #include "dev/uart.h"
 #include "dev/vga.h"
 #include "dev/virtio_blk.h"
+#include "dev/virtio_console.h"
 #include "dev/virtio_rng.h"
 #include "machine/pc_memory.h"
 #include "machine/vm.h"
@@ -308,6 +309,11 @@ static bool open_streams(struct pc *pc, GError **error)
 		if (!pc->serial[i])
 			return false;
 	}
+	if (vm->config.console) {
+		pc->console = chardev_open(vm->config.console, &vm->lock, vm->key_filter, vm->key_filter_opaque, error);
+		if (!pc->console)
+			return false;
+	}
 	if (vm->config.debugcon) {
 		pc->debugcon = chardev_open(vm->config.debugcon, &vm->lock, NULL, NULL, error);
 		return pc->debugcon != NULL;
@@ -334,6 +340,8 @@ struct pc *pc_create(struct vm *vm, GError **error)
 	if (!make_display(pc, error) || !make_disks(pc, error))
 		return NULL;
 	plug(pc, virtio_rng_device(virtio_rng_create(pc->pci, DEVFN(3, 0), vm->clock)));
+	if (pc->console)
+		plug(pc, virtio_console_device(virtio_console_create(pc->pci, DEVFN(12, 0), vm->clock, pc->console)));
 	pc->input = (struct input_sink){ key, mouse, pc };
 	if (!pc_boot_prepare(pc, error))
 		return NULL;
@@ -357,6 +365,7 @@ void pc_destroy(struct pc *pc)
 		pci_bus_destroy(pc->pci);
 	for (unsigned i = 0; i < VM_MAX_SERIAL; i++)
 		chardev_destroy(pc->serial[i]);
+	chardev_destroy(pc->console);
 	chardev_destroy(pc->debugcon);
 	pc_memory_destroy(pc);
 	space_destroy(pc->ports);

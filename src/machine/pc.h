@@ -42,7 +42,7 @@ struct pc {
 	struct rtc *rtc;
 	struct device *devices[PC_MAX_DEVICES]; /* in reset order */
 	unsigned device_count;
-	struct chardev *serial[4], *debugcon;
+	struct chardev *serial[4], *console, *debugcon;
 	struct pc_drive drive[12];
 	unsigned drives;
 	uint64_t low_size, high_size;

@@ -24,6 +24,7 @@ void vm_config_finish(struct vm_config *c)
 	g_free(c->firmware);
 	for (unsigned i = 0; i < VM_MAX_SERIAL; i++)
 		g_free(c->serial[i]);
+	g_free(c->console);
 	g_free(c->debugcon);
 	memset(c, 0, sizeof(*c));
 }

@@ -15,6 +15,7 @@
 #include <stdio.h>
 
 #include "mem/mem.h"
+#include "x86/apic_state.h"
 #include "x86/cpu_state.h"
 #include "x86/cpuid.h"
 
@@ -75,7 +76,7 @@ struct accel_config {
 };
 
 struct accel_caps {
-	bool in_kernel_apic; /* the local APIC is the engine's; see get_apic */
+	bool in_kernel_apic; /* the local APICs are the engine's: the entries at the end of accel_ops */
 	bool deterministic;  /* same inputs, same instruction counts */
 };
 
@@ -106,10 +107,24 @@ struct accel_ops {
 	int (*set_state)(struct vcpu *v, const struct cpu_state *s);
 	/* Whether set_irq bits are waiting that end a halt. Any thread. */
 	bool (*has_work)(struct vcpu *v);
+	/* Only while the vCPU is not in run(): run() ends with VCPU_EXIT_DEBUG after one instruction, the delivery
+	 * of an interrupt or exception counting with the instruction that it comes before or instead of. */
+	void (*set_step)(struct vcpu *v, bool on);
 	/* One line per statistic (instructions, blocks, exits); for the monitor and --stats. */
 	void (*print_stats)(struct accel *a, GString *out);
-	/* In-kernel APIC under KVM: raises an MSI, an ExtINT. No-ops (-ENOTSUP) elsewhere. */
+
+	/* What follows is called for engines with caps.in_kernel_apic only; the others answer -ENOTSUP. */
+
+	/* A message of a PCI device or of the I/O APIC, to the local APICs. */
 	int (*send_msi)(struct accel *a, uint64_t address, uint32_t data);
+	/* The message that an I/O APIC pin sends: the engine reports the end of level-triggered ones
+	 * (data bit 15) by host->ioapic_eoi. */
+	int (*route_pin)(struct accel *a, unsigned pin, uint64_t address, uint32_t data);
+	/* As get_state and set_state; set_apic after set_state. */
+	int (*get_apic)(struct vcpu *v, struct apic_state *s);
+	int (*set_apic)(struct vcpu *v, const struct apic_state *s);
+	/* The machine goes on after a pause: paravirtual clocks show host->clock_ns again. */
+	void (*resume)(struct accel *a);
 };
 
 /* Embedded first in every engine's own structs. */
@@ -129,8 +144,26 @@ extern const struct accel_ops accel_kvm_ops;
 /* What the engine can offer a guest, as CPUID feature words. */
 void interp_supported_words(uint32_t words[CPUID_WORDS]);
 
-/* The KVM self-test: 0 when usable, otherwise false with a message that gives the reason and next step. */
+void kvm_supported_words(uint32_t words[CPUID_WORDS]);
+/* Those of the engine that was chosen. */
+void accel_supported_words(const struct accel_ops *ops, uint32_t words[CPUID_WORDS]);
+
+/* Why KVM cannot be used, as codes of KVM_ERROR. */
+enum kvm_error {
+	KVM_ERROR_MISSING, /* no node */
+	KVM_ERROR_DENIED,  /* no permission */
+	KVM_ERROR_BUSY,    /* another hypervisor has the processor */
+	KVM_ERROR_API,     /* not version 12, or not KVM at all */
+	KVM_ERROR_BROKEN,  /* a step fails that must not */
+	KVM_ERROR_SLOW,    /* works, but runs kernel code slowly */
+};
+#define KVM_ERROR kvm_error_quark()
+GQuark kvm_error_quark(void);
+
+/* The KVM self-test, some ten milliseconds: true when usable, otherwise a message with the reason and the next step. */
 bool kvm_usable(GError **error);
+/* The same of another node than /dev/kvm. */
+bool kvm_probe(const char *node, GError **error);
 
 /* Picks by name ("auto" included); *why says in a few words which and why, for the start-up line. */
 const struct accel_ops *accel_choose(const char *name, char **why, GError **error);

@@ -16,9 +16,12 @@ const struct accel_ops *accel_choose(const char *name, char **why, GError **erro
 		return &accel_interp_ops;
 	}
 	if (!strcmp(name, "kvm")) {
-		if (!kvm_usable(error))
+		/* Who names it gets it, slow or not. */
+		if (!kvm_usable(&kvm) && !g_error_matches(kvm, KVM_ERROR, KVM_ERROR_SLOW)) {
+			g_propagate_prefixed_error(error, g_steal_pointer(&kvm), "--engine kvm: ");
 			return NULL;
-		*why = g_strdup("kvm (as asked)");
+		}
+		*why = kvm ? g_strdup_printf("kvm (as asked; %s)", kvm->message) : g_strdup("kvm (as asked)");
 		return &accel_kvm_ops;
 	}
 	if (kvm_usable(&kvm)) {
@@ -27,4 +30,12 @@ const struct accel_ops *accel_choose(const char *name, char **why, GError **erro
 	}
 	*why = g_strdup_printf("interp (%s)", kvm->message);
 	return &accel_interp_ops;
+}
+
+void accel_supported_words(const struct accel_ops *ops, uint32_t words[CPUID_WORDS])
+{
+	if (ops == &accel_kvm_ops)
+		kvm_supported_words(words);
+	else
+		interp_supported_words(words);
 }

@@ -45,6 +45,7 @@ void cpu_state_reset(struct cpu_state *s, bool boot_processor)
 	s->pat = UINT64_C(0x0007040600070406);
 	s->apic_base = 0xfee00800u | (boot_processor ? 0x100u : 0);
 	s->misc_enable = 1;
+	s->kvm_poll_control = 1;
 	s->xsave[0] = 0x40; /* FCW; the abridged tag says all valid (+0.0) */
 	s->xsave[4] = 0xff;
 	s->xsave[24] = 0x80; /* MXCSR 0x1f80 */

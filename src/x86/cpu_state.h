@@ -101,7 +101,8 @@ enum x86_vector {
 enum x86_mp_state { MP_RUNNING, MP_HALTED, MP_WAIT_SIPI, MP_SHUTDOWN };
 
 struct cpu_state {
-	/* XSAVE standard format, 512 legacy + header + AVX; fxsave image first. */
+	/* XSAVE standard format, 512 legacy + header + AVX; fxsave image first. All components are complete:
+	 * the header is not looked at. */
 	uint8_t xsave[1024] __attribute__((aligned(64)));
 
 	uint64_t gpr[16];
@@ -115,10 +116,11 @@ struct cpu_state {
 	uint64_t efer, star, lstar, cstar, fmask, kernel_gs_base;
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 	uint64_t pat, apic_base, misc_enable, tsc_aux, xss, debugctl, mcg_status, ucode_rev;
-	uint64_t spec_ctrl, tsc_deadline;
+	uint64_t spec_ctrl;
 	uint64_t tsc_offset; /* guest TSC = host TSC + tsc_offset */
 	uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[MTRR_VARIABLE_COUNT], mtrr_mask[MTRR_VARIABLE_COUNT];
-	uint64_t kvm_wall_clock, kvm_system_time, kvm_async_pf, kvm_steal_time, kvm_eoi;
+	uint64_t kvm_wall_clock, kvm_system_time, kvm_async_pf, kvm_steal_time, kvm_eoi, kvm_poll_control,
+		kvm_async_pf_int;
 
 	uint8_t mp_state;      /* enum x86_mp_state */
 	bool nmi_masked;       /* until IRET */

@@ -59,7 +59,12 @@ void interp_set_irq(struct vcpu *v, unsigned bits, bool level);
 bool interp_has_work(struct vcpu *v);
 int interp_get_state(struct vcpu *v, struct cpu_state *s);
 int interp_set_state(struct vcpu *v, const struct cpu_state *s);
+void interp_set_step(struct vcpu *v, bool on);
 int interp_send_msi(struct accel *a, uint64_t address, uint32_t data);
+int interp_route_pin(struct accel *a, unsigned pin, uint64_t address, uint32_t data);
+int interp_get_apic(struct vcpu *v, struct apic_state *s);
+int interp_set_apic(struct vcpu *v, const struct apic_state *s);
+void interp_resume(struct accel *a);
 
 /* Fast store entries for a page would hide writes to code; this many quiet stores release it. */
 #define CODE_PAGE_PATIENCE 64

@@ -71,6 +71,7 @@ struct icpu {
 	uint32_t exc_error;
 	bool block_ends;  /* a handler asks the loop to leave the block (mode or mapping changed) */
 	bool shutdown;    /* triple fault */
+	bool stepping;    /* set_step */
 	struct interp *interp;
 	struct mmu *mmu;       /* core's: the soft TLB */
 	bool mmu_owned;        /* allocated by mmu_init */

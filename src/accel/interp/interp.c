@@ -226,7 +226,7 @@ static void run_block(struct icpu *cpu, const struct block *b)
 	uint64_t mask = rip_mask(cpu);
 
 	cpu->block_ends = false;
-	if ((cpu->s.rflags & RFLAGS_TF) || cpu->s.interrupt_shadow || trace_on(TRACE_EXEC | TRACE_CPU)) {
+	if ((cpu->s.rflags & RFLAGS_TF) || cpu->s.interrupt_shadow || cpu->stepping || trace_on(TRACE_EXEC | TRACE_CPU)) {
 		if (trace_on(TRACE_EXEC | TRACE_CPU))
 			trace_insn(cpu, in);
 		atomic_fetch_add_explicit(&cpu->vcpu.instructions, 1, memory_order_relaxed);
@@ -286,18 +286,28 @@ bool icpu_stopped(struct icpu *cpu, struct vcpu_exit *exit)
 static void interp_run(struct vcpu *v, struct vcpu_exit *exit)
 {
 	struct icpu *cpu = (struct icpu *)v;
+	volatile bool stepped = false;
 
 	memset(exit, 0, sizeof(*exit));
 	mmu_sync(cpu);
-	if (sigsetjmp(cpu->fault, 0))
+	if (sigsetjmp(cpu->fault, 0)) {
 		icpu_deliver_fault(cpu);
-	while (!icpu_stopped(cpu, exit)) {
+		stepped = true;
+	}
+	for (;;) {
+		if (cpu->stepping && stepped && !cpu->shutdown) {
+			exit->kind = VCPU_EXIT_DEBUG;
+			return;
+		}
+		if (icpu_stopped(cpu, exit))
+			return;
 		mmu_sync(cpu);
 		if (!icpu_run_block(cpu)) {
 			exit->kind = VCPU_EXIT_ERROR;
 			g_strlcpy(exit->message, "no memory for decoded code", sizeof(exit->message));
 			return;
 		}
+		stepped = true;
 	}
 }
 
@@ -328,6 +338,11 @@ bool interp_has_work(struct vcpu *v)
 	if (cpu->s.mp_state != MP_HALTED)
 		return false;
 	return ((irq & VCPU_NMI) && !cpu->s.nmi_masked) || ((irq & VCPU_INTR) && (cpu->s.rflags & RFLAGS_IF));
+}
+
+void interp_set_step(struct vcpu *v, bool on)
+{
+	((struct icpu *)v)->stepping = on;
 }
 
 int interp_get_state(struct vcpu *v, struct cpu_state *s)
@@ -367,6 +382,10 @@ static void interp_print_stats(struct accel *a, GString *out)
 }
 
 int interp_send_msi(struct accel *a, uint64_t address, uint32_t data) { return -ENOTSUP; }
+int interp_route_pin(struct accel *a, unsigned pin, uint64_t address, uint32_t data) { return -ENOTSUP; }
+int interp_get_apic(struct vcpu *v, struct apic_state *s) { return -ENOTSUP; }
+int interp_set_apic(struct vcpu *v, const struct apic_state *s) { return -ENOTSUP; }
+void interp_resume(struct accel *a) { }
 
 const struct accel_ops accel_interp_ops = {
 	.name = "interp",
@@ -384,6 +403,11 @@ const struct accel_ops accel_interp_ops = {
 	.get_state = interp_get_state,
 	.set_state = interp_set_state,
 	.has_work = interp_has_work,
+	.set_step = interp_set_step,
 	.print_stats = interp_print_stats,
 	.send_msi = interp_send_msi,
+	.route_pin = interp_route_pin,
+	.get_apic = interp_get_apic,
+	.set_apic = interp_set_apic,
+	.resume = interp_resume,
 };

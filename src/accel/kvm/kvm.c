@@ -24,7 +24,7 @@ static GError *kvm_error(const char *what)
 
 static bool enable_split_irqchip(struct kvm *k)
 {
-	struct kvm_enable_cap cap = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { KVM_IOAPIC_PINS } };
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { KVM_PINS } };
 
 	return ioctl(k->vm_fd, KVM_ENABLE_CAP, &cap) >= 0;
 }
@@ -39,7 +39,13 @@ static void kvm_close(struct accel *a)
 		close(k->vm_fd);
 	if (k->fd >= 0)
 		close(k->fd);
+	g_free(k->vcpus);
 	g_free(k);
+}
+
+static bool has(struct kvm *k, int cap)
+{
+	return ioctl(k->fd, KVM_CHECK_EXTENSION, (unsigned long)cap) > 0;
 }
 
 static void ignore_signal(int number)
@@ -49,14 +55,16 @@ static void ignore_signal(int number)
 static struct accel *kvm_open(const struct accel_config *cfg, GError **error)
 {
 	struct kvm *k = g_new0(struct kvm, 1);
-	struct sigaction sa = { .sa_handler = ignore_signal };
+	/* System calls of device models on a vCPU's thread go on; KVM_RUN returns all the same. */
+	struct sigaction sa = { .sa_handler = ignore_signal, .sa_flags = SA_RESTART };
 	uint64_t identity = IDENTITY_MAP_ADDRESS;
 	int size;
 
 	k->accel.ops = &accel_kvm_ops;
 	k->cfg = *cfg;
 	k->vm_fd = -1;
-	k->fd = kvm_open_node(error);
+	k->vcpus = g_new0(struct kvm_vcpu *, cfg->cpus);
+	k->fd = kvm_open_node(KVM_NODE, error);
 	if (k->fd < 0)
 		goto fail;
 	k->vm_fd = ioctl(k->fd, KVM_CREATE_VM, 0ul);
@@ -73,9 +81,9 @@ static struct accel *kvm_open(const struct accel_config *cfg, GError **error)
 		g_propagate_error(error, kvm_error("no split interrupt controller"));
 		goto fail;
 	}
-	k->has_xcrs = ioctl(k->fd, KVM_CHECK_EXTENSION, KVM_CAP_XCRS) > 0;
-	k->has_debugregs = ioctl(k->fd, KVM_CHECK_EXTENSION, KVM_CAP_DEBUGREGS) > 0;
-	k->has_events = ioctl(k->fd, KVM_CHECK_EXTENSION, KVM_CAP_VCPU_EVENTS) > 0;
+	k->has_xcrs = has(k, KVM_CAP_XCRS);
+	k->has_tsc_offset = has(k, KVM_CAP_VCPU_ATTRIBUTES);
+	k->phys_bits = kvm_phys_bits(k->fd);
 	sigemptyset(&sa.sa_mask);
 	sigaction(KVM_KICK_SIGNAL, &sa, NULL);
 	return &k->accel;
@@ -97,29 +105,6 @@ static int set_region(struct kvm *k, unsigned index, uint64_t gpa, uint64_t size
 	return ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0 ? -errno : 0;
 }
 
-static int kvm_map_ram(struct accel *a, unsigned index, const struct mem_slot *slot)
-{
-	struct kvm *k = (struct kvm *)a;
-	uint32_t flags = (slot->readonly ? KVM_MEM_READONLY : 0) | (slot->ram->log_dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0);
-	int result = set_region(k, index, slot->gpa, slot->size, mem_slot_host(slot, slot->gpa), flags);
-
-	if (!result) {
-		k->slot_gpa[index] = slot->gpa;
-		k->slot_size[index] = slot->size;
-	}
-	return result;
-}
-
-static int kvm_unmap_ram(struct accel *a, unsigned index)
-{
-	struct kvm *k = (struct kvm *)a;
-
-	if (!k->slot_size[index])
-		return 0;
-	k->slot_size[index] = 0;
-	return set_region(k, index, k->slot_gpa[index], 0, NULL, 0);
-}
-
 static void kvm_dirty_log(struct accel *a, unsigned index, const struct mem_slot *slot)
 {
 	struct kvm *k = (struct kvm *)a;
@@ -139,12 +124,40 @@ static void kvm_dirty_log(struct accel *a, unsigned index, const struct mem_slot
 	}
 }
 
+static int kvm_map_ram(struct accel *a, unsigned index, const struct mem_slot *slot)
+{
+	struct kvm *k = (struct kvm *)a;
+	uint32_t flags = (slot->readonly ? KVM_MEM_READONLY : 0) | (slot->ram->log_dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+	int result = set_region(k, index, slot->gpa, slot->size, mem_slot_host(slot, slot->gpa), flags);
+
+	if (!result)
+		k->slot[index] = *slot;
+	return result;
+}
+
+static int kvm_unmap_ram(struct accel *a, unsigned index)
+{
+	struct kvm *k = (struct kvm *)a;
+	struct mem_slot *slot = &k->slot[index];
+	int result;
+
+	if (!slot->size)
+		return 0;
+	/* What was written so far must not be lost with the kernel's log. */
+	kvm_dirty_log(a, index, slot);
+	result = set_region(k, index, slot->gpa, 0, NULL, 0);
+	slot->size = 0;
+	return result;
+}
+
 static void kvm_vcpu_destroy(struct vcpu *vcpu)
 {
 	struct kvm_vcpu *v = (struct kvm_vcpu *)vcpu;
 
 	if (!v)
 		return;
+	if (v->kvm->vcpus[v->vcpu.index] == v)
+		v->kvm->vcpus[v->vcpu.index] = NULL;
 	if (v->run)
 		munmap(v->run, v->kvm->run_size);
 	if (v->fd >= 0)
@@ -177,22 +190,11 @@ static struct vcpu *kvm_vcpu_create(struct accel *a, unsigned index, GError **er
 		g_propagate_error(error, kvm_error("the host refuses this CPU model"));
 		goto fail;
 	}
+	k->vcpus[index] = v;
 	return &v->vcpu;
 fail:
 	kvm_vcpu_destroy(&v->vcpu);
 	return NULL;
-}
-
-static void kvm_set_irq(struct vcpu *vcpu, unsigned bits, bool level)
-{
-	struct kvm_vcpu *v = (struct kvm_vcpu *)vcpu;
-
-	if (!level) {
-		atomic_fetch_and(&v->irq, ~bits);
-		return;
-	}
-	atomic_fetch_or(&v->irq, bits);
-	kvm_kick(vcpu);
 }
 
 static bool kvm_has_work(struct vcpu *vcpu)
@@ -203,15 +205,26 @@ static bool kvm_has_work(struct vcpu *vcpu)
 
 static void kvm_print_stats(struct accel *a, GString *out)
 {
-	g_string_append(out, "kvm: the kernel counts; see /sys/kernel/debug/kvm\n");
+	struct kvm *k = (struct kvm *)a;
+
+	for (unsigned i = 0; i < k->cfg.cpus; i++) {
+		if (k->vcpus[i])
+			g_string_append_printf(out, "cpu%u: %" G_GUINT64_FORMAT " exits to user space\n", i,
+					       (guint64)atomic_load(&k->vcpus[i]->exits));
+	}
 }
 
-static int kvm_send_msi(struct accel *a, uint64_t address, uint32_t data)
+/* The guest's paravirtual clock goes on from the machine's, and its watchdogs hear of the pause. */
+static void kvm_resume(struct accel *a)
 {
 	struct kvm *k = (struct kvm *)a;
-	struct kvm_msi msi = { .address_lo = (uint32_t)address, .address_hi = (uint32_t)(address >> 32), .data = data };
+	struct kvm_clock_data clock = { .clock = (uint64_t)k->cfg.host->clock_ns(k->cfg.host->opaque) };
 
-	return ioctl(k->vm_fd, KVM_SIGNAL_MSI, &msi) < 0 ? -errno : 0;
+	ioctl(k->vm_fd, KVM_SET_CLOCK, &clock);
+	for (unsigned i = 0; i < k->cfg.cpus; i++) {
+		if (k->vcpus[i])
+			ioctl(k->vcpus[i]->fd, KVM_KVMCLOCK_CTRL, 0ul);
+	}
 }
 
 const struct accel_ops accel_kvm_ops = {
@@ -230,6 +243,11 @@ const struct accel_ops accel_kvm_ops = {
 	.get_state = kvm_get_state,
 	.set_state = kvm_set_state,
 	.has_work = kvm_has_work,
+	.set_step = kvm_set_step,
 	.print_stats = kvm_print_stats,
 	.send_msi = kvm_send_msi,
+	.route_pin = kvm_route_pin,
+	.get_apic = kvm_get_apic,
+	.set_apic = kvm_set_apic,
+	.resume = kvm_resume,
 };

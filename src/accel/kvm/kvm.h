@@ -3,21 +3,25 @@
 #define ACCEL_KVM_KVM_H
 
 #include <linux/kvm.h>
-#include <pthread.h>
 #include <signal.h>
+#include <sys/types.h>
 
 #include "accel/accel.h"
 
 #define KVM_KICK_SIGNAL SIGUSR1
-#define KVM_IOAPIC_PINS 24
+#define KVM_NODE "/dev/kvm"
+#define KVM_PINS 24 /* of the I/O APIC outside */
 
 struct kvm {
 	struct accel accel; /* must be first */
 	struct accel_config cfg;
 	int fd, vm_fd;
 	size_t run_size; /* of the shared vCPU page */
-	uint64_t slot_gpa[MEM_MAX_SLOTS], slot_size[MEM_MAX_SLOTS];
-	bool has_xcrs, has_debugregs, has_events;
+	struct mem_slot slot[MEM_MAX_SLOTS]; /* what the kernel knows; size 0: nothing */
+	bool has_xcrs, has_tsc_offset;
+	unsigned phys_bits; /* of the host */
+	struct kvm_vcpu **vcpus;
+	struct kvm_msi route[KVM_PINS]; /* level-triggered pins' messages; data 0: none */
 };
 
 struct kvm_vcpu {
@@ -26,19 +30,35 @@ struct kvm_vcpu {
 	int fd;
 	struct kvm_run *run;
 	_Atomic uint32_t irq; /* enum vcpu_irq bits waiting */
-	pthread_t thread;
-	_Atomic bool in_run;
-	_Atomic uint64_t exits[64];
+	_Atomic pid_t tid;    /* of the thread inside KVM_RUN, 0: none */
+	bool stepping;
+	_Atomic uint64_t exits; /* to us, from the kernel */
 };
 
 /* kvm_state.c */
 int kvm_get_state(struct vcpu *v, struct cpu_state *s);
 int kvm_set_state(struct vcpu *v, const struct cpu_state *s);
+/* One model-specific register; false when the host refuses. */
+bool kvm_msr_get(struct kvm_vcpu *v, uint32_t index, uint64_t *value);
+bool kvm_msr_set(struct kvm_vcpu *v, uint32_t index, uint64_t value);
+
+/* kvm_cpuid.c */
 int kvm_set_cpuid(struct kvm_vcpu *v, const struct cpu_model *m);
+unsigned kvm_phys_bits(int fd);
+
+/* kvm_apic.c */
+int kvm_send_msi(struct accel *a, uint64_t address, uint32_t data);
+int kvm_route_pin(struct accel *a, unsigned pin, uint64_t address, uint32_t data);
+int kvm_get_apic(struct vcpu *v, struct apic_state *s);
+int kvm_set_apic(struct vcpu *v, const struct apic_state *s);
+
 /* kvm_run.c */
 void kvm_run_vcpu(struct vcpu *v, struct vcpu_exit *exit);
 void kvm_kick(struct vcpu *v);
-/* Opens the node and checks the API; -1 with a message that gives the next step. */
-int kvm_open_node(GError **error);
+void kvm_set_irq(struct vcpu *v, unsigned bits, bool level);
+void kvm_set_step(struct vcpu *v, bool on);
+
+/* kvm_probe.c: opens the node and checks the API; -1 with a message that gives the next step. */
+int kvm_open_node(const char *node, GError **error);
 
 #endif

@@ -3,19 +3,54 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "accel/kvm/kvm.h"
 #include "base/bytes.h"
+
+/*
+ * Makes KVM_RUN return, now or when it is called next. What is asked for stands in v->irq before
+ * immediate_exit is raised here, and the run loop looks at v->irq after it has lowered it: so no kick is lost.
+ * The signal is for a vCPU inside the call alone.
+ */
+static void leave(struct kvm_vcpu *v)
+{
+	pid_t tid;
+
+	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	tid = atomic_load(&v->tid);
+	if (tid)
+		syscall(SYS_tgkill, getpid(), tid, KVM_KICK_SIGNAL);
+}
 
 void kvm_kick(struct vcpu *vcpu)
 {
 	struct kvm_vcpu *v = (struct kvm_vcpu *)vcpu;
 
 	atomic_fetch_or(&v->irq, VCPU_KICK);
-	/* Whether the signal comes before or in KVM_RUN, the call ends at once. */
-	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	if (atomic_load(&v->in_run))
-		pthread_kill(v->thread, KVM_KICK_SIGNAL);
+	leave(v);
+}
+
+void kvm_set_irq(struct vcpu *vcpu, unsigned bits, bool level)
+{
+	struct kvm_vcpu *v = (struct kvm_vcpu *)vcpu;
+
+	if (!level) {
+		atomic_fetch_and(&v->irq, ~bits);
+		return;
+	}
+	atomic_fetch_or(&v->irq, bits);
+	leave(v);
+}
+
+void kvm_set_step(struct vcpu *vcpu, bool on)
+{
+	struct kvm_vcpu *v = (struct kvm_vcpu *)vcpu;
+	struct kvm_guest_debug d = { .control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0 };
+
+	v->stepping = on;
+	ioctl(v->fd, KVM_SET_GUEST_DEBUG, &d);
 }
 
 static void handle_io(struct kvm_vcpu *v)
@@ -58,12 +93,14 @@ static void inject(struct kvm_vcpu *v)
 	r->request_interrupt_window = 0;
 	if (!(irq & VCPU_INTR))
 		return;
+	/* Whether LINT0 lets the PIC through is part of being ready. */
 	if (r->ready_for_interrupt_injection) {
 		int vector = host->interrupt_ack(host->opaque, v->vcpu.index);
 		struct kvm_interrupt in = { .irq = (uint32_t)vector };
 
 		if (vector >= 0)
 			ioctl(v->fd, KVM_INTERRUPT, &in);
+		r->ready_for_interrupt_injection = 0;
 	}
 	if (atomic_load(&v->irq) & VCPU_INTR)
 		r->request_interrupt_window = 1;
@@ -78,6 +115,18 @@ static void fail(struct vcpu_exit *exit, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(exit->message, sizeof(exit->message), fmt, ap);
 	va_end(ap);
+}
+
+static void fail_internal(struct kvm_vcpu *v, struct vcpu_exit *exit)
+{
+	struct kvm_regs regs = { 0 };
+	struct kvm_run *r = v->run;
+
+	ioctl(v->fd, KVM_GET_REGS, &regs);
+	fail(exit, "KVM cannot go on at rip %llx (%s, internal error %u); use --engine interp",
+	     (unsigned long long)regs.rip,
+	     r->internal.suberror == KVM_INTERNAL_ERROR_EMULATION ? "it cannot emulate an instruction" : "its own fault",
+	     r->internal.suberror);
 }
 
 /* True when run() has to end; exit is filled in. */
@@ -103,8 +152,6 @@ static bool handle_exit(struct kvm_vcpu *v, struct vcpu_exit *exit)
 		exit->kind = VCPU_EXIT_HALT;
 		return true;
 	case KVM_EXIT_SHUTDOWN:
-		exit->kind = VCPU_EXIT_SHUTDOWN;
-		return true;
 	case KVM_EXIT_SYSTEM_EVENT:
 		exit->kind = VCPU_EXIT_SHUTDOWN;
 		return true;
@@ -112,44 +159,56 @@ static bool handle_exit(struct kvm_vcpu *v, struct vcpu_exit *exit)
 		exit->kind = VCPU_EXIT_DEBUG;
 		return true;
 	case KVM_EXIT_FAIL_ENTRY:
-		fail(exit, "KVM refuses the guest's state (reason 0x%llx)",
+		fail(exit, "KVM refuses the guest's state (reason 0x%llx); use --engine interp",
 		     (unsigned long long)r->fail_entry.hardware_entry_failure_reason);
 		return true;
 	case KVM_EXIT_INTERNAL_ERROR:
-		fail(exit, "KVM cannot go on (internal error %u); try --engine interp", r->internal.suberror);
+		fail_internal(v, exit);
 		return true;
 	default:
-		fail(exit, "KVM left for a reason we do not know (%u)", r->exit_reason);
+		fail(exit, "KVM left for a reason we do not know (%u); use --engine interp", r->exit_reason);
 		return true;
 	}
+}
+
+static int enter(struct kvm_vcpu *v)
+{
+	int result;
+
+	atomic_store(&v->tid, (pid_t)syscall(SYS_gettid));
+	result = ioctl(v->fd, KVM_RUN, 0ul) < 0 ? -errno : 0;
+	atomic_store(&v->tid, 0);
+	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	atomic_fetch_add_explicit(&v->exits, 1, memory_order_relaxed);
+	return result;
 }
 
 void kvm_run_vcpu(struct vcpu *vcpu, struct vcpu_exit *exit)
 {
 	struct kvm_vcpu *v = (struct kvm_vcpu *)vcpu;
+	bool kicked = false;
 
-	v->thread = pthread_self();
-	atomic_store(&v->in_run, true);
+	memset(exit, 0, sizeof(*exit));
 	for (;;) {
 		int result;
 
-		if (atomic_fetch_and(&v->irq, ~(uint32_t)VCPU_KICK) & VCPU_KICK) {
-			/* An unfinished I/O instruction completes before anyone looks at the state. */
+		if (atomic_fetch_and(&v->irq, ~(uint32_t)VCPU_KICK) & VCPU_KICK)
+			kicked = true;
+		/* An unfinished I/O instruction completes before anyone looks at the state. */
+		if (kicked)
 			__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-			ioctl(v->fd, KVM_RUN, 0ul);
-			__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+		else
+			inject(v);
+		result = enter(v);
+		if (!result) {
+			if (handle_exit(v, exit))
+				return;
+		} else if (result != -EINTR && result != -EAGAIN) {
+			fail(exit, "KVM_RUN: %s; use --engine interp", g_strerror(-result));
+			return;
+		} else if (kicked) {
 			exit->kind = VCPU_EXIT_KICKED;
-			break;
+			return;
 		}
-		inject(v);
-		result = ioctl(v->fd, KVM_RUN, 0ul);
-		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-		if (result < 0 && errno != EINTR && errno != EAGAIN) {
-			fail(exit, "KVM_RUN: %s", g_strerror(errno));
-			break;
-		}
-		if (result >= 0 && handle_exit(v, exit))
-			break;
 	}
-	atomic_store(&v->in_run, false);
 }

@@ -8,6 +8,10 @@
 #include "base/bytes.h"
 
 #define XSAVE_BYTES sizeof(((struct cpu_state *)0)->xsave)
+#define XSAVE_HEADER 512
+#define XSAVE_AVX 576
+#define MSR_TSC 0x10u
+#define MSR_UCODE 0x8bu
 
 struct msr_field {
 	uint32_t index;
@@ -19,13 +23,21 @@ static const struct msr_field msr_fields[] = {
 	FIELD(0xc0000081, star), FIELD(0xc0000082, lstar), FIELD(0xc0000083, cstar), FIELD(0xc0000084, fmask),
 	FIELD(0xc0000102, kernel_gs_base), FIELD(0xc0000103, tsc_aux), FIELD(0x174, sysenter_cs),
 	FIELD(0x175, sysenter_esp), FIELD(0x176, sysenter_eip), FIELD(0x277, pat), FIELD(0x1a0, misc_enable),
-	FIELD(0x1d9, debugctl), FIELD(0x17a, mcg_status), FIELD(0xda0, xss), FIELD(0x48, spec_ctrl),
-	FIELD(0x6e0, tsc_deadline), FIELD(0x2ff, mtrr_def_type), FIELD(0x250, mtrr_fixed[0]), FIELD(0x258, mtrr_fixed[1]),
+	FIELD(0x1d9, debugctl), FIELD(0x17a, mcg_status), FIELD(0xda0, xss), FIELD(0x48, spec_ctrl), FIELD(0x2ff, mtrr_def_type), FIELD(0x250, mtrr_fixed[0]), FIELD(0x258, mtrr_fixed[1]),
 	FIELD(0x259, mtrr_fixed[2]), FIELD(0x268, mtrr_fixed[3]), FIELD(0x269, mtrr_fixed[4]),
 	FIELD(0x26a, mtrr_fixed[5]), FIELD(0x26b, mtrr_fixed[6]), FIELD(0x26c, mtrr_fixed[7]),
 	FIELD(0x26d, mtrr_fixed[8]), FIELD(0x26e, mtrr_fixed[9]), FIELD(0x26f, mtrr_fixed[10]),
 	FIELD(0x4b564d00, kvm_wall_clock), FIELD(0x4b564d01, kvm_system_time), FIELD(0x4b564d02, kvm_async_pf),
 	FIELD(0x4b564d03, kvm_steal_time), FIELD(0x4b564d04, kvm_eoi),
+	FIELD(0x4b564d05, kvm_poll_control), FIELD(0x4b564d06, kvm_async_pf_int),
+};
+
+/* Every register in the table, the variable MTRRs after it. */
+#define MSR_COUNT (ARRAY_LEN(msr_fields) + 2 * MTRR_VARIABLE_COUNT)
+
+struct msr_list {
+	struct kvm_msrs head;
+	struct kvm_msr_entry entry[MSR_COUNT];
 };
 
 struct one_msr {
@@ -33,7 +45,7 @@ struct one_msr {
 	struct kvm_msr_entry entry;
 };
 
-static bool msr_get(struct kvm_vcpu *v, uint32_t index, uint64_t *value)
+bool kvm_msr_get(struct kvm_vcpu *v, uint32_t index, uint64_t *value)
 {
 	struct one_msr m = { { .nmsrs = 1 }, { .index = index } };
 
@@ -43,30 +55,46 @@ static bool msr_get(struct kvm_vcpu *v, uint32_t index, uint64_t *value)
 	return true;
 }
 
-static bool msr_set(struct kvm_vcpu *v, uint32_t index, uint64_t value)
+bool kvm_msr_set(struct kvm_vcpu *v, uint32_t index, uint64_t value)
 {
 	struct one_msr m = { { .nmsrs = 1 }, { .index = index, .data = value } };
 
 	return ioctl(v->fd, KVM_SET_MSRS, &m) == 1;
 }
 
-static void msrs_get(struct kvm_vcpu *v, struct cpu_state *s)
+/* The i-th register's place in the state. */
+static uint64_t *msr_place(struct cpu_state *s, size_t i, uint32_t *index)
 {
-	for (size_t i = 0; i < ARRAY_LEN(msr_fields); i++)
-		msr_get(v, msr_fields[i].index, (uint64_t *)((uint8_t *)s + msr_fields[i].offset));
-	for (unsigned i = 0; i < MTRR_VARIABLE_COUNT; i++) {
-		msr_get(v, 0x200 + 2 * i, &s->mtrr_base[i]);
-		msr_get(v, 0x201 + 2 * i, &s->mtrr_mask[i]);
+	size_t n = i - ARRAY_LEN(msr_fields);
+
+	if (i < ARRAY_LEN(msr_fields)) {
+		*index = msr_fields[i].index;
+		return (uint64_t *)((uint8_t *)s + msr_fields[i].offset);
 	}
+	*index = (uint32_t)(0x200 + n);
+	return n & 1 ? &s->mtrr_mask[n / 2] : &s->mtrr_base[n / 2];
 }
 
-static void msrs_set(struct kvm_vcpu *v, const struct cpu_state *s)
+/* The kernel stops at the first register that it refuses; that one is left out and the rest goes on. */
+static void msrs_transfer(struct kvm_vcpu *v, struct cpu_state *s, bool set)
 {
-	for (size_t i = 0; i < ARRAY_LEN(msr_fields); i++)
-		msr_set(v, msr_fields[i].index, *(const uint64_t *)((const uint8_t *)s + msr_fields[i].offset));
-	for (unsigned i = 0; i < MTRR_VARIABLE_COUNT; i++) {
-		msr_set(v, 0x200 + 2 * i, s->mtrr_base[i]);
-		msr_set(v, 0x201 + 2 * i, s->mtrr_mask[i]);
+	size_t done = 0;
+
+	while (done < MSR_COUNT) {
+		struct msr_list l = { .head = { .nmsrs = (uint32_t)(MSR_COUNT - done) } };
+		uint32_t index;
+		int n;
+
+		for (size_t i = done; i < MSR_COUNT; i++) {
+			l.entry[i - done].data = *msr_place(s, i, &index);
+			l.entry[i - done].index = index;
+		}
+		n = ioctl(v->fd, set ? KVM_SET_MSRS : KVM_GET_MSRS, &l);
+		if (n < 0)
+			return;
+		for (int i = 0; i < n && !set; i++)
+			*msr_place(s, done + (size_t)i, &index) = l.entry[i].data;
+		done += (size_t)n + 1;
 	}
 }
 
@@ -74,8 +102,11 @@ static void msrs_set(struct kvm_vcpu *v, const struct cpu_state *s)
 
 static void segment_to_kvm(struct kvm_segment *k, const struct x86_segment *s)
 {
+	/* A loaded segment is an accessed one, and Intel's VMX insists. */
+	unsigned accessed = (s->attr & SEG_ATTR_S) && !(s->attr & SEG_UNUSABLE) ? 1 : 0;
+
 	*k = (struct kvm_segment){
-		.base = s->base, .limit = s->limit, .selector = s->selector, .type = s->attr & SEG_ATTR_TYPE,
+		.base = s->base, .limit = s->limit, .selector = s->selector, .type = (s->attr & SEG_ATTR_TYPE) | accessed,
 		.present = (s->attr & SEG_ATTR_P) != 0, .dpl = SEG_ATTR_DPL(s->attr), .db = (s->attr & SEG_ATTR_DB) != 0,
 		.s = (s->attr & SEG_ATTR_S) != 0, .l = (s->attr & SEG_ATTR_L) != 0, .g = (s->attr & SEG_ATTR_G) != 0,
 		.avl = (s->attr & SEG_ATTR_AVL) != 0, .unusable = (s->attr & SEG_UNUSABLE) != 0,
@@ -103,17 +134,12 @@ static struct kvm_segment *kvm_seg(struct kvm_sregs *r, unsigned seg)
 /* ---- whole state ---- */
 
 /* struct kvm_regs names its registers; ours are numbered as encoded. */
-static void regs_copy(struct kvm_regs *r, uint64_t *gpr, bool to_kvm)
+static __u64 *kvm_gpr(struct kvm_regs *r, unsigned n)
 {
 	__u64 *const order[16] = { &r->rax, &r->rcx, &r->rdx, &r->rbx, &r->rsp, &r->rbp, &r->rsi, &r->rdi,
 				   &r->r8,  &r->r9,  &r->r10, &r->r11, &r->r12, &r->r13, &r->r14, &r->r15 };
 
-	for (unsigned i = 0; i < 16; i++) {
-		if (to_kvm)
-			*order[i] = gpr[i];
-		else
-			gpr[i] = *order[i];
-	}
+	return order[n];
 }
 
 static int sregs_get(struct kvm_vcpu *v, struct cpu_state *s)
@@ -163,13 +189,24 @@ static int sregs_set(struct kvm_vcpu *v, const struct cpu_state *s)
 	return ioctl(v->fd, KVM_SET_SREGS, &r) < 0 ? -errno : 0;
 }
 
+/* The header of the XSAVE area says which components count: all that the guest has. */
+static uint64_t fpu_components(const struct kvm_vcpu *v)
+{
+	const struct cpu_model *m = v->kvm->cfg.cpu;
+
+	return cpu_model_has(m, "avx") && cpu_model_has(m, "xsave") ? 7 : 3;
+}
+
 static void fpu_get(struct kvm_vcpu *v, struct cpu_state *s)
 {
 	struct kvm_xsave x;
 	struct kvm_xcrs c;
 
-	if (ioctl(v->fd, KVM_GET_XSAVE, &x) >= 0)
+	if (ioctl(v->fd, KVM_GET_XSAVE, &x) >= 0) {
 		memcpy(s->xsave, x.region, XSAVE_BYTES);
+		memset(s->xsave + XSAVE_HEADER, 0, XSAVE_AVX - XSAVE_HEADER);
+	}
+	s->xcr0 = 1;
 	if (v->kvm->has_xcrs && ioctl(v->fd, KVM_GET_XCRS, &c) >= 0 && c.nr_xcrs)
 		s->xcr0 = c.xcrs[0].value;
 }
@@ -182,14 +219,20 @@ static void fpu_set(struct kvm_vcpu *v, const struct cpu_state *s)
 	if (v->kvm->has_xcrs)
 		ioctl(v->fd, KVM_SET_XCRS, &c);
 	memcpy(x.region, s->xsave, XSAVE_BYTES);
-	ioctl(v->fd, KVM_SET_XSAVE, &x);
+	memset((uint8_t *)x.region + XSAVE_HEADER, 0, XSAVE_AVX - XSAVE_HEADER);
+	st64le((uint8_t *)x.region + XSAVE_HEADER, fpu_components(v));
+	/* A host without AVX for its guests takes the legacy part alone. */
+	if (ioctl(v->fd, KVM_SET_XSAVE, &x) < 0) {
+		st64le((uint8_t *)x.region + XSAVE_HEADER, 3);
+		ioctl(v->fd, KVM_SET_XSAVE, &x);
+	}
 }
 
 static void debug_get(struct kvm_vcpu *v, struct cpu_state *s)
 {
 	struct kvm_debugregs d;
 
-	if (!v->kvm->has_debugregs || ioctl(v->fd, KVM_GET_DEBUGREGS, &d) < 0)
+	if (ioctl(v->fd, KVM_GET_DEBUGREGS, &d) < 0)
 		return;
 	for (unsigned i = 0; i < 4; i++)
 		s->dr[i] = d.db[i];
@@ -201,8 +244,7 @@ static void debug_set(struct kvm_vcpu *v, const struct cpu_state *s)
 {
 	struct kvm_debugregs d = { .db = { s->dr[0], s->dr[1], s->dr[2], s->dr[3] }, .dr6 = s->dr6, .dr7 = s->dr7 };
 
-	if (v->kvm->has_debugregs)
-		ioctl(v->fd, KVM_SET_DEBUGREGS, &d);
+	ioctl(v->fd, KVM_SET_DEBUGREGS, &d);
 }
 
 enum event_kind { KIND_EXTERNAL = 0, KIND_NMI = 2, KIND_EXCEPTION = 3, KIND_SOFT = 4 };
@@ -211,31 +253,32 @@ static void events_get(struct kvm_vcpu *v, struct cpu_state *s)
 {
 	struct kvm_vcpu_events e;
 
-	if (!v->kvm->has_events || ioctl(v->fd, KVM_GET_VCPU_EVENTS, &e) < 0)
+	if (ioctl(v->fd, KVM_GET_VCPU_EVENTS, &e) < 0)
 		return;
-	s->nmi_pending = e.nmi.pending;
+	/* One set_irq(VCPU_NMI) may not have reached the kernel yet. */
+	s->nmi_pending = e.nmi.pending || (atomic_load(&v->irq) & VCPU_NMI);
 	s->nmi_masked = e.nmi.masked;
 	s->interrupt_shadow = e.interrupt.shadow != 0;
-	s->event_pending = e.exception.injected || e.interrupt.injected;
+	s->event_pending = e.exception.injected || e.interrupt.injected || e.nmi.injected;
 	if (e.exception.injected) {
 		s->event_vector = e.exception.nr;
 		s->event_kind = KIND_EXCEPTION;
 		s->event_has_error = e.exception.has_error_code;
 		s->event_error = e.exception.error_code;
+	} else if (e.nmi.injected) {
+		s->event_vector = EXC_NMI;
+		s->event_kind = KIND_NMI;
 	} else if (e.interrupt.injected) {
 		s->event_vector = e.interrupt.nr;
 		s->event_kind = e.interrupt.soft ? KIND_SOFT : KIND_EXTERNAL;
-		s->event_has_error = false;
 	}
 }
 
 static void events_set(struct kvm_vcpu *v, const struct cpu_state *s)
 {
-	struct kvm_vcpu_events e = { 0 };
+	struct kvm_vcpu_events e = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW };
 
-	if (!v->kvm->has_events)
-		return;
-	e.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+	atomic_fetch_and(&v->irq, ~(uint32_t)VCPU_NMI);
 	e.nmi.pending = s->nmi_pending;
 	e.nmi.masked = s->nmi_masked;
 	e.interrupt.shadow = s->interrupt_shadow ? KVM_X86_SHADOW_INT_STI : 0;
@@ -244,12 +287,36 @@ static void events_set(struct kvm_vcpu *v, const struct cpu_state *s)
 		e.exception.nr = s->event_vector;
 		e.exception.has_error_code = s->event_has_error;
 		e.exception.error_code = s->event_error;
+	} else if (s->event_pending && s->event_kind == KIND_NMI) {
+		e.nmi.injected = 1;
 	} else if (s->event_pending) {
 		e.interrupt.injected = 1;
 		e.interrupt.nr = s->event_vector;
 		e.interrupt.soft = s->event_kind == KIND_SOFT;
 	}
 	ioctl(v->fd, KVM_SET_VCPU_EVENTS, &e);
+}
+
+/* ---- the time stamp counter ---- */
+
+static void tsc_get(struct kvm_vcpu *v, struct cpu_state *s)
+{
+	struct kvm_device_attr a = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&s->tsc_offset };
+	uint64_t now;
+
+	if (v->kvm->has_tsc_offset && ioctl(v->fd, KVM_GET_DEVICE_ATTR, &a) >= 0)
+		return;
+	if (kvm_msr_get(v, MSR_TSC, &now))
+		s->tsc_offset = now - __builtin_ia32_rdtsc();
+}
+
+/* By the offset, so that all processors' counters agree to the tick. */
+static void tsc_set(struct kvm_vcpu *v, const struct cpu_state *s)
+{
+	struct kvm_device_attr a = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&s->tsc_offset };
+
+	if (!v->kvm->has_tsc_offset || ioctl(v->fd, KVM_SET_DEVICE_ATTR, &a) < 0)
+		kvm_msr_set(v, MSR_TSC, __builtin_ia32_rdtsc() + s->tsc_offset);
 }
 
 static const uint32_t mp_states[] = {
@@ -266,10 +333,12 @@ int kvm_get_state(struct vcpu *vcpu, struct cpu_state *s)
 	struct kvm_regs r;
 	int result;
 
-	memset(s, 0, sizeof(*s));
-	if (ioctl(v->fd, KVM_GET_REGS, &r) < 0)
+	/* First: the kernel takes waiting INITs and start-up messages here. */
+	if (ioctl(v->fd, KVM_GET_MP_STATE, &mp) < 0 || ioctl(v->fd, KVM_GET_REGS, &r) < 0)
 		return -errno;
-	regs_copy(&r, s->gpr, false);
+	memset(s, 0, sizeof(*s));
+	for (unsigned i = 0; i < 16; i++)
+		s->gpr[i] = *kvm_gpr(&r, i);
 	s->rip = r.rip;
 	s->rflags = r.rflags;
 	result = sregs_get(v, s);
@@ -278,8 +347,9 @@ int kvm_get_state(struct vcpu *vcpu, struct cpu_state *s)
 	fpu_get(v, s);
 	debug_get(v, s);
 	events_get(v, s);
-	msrs_get(v, s);
-	ioctl(v->fd, KVM_GET_MP_STATE, &mp);
+	msrs_transfer(v, s, false);
+	kvm_msr_get(v, MSR_UCODE, &s->ucode_rev);
+	tsc_get(v, s);
 	s->mp_state = mp.mp_state == KVM_MP_STATE_HALTED ? MP_HALTED
 		      : mp.mp_state == KVM_MP_STATE_RUNNABLE ? MP_RUNNING : MP_WAIT_SIPI;
 	return 0;
@@ -288,60 +358,27 @@ int kvm_get_state(struct vcpu *vcpu, struct cpu_state *s)
 int kvm_set_state(struct vcpu *vcpu, const struct cpu_state *s)
 {
 	struct kvm_vcpu *v = (struct kvm_vcpu *)vcpu;
-	struct kvm_mp_state mp = { .mp_state = mp_states[s->mp_state & 3] };
 	struct kvm_regs r = { .rip = s->rip, .rflags = s->rflags | 2 };
-	int result = sregs_set(v, s);
+	struct kvm_mp_state mp;
+	int result;
 
+	if (s->mp_state >= ARRAY_LEN(mp_states) || s->event_kind > KIND_SOFT)
+		return -EINVAL;
+	mp.mp_state = mp_states[s->mp_state];
+	result = sregs_set(v, s);
 	if (result)
 		return result;
-	regs_copy(&r, (uint64_t *)s->gpr, true);
+	for (unsigned i = 0; i < 16; i++)
+		*kvm_gpr(&r, i) = s->gpr[i];
 	if (ioctl(v->fd, KVM_SET_REGS, &r) < 0)
 		return -errno;
 	fpu_set(v, s);
 	debug_set(v, s);
-	msrs_set(v, s);
+	/* Only read from when set. */
+	msrs_transfer(v, (struct cpu_state *)s, true);
+	if (s->ucode_rev)
+		kvm_msr_set(v, MSR_UCODE, s->ucode_rev);
+	tsc_set(v, s);
 	events_set(v, s);
-	ioctl(v->fd, KVM_SET_MP_STATE, &mp);
-	return 0;
-}
-
-/* ---- CPUID ---- */
-
-static void add_leaf(struct kvm_vcpu *v, const struct cpu_model *m, struct kvm_cpuid2 *c, uint32_t leaf, uint32_t sub,
-		     bool has_sub)
-{
-	struct kvm_cpuid_entry2 *e = &c->entries[c->nent];
-	struct cpu_state s = { 0 };
-	uint32_t out[4];
-
-	if (c->nent == CPUID_MAX_ENTRIES)
-		return;
-	s.xcr0 = 1;
-	cpu_model_cpuid(m, &s, v->vcpu.index, leaf, sub, out);
-	*e = (struct kvm_cpuid_entry2){ leaf, sub, has_sub ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
-					out[0], out[1], out[2], out[3], { 0 } };
-	c->nent++;
-}
-
-int kvm_set_cpuid(struct kvm_vcpu *v, const struct cpu_model *m)
-{
-	static const uint32_t indexed[] = { 4, 7, 0xb, 0xd };
-	g_autofree struct kvm_cpuid2 *c =
-		g_malloc0(sizeof(*c) + CPUID_MAX_ENTRIES * sizeof(struct kvm_cpuid_entry2));
-
-	for (uint32_t leaf = 0; leaf <= m->max_leaf && leaf < 0x40; leaf++) {
-		bool sub = false;
-
-		for (size_t i = 0; i < ARRAY_LEN(indexed); i++)
-			sub |= leaf == indexed[i];
-		for (uint32_t n = 0; n < (sub ? 4u : 1u); n++)
-			add_leaf(v, m, c, leaf, n, sub);
-	}
-	if (m->hypervisor) {
-		add_leaf(v, m, c, 0x40000000, 0, false);
-		add_leaf(v, m, c, 0x40000001, 0, false);
-	}
-	for (uint32_t leaf = 0x80000000; leaf <= m->max_ext_leaf && leaf < 0x80000040; leaf++)
-		add_leaf(v, m, c, leaf, 0, false);
-	return ioctl(v->fd, KVM_SET_CPUID2, c) < 0 ? -errno : 0;
+	return ioctl(v->fd, KVM_SET_MP_STATE, &mp) < 0 ? -errno : 0;
 }

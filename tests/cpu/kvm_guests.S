@@ -4,6 +4,8 @@
  */
 #define GUEST_BASE 0x8000
 #define AT(label, guest) (GUEST_BASE + label - guest)
+/* Where the long-mode guest has its kernel a second time. */
+#define HIGH 0xffffffff80000000
 #define PORT_MOVE 0xf1
 #define PORT_END 0xf4
 
@@ -129,7 +131,10 @@ prot_32:
 	movw %ax, %fs
 	movw %ax, %gs
 	movw %ax, %ss
-	movl $0x7000, %esp
+	movl $0x7f00, %esp
+	/* Paging, IRET and ring 3 are asked for at 0x500. */
+	cmpb $0, 0x500
+	je prot_flat
 	/* Identity page tables for 4 MiB; the page at 0x5000 is not there, 0x6000 is read-only. */
 	movl $0x10000, %edi
 	movl $0x11007, (%edi)
@@ -147,6 +152,7 @@ prot_32:
 	movl %cr0, %eax
 	orl $0x80010000, %eax
 	movl %eax, %cr0
+prot_flat:
 	/* All vectors lead to stubs of 16 bytes. */
 	movl $0x2000, %edi
 	movl $AT(prot_stubs, guest_protected), %eax
@@ -175,7 +181,9 @@ prot_32:
 	/* Each faulting instruction leaves its continuation in esi. */
 	movl $AT(3f, guest_protected), %esi
 	ud2
-3:	movl $AT(4f, guest_protected), %esi
+3:	cmpb $0, 0x500
+	je 5f
+	movl $AT(4f, guest_protected), %esi
 	movl 0x5678, %eax
 4:	movl $AT(5f, guest_protected), %esi
 	movl $1, 0x6004
@@ -186,12 +194,17 @@ prot_32:
 	xorl %edx, %edx
 	xorl %ecx, %ecx
 	divl %ecx
-7:	movl $AT(8f, guest_protected), %esi
+7:	cmpb $0, 0x500
+	je 8f
+	movl $AT(8f, guest_protected), %esi
 	int3
 8:	outb %al, $PORT_MOVE
-	/* To ring 3 and back. */
+	cmpb $0, 0x500
+	jne 1f
+	FINISH
+1:	/* To ring 3 and back. */
 	pushl $0x23
-	pushl $0x6ff0
+	pushl $0x7400
 	pushl $0x2
 	pushl $0x1b
 	pushl $AT(prot_user, guest_protected)
@@ -211,6 +224,7 @@ prot_syscall:
 	pushfl
 	popl %eax
 	FINISH
+	.balign 16, 0x90
 prot_stubs:
 .set vector, 0
 .rept 32
@@ -235,7 +249,11 @@ prot_fault:
 	movl %cr2, %eax
 	movl %eax, 16(%ebp)
 	addl $20, %ebp
-	/* Ring 3 goes on through the frame as well. */
+	cmpb $0, %ss:0x500
+	jne 1f
+	addl $12, %esp
+	jmp *%esi
+1:	/* Ring 3 goes on through the frame as well. */
 	movl %esi, (%esp)
 	iret
 	.balign 8
@@ -266,7 +284,9 @@ GUEST guest_long
 	cld
 	rep stosl
 	movl $0x11007, %es:0
+	movl $0x11007, %es:511 * 8
 	movl $0x12007, %es:0x1000
+	movl $0x12007, %es:0x1000 + 510 * 8
 	/* The first 2 MiB by small pages, without 0x5000, the next by a large one. */
 	movl $0x13007, %es:0x2000
 	movl $0x200087, %es:0x2008
@@ -290,10 +310,10 @@ GUEST guest_long
 	orl $0x80010001, %eax
 	andl $0x9fffffff, %eax
 	movl %eax, %cr0
-	ljmpl $8, $AT(long_64, guest_long)
+	ljmpl $0x10, $AT(long_64, guest_long)
 .code64
 long_64:
-	movl $16, %eax
+	movl $0x18, %eax
 	movl %eax, %ds
 	movl %eax, %es
 	movl %eax, %ss
@@ -305,19 +325,24 @@ long_64:
 	movl $AT(long_stubs, guest_long), %eax
 	xorl %ecx, %ecx
 2:	movw %ax, (%rdi)
-	movw $8, 2(%rdi)
-	movw $0x8e00, 4(%rdi)
-	movw $0, 6(%rdi)
-	movq $0, 8(%rdi)
+	movw $0x10, 2(%rdi)
+	movl $0x80008e00, 4(%rdi)
+	movl $0xffffffff, 8(%rdi)
+	movl $0, 12(%rdi)
 	addq $16, %rdi
 	addl $16, %eax
 	incl %ecx
 	cmpl $32, %ecx
 	jne 2b
+	movw $AT(long_int, guest_long), 0x2000 + 0x80 * 16
+	movw $0x10, 0x2002 + 0x80 * 16
+	movl $0x8000ee00, 0x2004 + 0x80 * 16
+	movl $0xffffffff, 0x2008 + 0x80 * 16
+	movl $0, 0x200c + 0x80 * 16
 	lidt AT(long_idtr, guest_long)
 	movl $0x7800, 0x3004
 	movl $0x680000, 0x3064
-	movl $0x30, %eax
+	movl $0x40, %eax
 	ltr %ax
 	/* GS base, kernel GS base, SYSCALL's registers. */
 	movl $0xc0000101, %ecx
@@ -330,18 +355,21 @@ long_64:
 	swapgs
 	movl $0xc0000081, %ecx
 	xorl %eax, %eax
-	movl $0x00180008, %edx
+	movl $0x00230010, %edx
 	wrmsr
 	movl $0xc0000082, %ecx
-	movl $AT(long_syscall, guest_long), %eax
-	xorl %edx, %edx
+	movl $0x80000000 + AT(long_syscall, guest_long), %eax
+	movl $0xffffffff, %edx
 	wrmsr
 	movl $0xc0000084, %ecx
-	movl $0x400, %eax
+	movl $0x47fd5, %eax
+	xorl %edx, %edx
 	wrmsr
 	rdmsr
 	movl %eax, 0x3f00
-	movl $0x4000, %ebp
+	movq $HIGH + AT(1f, guest_long), %rax
+	jmp *%rax
+1:	movl $0x4000, %ebp
 	leaq 3f(%rip), %rsi
 	ud2
 3:	leaq 4f(%rip), %rsi
@@ -354,7 +382,23 @@ long_64:
 	movl $0xc0000082, %ecx
 	movl $0x80000000, %edx
 	wrmsr
-6:	/* x87 and SSE. */
+6:	movl $0x200100, %eax
+	movq %rbx, (%rax)
+	lock xaddq %rbx, (%rax)
+	movl $0x10, %eax
+	movl %eax, %r8d
+	/* To ring 3 by IRET. It comes back by faults, or when 0x500 asks for it by SYSCALL and interrupt 0x80. */
+	movl $0x2b, %eax
+	movl %eax, %ds
+	movl %eax, %es
+	pushq $0x2b
+	pushq $0x6f00
+	pushq $0x202
+	pushq $0x33
+	pushq $AT(long_user, guest_long)
+	iretq
+long_user:
+	/* x87 and SSE. */
 	fninit
 	fldpi
 	fld1
@@ -369,37 +413,41 @@ long_64:
 	movsd %xmm1, 0x3f28
 	movdqa %xmm1, %xmm15
 	pshufd $0x1b, %xmm15, %xmm14
-	outb %al, $PORT_MOVE
+	movl $0x12345, %edi
+	cmpb $0, 0x500
+	jne 1f
+	leaq 2f(%rip), %rsi
+	hlt
+1:	syscall
+2:
 	/* What was in registers before the move must be there after it. */
 	addsd %xmm1, %xmm0
 	movsd %xmm0, 0x3f30
 	fadd %st, %st
 	fstpl 0x3f38
 	movq %xmm14, %r14
-	movl $0x200100, %eax
-	movq %rbx, (%rax)
-	lock xaddq %rbx, (%rax)
-	movl $0x10, %eax
-	movl %eax, %r8d
-	/* To ring 3 by SYSRET, back by SYSCALL. */
-	movl $0x6f00, %r12d
-	leaq long_user(%rip), %rcx
-	movl $0x2, %r11d
-	sysretq
-long_user:
-	movl %r12d, %esp
 	leaq 7f(%rip), %rsi
-	cli
+	movq %rax, %cr3
 7:	movl $0x99, %edx
 	pushq %rdx
 	popq %r13
-	xorl %eax, %eax
-	subl $1, %eax
-	syscall
+	xorl %ecx, %ecx
+	movl $0x54321, %edi
+	cmpb $0, 0x500
+	jne 1f
+	hlt
+1:	int $0x80
 long_syscall:
-	movq %cr3, %r15
+	outb %al, $PORT_MOVE
+	movl $0x202, %r11d
+	sysretq
+long_int:
 	movl $0x7000, %esp
+	/* What SYSCALL and faults leave there. */
+	xorl %eax, %eax
+	xorl %r11d, %r11d
 	FINISH
+	.balign 16, 0x90
 long_stubs:
 .set vector, 0
 .rept 32
@@ -423,17 +471,25 @@ long_fault:
 	movq %cr2, %rax
 	movq %rax, 32(%rbp)
 	addq $40, %rbp
-	movq %rsi, (%rsp)
+	cmpl $0x54321, %edi
+	je long_int
+	cmpl $0x12345, %edi
+	jne 1f
+	outb %al, $PORT_MOVE
+	xorl %edi, %edi
+1:	movq %rsi, (%rsp)
 	iretq
 	.balign 8
+	/* Laid out as Linux's: emulations of ring 0 have it in mind. */
 long_gdt:
-	.quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cffb000000ffff, 0x00cff3000000ffff
-	.quad 0x00affb000000ffff, 0x0000890030000067, 0
+	.quad 0, 0x00cf9b000000ffff, 0x00af9b000000ffff, 0x00cf93000000ffff
+	.quad 0x00cffb000000ffff, 0x00cff3000000ffff, 0x00affb000000ffff, 0
+	.quad 0x0000890030000067, 0
 long_gdtr:
 	.word long_gdtr - long_gdt - 1
 	.long AT(long_gdt, guest_long)
 long_idtr:
-	.word 32 * 16 - 1
+	.word 0x81 * 16 - 1
 	.quad 0x2000
 GUEST_END guest_long
 

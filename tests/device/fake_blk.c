@@ -100,6 +100,12 @@ void blk_writev(struct blk *b, uint64_t sector, const struct iovec *iov, int n, 
 	submit(b, WRITE, sector, iov, n, 0, done, opaque);
 }
 
+void blk_writev_fua(struct blk *b, uint64_t sector, const struct iovec *iov, int n, blk_done done, void *opaque)
+{
+	b->flushes++;
+	blk_writev(b, sector, iov, n, done, opaque);
+}
+
 void blk_flush(struct blk *b, blk_done done, void *opaque)
 {
 	submit(b, FLUSH, 0, NULL, 0, 0, done, opaque);

@@ -345,6 +345,7 @@ static void e1000_destroy(struct device *d)
 {
 	struct e1000 *e = (struct e1000 *)d;
 
+	netdev_attach(e->nd, NULL);
 	timer_free(e->throttle);
 	timer_free(e->tx_later);
 	pci_dev_finish(&e->pci);

@@ -8,8 +8,8 @@
 
 struct e1000;
 
-/* The back end stays the caller's: it must live as long as the card works, not until its destroy.
- * `id` is copied as a pointer. NULL when devfn is taken. */
+/* Plugs itself into nd, which must outlive it. `mac` is copied; `id` is not and names the instance.
+ * NULL when devfn is taken. */
 struct e1000 *e1000_create(struct pci_bus *bus, unsigned devfn, struct clock *clock, struct netdev *nd, const uint8_t mac[6],
 			   const char *id);
 /* For the boot ROM, and for the list of devices. */

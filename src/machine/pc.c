@@ -30,6 +30,7 @@
 #include "dev/virtio_rng.h"
 #include "machine/pc_memory.h"
 #include "machine/vm.h"
+#include "net/netdev.h"
 
 #define DEVFN(slot, function) ((slot) << 3 | (function))
 
@@ -298,6 +299,18 @@ static bool make_disks(struct pc *pc, GError **error)
 	return true;
 }
 
+static bool make_network(struct pc *pc, GError **error)
+{
+	for (unsigned i = 0; i < pc->vm->config.nics; i++) {
+		struct device *d = pc_nic_create(pc, i, DEVFN(16 + i, 0), error);
+
+		if (!d)
+			return false;
+		plug(pc, d);
+	}
+	return true;
+}
+
 static bool open_streams(struct pc *pc, GError **error)
 {
 	struct vm *vm = pc->vm;
@@ -337,7 +350,7 @@ struct pc *pc_create(struct vm *vm, GError **error)
 	make_legacy(pc);
 	pc->fw_cfg = fw_cfg_create(pc->ports, vm->mem);
 	plug(pc, fw_cfg_device(pc->fw_cfg));
-	if (!make_display(pc, error) || !make_disks(pc, error))
+	if (!make_display(pc, error) || !make_disks(pc, error) || !make_network(pc, error))
 		return NULL;
 	plug(pc, virtio_rng_device(virtio_rng_create(pc->pci, DEVFN(3, 0), vm->clock)));
 	if (pc->console)
@@ -355,6 +368,8 @@ void pc_destroy(struct pc *pc)
 	/* Images first: what is in flight completes into devices that still stand. */
 	for (unsigned i = 0; i < pc->drives; i++)
 		blk_close(pc->drive[i].blk);
+	for (unsigned i = 0; i < VM_MAX_NICS && pc->net[i]; i++)
+		netdev_stop(pc->net[i]);
 	/* In reverse: PCI devices before the interrupt router that their pins lead to. */
 	while (pc->device_count) {
 		struct device *d = pc->devices[--pc->device_count];
@@ -367,6 +382,8 @@ void pc_destroy(struct pc *pc)
 		chardev_destroy(pc->serial[i]);
 	chardev_destroy(pc->console);
 	chardev_destroy(pc->debugcon);
+	for (unsigned i = 0; i < VM_MAX_NICS; i++)
+		netdev_destroy(pc->net[i]);
 	pc_memory_destroy(pc);
 	space_destroy(pc->ports);
 	space_destroy(pc->mmio);

@@ -72,8 +72,8 @@ static void rig_enable(struct rig *r, unsigned mmio_bar, unsigned io_bar)
 
 static void rig_finish(struct rig *r)
 {
-	netdev_destroy(r->nd);
 	r->pci->device.ops->destroy(&r->pci->device);
+	netdev_destroy(r->nd);
 	pci_bus_destroy(r->bus);
 	clock_destroy(r->clock);
 	mem_destroy(r->mem);

@@ -105,6 +105,36 @@ static void apic_eoi(void *opaque, uint8_t vector)
 	ioapic_eoi(((struct pc *)opaque)->ioapic, vector);
 }
 
+/* ---- local APICs that are the engine's ---- */
+
+static void engine_send_msi(void *opaque, uint64_t address, uint32_t data)
+{
+	struct vm *vm = ((struct pc *)opaque)->vm;
+
+	vm->ops->send_msi(vm->accel, address, data);
+}
+
+static int engine_get_apic(void *opaque, unsigned cpu, struct apic_state *s)
+{
+	struct vm *vm = ((struct pc *)opaque)->vm;
+
+	return vm->ops->get_apic(vm->vcpus[cpu].vcpu, s);
+}
+
+static int engine_set_apic(void *opaque, unsigned cpu, const struct apic_state *s)
+{
+	struct vm *vm = ((struct pc *)opaque)->vm;
+
+	return vm->ops->set_apic(vm->vcpus[cpu].vcpu, s);
+}
+
+static void engine_route_pin(void *opaque, unsigned pin, uint64_t address, uint32_t data)
+{
+	struct vm *vm = ((struct pc *)opaque)->vm;
+
+	vm->ops->route_pin(vm->accel, pin, address, data);
+}
+
 /* ---- what chips ask of the machine ---- */
 
 static void want_reset(void *opaque) { vm_request(((struct pc *)opaque)->vm, VM_REQ_RESET); }
@@ -164,12 +194,17 @@ static void plug(struct pc *pc, struct device *d)
 static void make_interrupt_controllers(struct pc *pc)
 {
 	const struct lapic_callbacks cb = { apic_intr, apic_nmi, apic_init, apic_sipi, apic_eoi, extint_ack, guest_tsc, pc };
+	const struct lapic_remote remote = { engine_send_msi, engine_get_apic, engine_set_apic, pc };
 	const struct msi_sink msi = { send_msi, pc };
 
 	pc->lapics = lapic_bus_create(pc->vm->cpus, pc->vm->clock, pc_tsc_hz(), &cb);
 	plug(pc, lapic_bus_device(pc->lapics));
 	pc->ioapic = ioapic_create(pc->mmio, 0xfec00000, &msi);
 	plug(pc, ioapic_device(pc->ioapic));
+	if (pc->vm->ops->caps.in_kernel_apic) {
+		lapic_bus_set_remote(pc->lapics, &remote);
+		ioapic_set_route_listener(pc->ioapic, engine_route_pin, pc);
+	}
 	pc->pic = pic_create(pc->ports, (struct irq){ pic_intr, pc, 0 });
 	plug(pc, pic_device(pc->pic));
 }

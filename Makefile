@@ -2,7 +2,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: build run test bench install clean guest
+.PHONY: build run test test-asan bench install clean guest
 
 build:
 	@tools/setup
@@ -17,6 +17,10 @@ run: build guest
 
 test: build
 	@tools/test $(BUILD)
+
+test-asan:
+	@tools/setup
+	@tools/test-asan
 
 bench: build guest
 	@for b in bench/*; do if [ -f "$$b" ] && [ -x "$$b" ]; then "$$b" ./$(BUILD)/guise || exit 1; fi; done

@@ -19,3 +19,12 @@ void device_guest_error(struct device *d, const char *fmt, ...)
 	va_end(ap);
 	trace_printf(TRACE_DEV, "%s: %s", d->id ? d->id : d->ops->name, text);
 }
+
+int device_load(struct device *d, struct state *s)
+{
+	int err = d->ops->state(d, s);
+
+	if (err)
+		d->ops->reset(d);
+	return err;
+}

@@ -16,7 +16,8 @@ struct device_ops {
 	const char *name; /* unique kind, e.g. "uart16550" */
 	uint32_t version; /* of the state */
 	void (*reset)(struct device *d);
-	/* Lists the fields for save and load; returns state_error(). Validates when loading. */
+	/* Lists the fields for save and load; returns state_error(). Validates when loading: device_load
+	 * calls reset after a refusal, so a refusing device may be left with any values that reset puts right. */
 	int (*state)(struct device *d, struct state *s);
 	void (*destroy)(struct device *d);
 };
@@ -26,6 +27,9 @@ struct device {
 	const char *id;        /* instance, e.g. "com1" */
 	uint64_t guest_errors; /* counted by the device for nonsense it was told */
 };
+
+/* Loads the device's state; refused, the device is reset and -EINVAL returned. */
+int device_load(struct device *d, struct state *s);
 
 /* Counts and traces a guest mistake. */
 void device_guest_error(struct device *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

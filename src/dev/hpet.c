@@ -291,6 +291,7 @@ static void hpet_reset(struct device *d)
 
 	config_write(h, 0);
 	h->status = h->count = 0;
+	h->since = clock_now(h->clock);
 	for (unsigned n = 0; n < TIMERS; n++) {
 		struct comparator *t = &h->timer[n];
 

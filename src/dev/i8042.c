@@ -364,10 +364,8 @@ static int i8042_state(struct device *d, struct state *s)
 		return state_error(s);
 	if (!state_error(s) && !state_plausible(c))
 		state_fail(s, "an i8042 register is out of range");
-	if (state_error(s)) {
-		i8042_reset(d);
+	if (state_error(s))
 		return -EINVAL;
-	}
 	timer_cancel(c->byte_timer);
 	timer_cancel(c->report_timer);
 	update_irqs(c);

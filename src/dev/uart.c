@@ -372,10 +372,8 @@ static int uart_state(struct device *d, struct state *s)
 	if ((u->ier & 0xf0) || (u->fcr & ~FCR_KEPT) || (u->mcr & 0xe0) || u->rx_head >= FIFO_SIZE ||
 	    u->rx_count > rx_capacity(u))
 		state_fail(s, "a 16550 register is out of range");
-	if (state_error(s)) {
-		uart_reset(d);
+	if (state_error(s))
 		return -EINVAL;
-	}
 	if (deadline >= 0)
 		timer_arm(u->timeout, deadline);
 	else

@@ -244,7 +244,8 @@ static void queue_state(struct virtqueue *vq, struct state *s)
 int virtio_state(struct virtio_dev *v, struct state *s)
 {
 	v->ops->quiesce(v);
-	pci_dev_state(&v->pci, s);
+	if (pci_dev_state(&v->pci, s))
+		return state_error(s);
 	state_u64(s, "features", &v->features);
 	state_u8(s, "status", &v->status);
 	state_u8(s, "isr", &v->isr);

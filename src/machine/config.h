@@ -6,12 +6,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "net/netdev.h"
-
 #define VM_MAX_DISKS 8
 #define VM_MAX_SERIAL 4
 #define VM_MAX_CPUS 64
-#define VM_MAX_NICS 8
 
 enum disk_bus { DISK_IDE, DISK_VIRTIO };
 
@@ -20,16 +17,6 @@ struct vm_disk {
 	enum disk_bus bus;
 	bool raw_named; /* format=raw was said */
 	bool readonly, snapshot;
-};
-
-enum nic_model { NIC_VIRTIO, NIC_E1000 };
-
-struct vm_nic {
-	struct net_config net;
-	enum nic_model model;
-	uint8_t mac[6];
-	bool mac_given;
-	char *capture; /* pcap file, or NULL */
 };
 
 struct vm_config {
@@ -42,9 +29,7 @@ struct vm_config {
 	char *cdrom;
 	struct vm_disk disk[VM_MAX_DISKS];
 	unsigned disks;
-	struct vm_nic nic[VM_MAX_NICS];
-	unsigned nics;
-	char *boot;     /* of "cd,disk,net"; NULL: all of them in this order */
+	char *boot;     /* "cd,disk", NULL: what is there, CD first */
 	char *firmware; /* "bios" or a path */
 	char *serial[VM_MAX_SERIAL]; /* chardev specs; NULL: absent for 1..3, "none" for 0 */
 	char *console;  /* of the virtio console: chardev spec, or NULL for none */

@@ -3,7 +3,9 @@
 #define TESTS_DEVICE_HARNESS_H
 
 #include <glib.h>
+#include <string.h>
 
+#include "base/bytes.h"
 #include "bus/device.h"
 #include "bus/irq.h"
 #include "bus/space.h"
@@ -45,23 +47,42 @@ static inline GByteArray *device_save(struct device *d)
 	return bytes;
 }
 
-static inline int device_load(struct device *d, const GByteArray *bytes)
+static inline int device_restore(struct device *d, const GByteArray *bytes)
 {
 	struct state *s = state_load_new(bytes->data, bytes->len);
-	int r = d->ops->state(d, s);
+	int r = device_load(d, s);
 
+	if (r)
+		g_test_message("%s", state_message(s));
 	state_free(s);
 	return r;
+}
+
+/* The name of the first record that differs, for the message. */
+static inline char *device_difference(const GByteArray *a, const GByteArray *b)
+{
+	for (guint at = 0; at < a->len;) {
+		guint name = a->data[at], len = ld32le(a->data + at + 1 + name), size = 5 + name + len;
+
+		if (at + size > b->len || memcmp(a->data + at, b->data + at, size))
+			return g_strndup((const char *)a->data + at + 1, name);
+		at += size;
+	}
+	return NULL;
 }
 
 /* Loads what was saved and checks that it is the same when saved again. Frees `saved`. */
 static inline void device_check_restore(struct device *d, GByteArray *saved)
 {
 	GByteArray *again;
+	char *difference;
 
-	g_assert_cmpint(device_load(d, saved), ==, 0);
+	g_assert_cmpint(device_restore(d, saved), ==, 0);
 	again = device_save(d);
-	g_assert_cmpmem(saved->data, saved->len, again->data, again->len);
+	difference = device_difference(saved, again);
+	g_assert_cmpstr(difference, ==, NULL);
+	g_assert_cmpuint(saved->len, ==, again->len);
+	g_free(difference);
 	g_byte_array_unref(saved);
 	g_byte_array_unref(again);
 }

@@ -1,0 +1,564 @@
+#include "catalog.h"
+
+#include <string.h>
+
+#include "base/bytes.h"
+#include "dev/acpi_pm.h"
+#include "dev/debug_exit.h"
+#include "dev/debugcon.h"
+#include "dev/fw_cfg.h"
+#include "dev/hpet.h"
+#include "dev/i440fx.h"
+#include "dev/i8042.h"
+#include "dev/ide.h"
+#include "dev/ioapic.h"
+#include "dev/lapic.h"
+#include "dev/pic.h"
+#include "dev/piix3.h"
+#include "dev/pit.h"
+#include "dev/port92.h"
+#include "dev/rtc.h"
+#include "dev/uart.h"
+#include "dev/vga.h"
+#include "dev/virtio_blk.h"
+#include "dev/virtio_console.h"
+#include "dev/virtio_rng.h"
+#include "fake_blk.h"
+#include "harness.h"
+
+#define LAPIC_CPUS 3
+#define SLOW_SAVES 3 /* within a board's life, of a device with megabytes to look through */
+
+/* ---- what the devices are wired to ---- */
+
+static void board_line(void *opaque, int line, bool level)
+{
+	struct board *b = opaque;
+
+	g_assert_true(line >= 0 && line < 24);
+	b->lines = level ? b->lines | 1u << line : b->lines & ~(1u << line);
+}
+
+static struct irq board_irq(struct board *b, int line) { return (struct irq){ board_line, b, line }; }
+
+static void ignore(void *opaque) { }
+static void ignore_bool(void *opaque, bool on) { }
+static void ignore_value(void *opaque, uint32_t value) { }
+static void ignore_msi(void *opaque, uint64_t address, uint32_t data) { }
+static void ignore_level(void *opaque, unsigned cpu, bool level) { g_assert_cmpuint(cpu, <, LAPIC_CPUS); }
+static void ignore_cpu(void *opaque, unsigned cpu) { g_assert_cmpuint(cpu, <, LAPIC_CPUS); }
+static void ignore_sipi(void *opaque, unsigned cpu, uint8_t vector) { g_assert_cmpuint(cpu, <, LAPIC_CPUS); }
+static void ignore_eoi(void *opaque, uint8_t vector) { }
+static int extint_ack(void *opaque) { return 0x20; }
+static uint64_t tsc_now(void *opaque, unsigned cpu) { return (uint64_t)clock_now(((struct board *)opaque)->clock) * 2; }
+static void ignore_pam(void *opaque, unsigned segment, bool read_ram, bool write_ram) { g_assert_cmpuint(segment, <, 13); }
+
+static const struct msi_sink no_msi = { ignore_msi, NULL };
+
+/* ---- the devices ---- */
+
+static void put(struct board *b, void *chip, struct device *d)
+{
+	b->chip = chip;
+	b->device = d;
+}
+
+static void make_pic(struct board *b)
+{
+	struct pic *p = pic_create(b->ports, board_irq(b, 0));
+
+	put(b, p, pic_device(p));
+}
+
+static void poke_pic(struct board *b, uint32_t what)
+{
+	if (what & 0x80)
+		pic_ack(b->chip);
+	else if ((what & 15) != 2)
+		pic_set_irq(b->chip, what & 15, what & 0x10);
+}
+
+static void make_pit(struct board *b)
+{
+	struct pit *p = pit_create(b->ports, board_irq(b, 0), b->clock);
+
+	put(b, p, pit_device(p));
+}
+
+static void make_ioapic(struct board *b)
+{
+	struct ioapic *a = ioapic_create(b->mmio, 0xfec00000, &no_msi);
+
+	put(b, a, ioapic_device(a));
+}
+
+static void poke_ioapic(struct board *b, uint32_t what)
+{
+	if (what & 0x80)
+		ioapic_eoi(b->chip, (uint8_t)(what >> 8));
+	else
+		ioapic_set_irq(b->chip, (int)(what & 31), what & 0x40);
+}
+
+static void make_lapic(struct board *b)
+{
+	const struct lapic_callbacks cb = { ignore_level, ignore_cpu, ignore_cpu, ignore_sipi, ignore_eoi, extint_ack, tsc_now, b };
+	struct lapic_bus *l = lapic_bus_create(LAPIC_CPUS, b->clock, 2000000000, &cb);
+
+	put(b, l, lapic_bus_device(l));
+}
+
+/* The local APICs sit in no space: the engine brings their registers and MSRs. */
+static void poke_lapic(struct board *b, uint32_t what)
+{
+	unsigned cpu = what % LAPIC_CPUS, reg = what >> 8 & 0xff;
+	uint32_t value = what >> 16 | what << 16;
+	uint64_t v = 0;
+
+	switch (what >> 2 & 7) {
+	case 0: lapic_mmio_write(b->chip, cpu, reg << 4, value); break;
+	case 1: lapic_mmio_read(b->chip, cpu, reg << 4 | (what >> 6 & 3)); break;
+	case 2: lapic_msr_write(b->chip, cpu, 0x800 + reg, what & 0x40 ? value : value >> 24); break;
+	case 3: lapic_msr_read(b->chip, cpu, 0x800 + reg, &v); break;
+	case 4: lapic_ack(b->chip, cpu); break;
+	case 5: lapic_msr_write(b->chip, cpu, what & 0x40 ? 0x1b : 0x6e0, 0xfee00000 | (what >> 8 & 0xfff)); break;
+	case 6: lapic_bus_deliver_msi(b->chip, 0xfee00000 | (what >> 8 & 0xfffff), value); break;
+	default:
+		lapic_set_extint(b->chip, what & 0x40);
+		lapic_cr8_write(b->chip, cpu, (uint8_t)reg);
+		lapic_cr8_read(b->chip, cpu);
+		break;
+	}
+}
+
+static void make_rtc(struct board *b)
+{
+	struct rtc *r = rtc_create(b->ports, board_irq(b, 8), b->clock);
+
+	put(b, r, rtc_device(r));
+}
+
+static void poke_rtc(struct board *b, uint32_t what)
+{
+	rtc_set_cmos(b->chip, what & 0xff, (uint8_t)(what >> 8));
+}
+
+static void make_uart(struct board *b)
+{
+	struct uart *u = uart_create(b->ports, 0x3f8, board_irq(b, 4), b->clock, b->cd, "com1");
+
+	put(b, u, uart_device(u));
+}
+
+static void poke_chardev(struct board *b, uint32_t what)
+{
+	uint8_t bytes[64];
+
+	memset(bytes, (int)(what >> 8), sizeof(bytes));
+	chardev_input(b->cd, bytes, what % sizeof(bytes));
+}
+
+static void make_i8042(struct board *b)
+{
+	struct i8042 *c = i8042_create(b->ports, board_irq(b, 1), board_irq(b, 12), b->clock, ignore, ignore_bool, NULL);
+
+	put(b, c, i8042_device(c));
+}
+
+static void poke_i8042(struct board *b, uint32_t what)
+{
+	if (what & 1)
+		i8042_key(b->chip, (int)(what >> 8 & 0x1ff), what & 2);
+	else
+		i8042_mouse(b->chip, (int)what, (int)(what << 7), (int8_t)(what >> 16), what >> 8);
+}
+
+static void make_port92(struct board *b)
+{
+	struct port92 *p = port92_create(b->ports, ignore, ignore_bool, NULL);
+
+	put(b, p, port92_device(p));
+}
+
+static void make_debugcon(struct board *b)
+{
+	struct debugcon *c = debugcon_create(b->ports, 0x402, b->cd);
+
+	put(b, c, debugcon_device(c));
+}
+
+static void make_debug_exit(struct board *b)
+{
+	struct debug_exit *x = debug_exit_create(b->ports, 0xf4, ignore_value, NULL);
+
+	put(b, x, debug_exit_device(x));
+}
+
+static void make_hpet(struct board *b)
+{
+	struct irq lines[24];
+	struct hpet *h;
+
+	for (int i = 0; i < 24; i++)
+		lines[i] = board_irq(b, i);
+	h = hpet_create(b->mmio, 0xfed00000, b->clock, lines);
+	put(b, h, hpet_device(h));
+}
+
+static void poke_hpet(struct board *b, uint32_t what)
+{
+	struct irq in = hpet_legacy_input(b->chip, what & 1 ? 8 : 0);
+
+	irq_set(&in, what & 2);
+}
+
+static void make_acpi_pm(struct board *b)
+{
+	const struct acpi_pm_callbacks cb = { ignore, ignore, NULL };
+	struct acpi_pm *pm = acpi_pm_create(b->pci, BOARD_DEVFN, b->ports, board_irq(b, 9), b->clock, &cb);
+
+	put(b, pm, acpi_pm_device(pm));
+}
+
+static void poke_acpi_pm(struct board *b, uint32_t what)
+{
+	acpi_pm_power_button(b->chip);
+}
+
+static void make_vga(struct board *b)
+{
+	struct vga *v = vga_create(b->pci, BOARD_DEVFN, b->ports, b->mmio, b->clock, NULL);
+
+	put(b, v, vga_device(v));
+}
+
+static void make_fw_cfg(struct board *b)
+{
+	struct fw_cfg *f = fw_cfg_create(b->ports, b->mem);
+
+	fw_cfg_add_file(f, "etc/test", "some bytes", 10);
+	fw_cfg_add_writable(f, "etc/written", "0123456789", 10, NULL, NULL);
+	put(b, f, fw_cfg_device(f));
+}
+
+static void make_i440fx(struct board *b)
+{
+	const struct i440fx_pam pam = { ignore_pam, NULL };
+	struct i440fx *h = i440fx_create(b->pci, &pam);
+
+	b->devfn = 0;
+	put(b, h, i440fx_device(h));
+}
+
+static void make_piix3(struct board *b)
+{
+	struct irq isa[16];
+	struct piix3 *p;
+
+	for (int i = 0; i < 16; i++)
+		isa[i] = board_irq(b, i);
+	p = piix3_create(isa);
+	g_assert_cmpint(piix3_plug(p, b->pci, BOARD_DEVFN), ==, 0);
+	put(b, p, piix3_device(p));
+}
+
+static void poke_piix3(struct board *b, uint32_t what)
+{
+	struct irq pirq = piix3_pirq(b->chip, what & 3);
+
+	irq_set(&pirq, what & 4);
+}
+
+static void make_ide(struct board *b)
+{
+	struct ide_drive drives[4] = { { .blk = b->disk }, { 0 }, { .blk = b->media, .cdrom = true }, { .cdrom = true } };
+	struct ide *ide = ide_create(b->pci, BOARD_DEVFN, b->ports, board_irq(b, 14), board_irq(b, 15), drives);
+
+	put(b, ide, ide_device(ide));
+}
+
+static void poke_ide(struct board *b, uint32_t what)
+{
+	if (what & 3) {
+		fake_blk_run(what & 1 ? b->disk : b->media);
+		return;
+	}
+	/* Out and in again: the same medium is there when a state is loaded. */
+	ide_change_media(b->chip, 2, NULL, what & 4);
+	ide_change_media(b->chip, 2, b->media, true);
+}
+
+static void make_virtio_blk(struct board *b)
+{
+	struct virtio_blk *v = virtio_blk_create(b->pci, BOARD_DEVFN, b->clock, b->disk, "virtio0", 2);
+
+	put(b, v, virtio_blk_device(v));
+}
+
+static void poke_virtio_blk(struct board *b, uint32_t what)
+{
+	if (what & 1)
+		fake_blk_run(b->disk);
+	else
+		virtio_blk_resized(b->chip);
+}
+
+static void make_virtio_rng(struct board *b)
+{
+	struct virtio_rng *v = virtio_rng_create(b->pci, BOARD_DEVFN, b->clock);
+
+	put(b, v, virtio_rng_device(v));
+}
+
+static void make_virtio_console(struct board *b)
+{
+	struct virtio_console *c = virtio_console_create(b->pci, BOARD_DEVFN, b->clock, b->cd);
+
+	put(b, c, virtio_console_device(c));
+}
+
+static void poke_virtio_console(struct board *b, uint32_t what)
+{
+	if (what & 0x80000000)
+		virtio_console_resize(b->chip, (uint16_t)what, (uint16_t)(what >> 8));
+	else
+		poke_chardev(b, what);
+}
+
+const struct catalog_entry catalog[] = {
+	{ "pic", make_pic, poke_pic },
+	{ "pit", make_pit, NULL },
+	{ "ioapic", make_ioapic, poke_ioapic },
+	{ "lapic", make_lapic, poke_lapic },
+	{ "rtc", make_rtc, poke_rtc },
+	{ "uart", make_uart, poke_chardev },
+	{ "i8042", make_i8042, poke_i8042 },
+	{ "port92", make_port92, NULL },
+	{ "debugcon", make_debugcon, NULL },
+	{ "debug_exit", make_debug_exit, NULL },
+	{ "hpet", make_hpet, poke_hpet },
+	{ "acpi_pm", make_acpi_pm, poke_acpi_pm },
+	{ "vga", make_vga, NULL, true },
+	{ "fw_cfg", make_fw_cfg, NULL },
+	{ "i440fx", make_i440fx, NULL },
+	{ "piix3", make_piix3, poke_piix3 },
+	{ "ide", make_ide, poke_ide },
+	{ "virtio_blk", make_virtio_blk, poke_virtio_blk },
+	{ "virtio_rng", make_virtio_rng, NULL },
+	{ "virtio_console", make_virtio_console, poke_virtio_console },
+};
+
+const unsigned catalog_size = ARRAY_LEN(catalog);
+
+const struct catalog_entry *catalog_find(const char *name)
+{
+	for (unsigned i = 0; i < catalog_size; i++)
+		if (!strcmp(catalog[i].name, name))
+			return &catalog[i];
+	return NULL;
+}
+
+/* ---- the board ---- */
+
+struct board *board_create(const struct catalog_entry *e)
+{
+	struct board *b = g_new0(struct board, 1);
+	struct irq intx[4];
+
+	b->entry = e;
+	b->ports = space_create("ports", 0xffff);
+	b->mmio = space_create("mmio", UINT64_MAX);
+	b->mem = mem_create();
+	b->ram = ram_create("ram", BOARD_RAM, NULL);
+	g_assert_cmpint(mem_map(b->mem, 0, BOARD_RAM, b->ram, 0, false), >=, 0);
+	b->clock = clock_create_manual();
+	b->cd = chardev_memory_new();
+	for (int i = 0; i < 4; i++)
+		intx[i] = board_irq(b, 16 + i);
+	b->pci = pci_bus_create(b->ports, b->mmio, b->mem, intx, &no_msi);
+	b->disk = fake_blk_new(64, 0x11);
+	b->media = fake_blk_new(64, 0x55);
+	b->devfn = BOARD_DEVFN;
+	e->make(b);
+	g_assert_nonnull(b->device);
+	return b;
+}
+
+void board_destroy(struct board *b)
+{
+	blk_drain(b->disk);
+	blk_drain(b->media);
+	b->device->ops->destroy(b->device);
+	blk_close(b->disk);
+	blk_close(b->media);
+	pci_bus_destroy(b->pci);
+	chardev_destroy(b->cd);
+	clock_destroy(b->clock);
+	mem_destroy(b->mem);
+	ram_destroy(b->ram);
+	space_destroy(b->ports);
+	space_destroy(b->mmio);
+	g_free(b);
+}
+
+/* ---- what happens ---- */
+
+enum step { STEP_READ, STEP_WRITE, STEP_CONFIG, STEP_POKE, STEP_TIME, STEP_MEMORY, STEP_RESET, STEP_RESTORE, STEP_HOSTILE,
+	    STEP_BAR, STEPS };
+
+struct bytes {
+	const uint8_t *at;
+	size_t left;
+};
+
+static uint64_t take(struct bytes *in, unsigned len)
+{
+	uint64_t v = 0;
+
+	len = (unsigned)MIN(len, in->left);
+	memcpy(&v, in->at, len);
+	in->at += len;
+	in->left -= len;
+	return v;
+}
+
+struct ranges {
+	struct {
+		bool port;
+		uint64_t base, size;
+	} range[64];
+	unsigned n;
+	bool port;
+};
+
+static void add_range(void *opaque, const char *name, uint64_t base, uint64_t size)
+{
+	struct ranges *r = opaque;
+
+	/* The bus's own configuration ports would only find empty slots. */
+	if (r->n == ARRAY_LEN(r->range) || (r->port && base >= 0xcf8 && base < 0xd00 && base != 0xcf9))
+		return;
+	r->range[r->n].port = r->port;
+	r->range[r->n].base = base;
+	r->range[r->n++].size = size;
+}
+
+/* An access to one of the places where the device can be reached now. */
+static void step_access(struct board *b, struct bytes *in, bool write)
+{
+	static const uint8_t lengths[] = { 1, 2, 4, 8 };
+	struct ranges r = { .port = true };
+	uint8_t head = (uint8_t)take(in, 1);
+	uint64_t where = take(in, 2), addr, value = 0;
+	unsigned len = lengths[head >> 6], i;
+	struct space *s;
+
+	space_walk(b->ports, add_range, &r);
+	r.port = false;
+	space_walk(b->mmio, add_range, &r);
+	if (!r.n)
+		return;
+	i = (head & 63) % r.n;
+	addr = r.range[i].base + where % r.range[i].size;
+	s = r.range[i].port ? b->ports : b->mmio;
+	if (r.range[i].port && len == 8)
+		len = 4;
+	if (!write) {
+		space_read(s, addr, len);
+		return;
+	}
+	value = take(in, len);
+	space_write(s, addr, len, value);
+}
+
+/* Maps the device's BARs one after the other and lets it work. */
+static void step_bars(struct board *b, struct bytes *in)
+{
+	uint8_t command = (uint8_t)take(in, 1);
+
+	for (unsigned i = 0; i < 6; i++) {
+		bool io = pci_config_read(b->pci, b->devfn, 0x10 + 4 * i, 4) & 1;
+
+		pci_config_write(b->pci, b->devfn, 0x10 + 4 * i, 4, io ? 0xc000 + 0x400 * i : 0xe0000000 + 0x2000000 * i);
+	}
+	pci_config_write(b->pci, b->devfn, 4, 2, command & 0x80 ? command & 7 : 7);
+}
+
+static void step_config(struct board *b, struct bytes *in)
+{
+	uint8_t offset = (uint8_t)take(in, 1), len = (uint8_t)(1 << (take(in, 1) % 3));
+
+	pci_config_read(b->pci, b->devfn, offset & ~(len - 1u), len);
+	pci_config_write(b->pci, b->devfn, offset & ~(len - 1u), len, (uint32_t)take(in, len));
+}
+
+/* Time passes: up to a quarter of an hour, but not so far that a fast timer would take long to catch up. */
+static void step_time(struct board *b, struct bytes *in)
+{
+	uint16_t v = (uint16_t)take(in, 2);
+
+	clock_advance(b->clock, (int64_t)(v & 0xfff) << (v >> 12));
+}
+
+static void step_memory(struct board *b, struct bytes *in)
+{
+	uint64_t at = take(in, 2) * 4, value = take(in, 8);
+
+	mem_write(b->mem, at, &value, sizeof(value));
+}
+
+static GByteArray *save_now_and_then(struct board *b)
+{
+	return b->entry->slow_state && b->saves++ >= SLOW_SAVES ? NULL : device_save(b->device);
+}
+
+static void step_restore(struct board *b)
+{
+	GByteArray *saved = save_now_and_then(b);
+
+	if (saved)
+		device_check_restore(b->device, saved);
+}
+
+/* Loads a saved state with some bytes changed; it is taken or refused. Either way the device goes on. */
+static void step_hostile(struct board *b, struct bytes *in)
+{
+	GByteArray *saved = save_now_and_then(b);
+	unsigned changes = 1 + (unsigned)(take(in, 1) & 7);
+
+	if (!saved)
+		return;
+	for (unsigned i = 0; i < changes && saved->len; i++) {
+		uint64_t at = take(in, 2);
+
+		saved->data[at % saved->len] = (uint8_t)take(in, 1);
+	}
+	if (changes == 8)
+		g_byte_array_set_size(saved, saved->len / 2);
+	device_restore(b->device, saved);
+	g_byte_array_unref(saved);
+}
+
+void board_run(struct board *b, const uint8_t *data, size_t len)
+{
+	struct bytes in = { data, len };
+
+	while (in.left) {
+		switch ((enum step)(take(&in, 1) % STEPS)) {
+		case STEP_READ: step_access(b, &in, false); break;
+		case STEP_WRITE: step_access(b, &in, true); break;
+		case STEP_CONFIG: step_config(b, &in); break;
+		case STEP_POKE:
+			if (b->entry->poke)
+				b->entry->poke(b, (uint32_t)take(&in, 4));
+			break;
+		case STEP_TIME: step_time(b, &in); break;
+		case STEP_MEMORY: step_memory(b, &in); break;
+		case STEP_RESET: b->device->ops->reset(b->device); break;
+		case STEP_RESTORE: step_restore(b); break;
+		case STEP_HOSTILE: step_hostile(b, &in); break;
+		case STEP_BAR: step_bars(b, &in); break;
+		case STEPS: break;
+		}
+	}
+}

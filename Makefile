@@ -15,7 +15,7 @@ guest:
 run: build guest
 	./$(BUILD)/guise run guests/vmlinuz --initrd guests/initramfs.cpio.gz --append "console=ttyS0 quiet"
 
-test: build
+test: build guest
 	@tools/test $(BUILD)
 
 test-asan:

@@ -218,7 +218,7 @@ def test_bad_input():
     refused(['noise.img'], noise, status=1)
     refused(['firmware'], '--firmware', '/nonexistent.bin', '--display', 'none', status=1)
     refused(['1 to 64'], '--cpus', '0')
-    refused(['this build'], '--net', 'user')
+    refused(['--net'], '--net', 'wireless')
 
 
 def test_same_name_twice():

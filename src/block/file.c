@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -82,7 +83,11 @@ static int host_writev(struct file *f, uint64_t offset, const struct iovec *iov,
 
 static int host_sync(struct file *f)
 {
-	return f->readonly || fdatasync(f->fd) == 0 ? 0 : -errno;
+	if (f->readonly)
+		return 0;
+	if (!atomic_load(&f->sync_error) && fdatasync(f->fd) < 0)
+		atomic_store(&f->sync_error, errno);
+	return -atomic_load(&f->sync_error);
 }
 
 static int host_zero(struct file *f, uint64_t offset, uint64_t len, bool unmap)

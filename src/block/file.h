@@ -35,6 +35,8 @@ struct file {
 	char *path;
 	bool readonly;
 	bool device; /* a host block device: its size is fixed */
+	/* The first error of a sync. The kernel tells it once and forgets what it could not write, so no later sync may succeed. */
+	_Atomic int sync_error;
 };
 
 /* A host file or block device, locked against other users: one writer, or several readers. */

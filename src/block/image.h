@@ -53,6 +53,7 @@ struct image {
 	struct file *file;
 	struct image *backing; /* or NULL */
 	void *state;
+	const struct image *above; /* while it is being opened as a backing image */
 	uint64_t size; /* bytes, a multiple of 512 */
 	bool readonly;
 };
@@ -63,12 +64,19 @@ struct image_open_options {
 	bool snapshot;
 	bool no_backing; /* leave the chain closed (info, check) */
 	bool unsafe_repair; /* open for checking: accept what a check is there to find */
+	bool guessed;       /* nobody named this format, so what the file says of others is not followed */
+	const struct image *above; /* the chain that leads here, for backing images */
 };
 
 /* By path or URL. Errors name the file, the reason and the next step. */
 struct image *image_open(const char *path, const struct image_open_options *opt, GError **error);
 /* Over a file that is open already and that the image owns from now on, even on failure. */
 struct image *image_open_file(struct file *f, const struct image_open_options *opt, unsigned depth, GError **error);
+/* The backing image that `im` names, read-only. `format` is what it recorded, or NULL. */
+struct image *image_open_backing(struct image *im, const char *name, const char *format, const struct image_open_options *opt,
+				 unsigned depth, GError **error);
+/* The path of a backing file, relative names taken from the image's directory. To be freed. */
+char *image_backing_path(const struct image *im, const char *name);
 /* Closes the chain. Returns what the last flush said. NULL is accepted. */
 int image_close(struct image *im);
 

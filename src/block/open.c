@@ -1,10 +1,11 @@
 /* Opening images: which format a file has, and closing what was opened. */
-#include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/xattr.h>
 
 #include "block/image.h"
 #include "block/iov.h"
+#include "block/qcow2.h"
 
 #define FORMAT_XATTR "user.guise.format"
 
@@ -65,12 +66,15 @@ static bool choose_format(struct file *f, enum blk_format asked, enum blk_format
 struct image *image_open_file(struct file *f, const struct image_open_options *opt, unsigned depth, GError **error)
 {
 	struct image *im = g_new0(struct image, 1);
+	struct image_open_options inner = *opt;
 	enum blk_format format;
-	bool guessed, ok;
+	bool ok;
 
 	im->file = f;
-	im->readonly = opt->readonly || opt->snapshot;
-	ok = choose_format(f, opt->format, &format, &guessed, error) && raw_open(im, guessed, error);
+	im->above = opt->above;
+	im->readonly = inner.readonly = opt->readonly || opt->snapshot;
+	ok = choose_format(f, opt->format, &format, &inner.guessed, error) &&
+	     (format == BLK_QCOW2 ? qcow2_open(im, &inner, depth, error) : raw_open(im, inner.guessed, error));
 	if (!ok) {
 		file_close(f);
 		g_free(im);
@@ -81,12 +85,91 @@ struct image *image_open_file(struct file *f, const struct image_open_options *o
 	return opt->snapshot && !opt->readonly ? overlay_open(im, error) : im;
 }
 
+static struct file *open_path(const char *path, bool readonly, GError **error)
+{
+	return file_open_host(path, readonly, error);
+}
+
 struct image *image_open(const char *path, const struct image_open_options *opt, GError **error)
 {
-	struct file *f = file_open_host(path, opt->readonly || opt->snapshot, error);
+	struct file *f = open_path(path, opt->readonly || opt->snapshot, error);
 
 	return f ? image_open_file(f, opt, 0, error) : NULL;
 }
+
+/* ---- backing images ---- */
+
+char *image_backing_path(const struct image *im, const char *name)
+{
+	g_autofree char *dir = NULL;
+
+	if (g_str_has_prefix(name, "file:"))
+		name += strlen("file:");
+	if (g_path_is_absolute(name))
+		return g_strdup(name);
+	dir = g_path_get_dirname(im->file->path);
+	return g_build_filename(dir, name, NULL);
+}
+
+static bool backing_format(const struct image *im, const char *name, enum blk_format *format, GError **error)
+{
+	if (!name)
+		*format = BLK_AUTO;
+	else if (!strcmp(name, "raw") || !strcmp(name, "host_device") || !strcmp(name, "file"))
+		*format = BLK_RAW;
+	else if (!strcmp(name, "qcow2"))
+		*format = BLK_QCOW2;
+	else
+		return blk_fail(error, "%s: its backing image has the format %s; guise reads raw and qcow2", im->file->path, name);
+	return true;
+}
+
+/* True when a file is already part of the chain that leads to it. (Its lock would say only that it is in use.) */
+static bool in_chain(const struct image *im, const char *path)
+{
+	struct stat mine, st;
+
+	if (stat(path, &mine) < 0)
+		return false;
+	for (; im; im = im->above) {
+		if (im->file->fd >= 0 && fstat(im->file->fd, &st) == 0 && st.st_dev == mine.st_dev && st.st_ino == mine.st_ino)
+			return true;
+	}
+	return false;
+}
+
+struct image *image_open_backing(struct image *im, const char *name, const char *format, const struct image_open_options *opt,
+				 unsigned depth, GError **error)
+{
+	struct image_open_options below = { .readonly = true, .above = im };
+	g_autofree char *path = NULL;
+	struct file *f;
+
+	if (depth + 1 >= IMAGE_MAX_DEPTH) {
+		blk_fail(error, "%s: more than %u backing images deep", im->file->path, IMAGE_MAX_DEPTH);
+		return NULL;
+	}
+	if (opt->guessed && opt->above) {
+		blk_fail(error, "%s: names the backing image %s, but what leads to it does not say that it is qcow2 at all, and a guest "
+			"may have written it; record the format with `qemu-img rebase -u -b FILE -F qcow2 IMAGE`", im->file->path, name);
+		return NULL;
+	}
+	if (!backing_format(im, format, &below.format, error))
+		return NULL;
+	path = image_backing_path(im, name);
+	if (in_chain(im, path)) {
+		blk_fail(error, "%s: its backing images lead back to %s itself", im->file->path, path);
+		return NULL;
+	}
+	f = open_path(path, true, error);
+	if (!f) {
+		g_prefix_error(error, "the backing image of %s: ", im->file->path);
+		return NULL;
+	}
+	return image_open_file(f, &below, depth + 1, error);
+}
+
+/* ---- closing, and small helpers ---- */
 
 int image_close(struct image *im)
 {

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <liburing.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -47,7 +48,7 @@ static bool maps(struct request *r)
 
 	if (r->kind == REQ_FLUSH) {
 		r->map = (struct map){ .file = im->file };
-		return im->file->fd >= 0 && !im->readonly && im->ops->clean(im);
+		return im->file->fd >= 0 && !im->readonly && !atomic_load(&im->file->sync_error) && im->ops->clean(im);
 	}
 	if (r->kind > REQ_WRITE_FUA || !r->len || r->len > INT_MAX || r->n > IOV_CALL_MAX)
 		return false;
@@ -87,6 +88,8 @@ static bool finished(struct request *r, int res)
 		return false;
 	if (res >= 0 && r->kind != REQ_FLUSH && (uint64_t)res < r->len)
 		return false;
+	if (res < 0 && r->kind == REQ_FLUSH)
+		atomic_store(&r->map.file->sync_error, -res);
 	r->result = MIN(res, 0);
 	return true;
 }

@@ -28,7 +28,7 @@ static const struct option {
 	{ "initrd", "FILE", "initial RAM disk for the kernel", OPT_INITRD },
 	{ "append", "STRING", "kernel command line", OPT_APPEND },
 	{ "cdrom", "FILE", "CD-ROM image", OPT_CDROM },
-	{ "disk", "FILE[,format=raw][,bus=ide|virtio][,readonly][,snapshot]", "hard disk image", OPT_DISK },
+	{ "disk", "FILE[,format=raw|qcow2][,bus=ide|virtio][,readonly][,snapshot]", "hard disk image", OPT_DISK },
 	{ "boot", "cd|disk|net[,...]", "boot order", OPT_BOOT },
 	{ "firmware", "bios|PATH", "firmware (bios: SeaBIOS)", OPT_FIRMWARE },
 	{ "net", "none", "network (this build has none yet)", OPT_NET },
@@ -170,9 +170,9 @@ static bool parse_disk(struct vm_config *c, const char *text, GError **error)
 	memset(d, 0, sizeof(*d));
 	for (char **p = parts + 1; *p; p++) {
 		if (!strcmp(*p, "format=raw"))
-			d->raw_named = true;
+			d->format = BLK_RAW;
 		else if (!strcmp(*p, "format=qcow2"))
-			return fail(error, "--disk %s: this build has no qcow2; convert it with `qemu-img convert -O raw`", text);
+			d->format = BLK_QCOW2;
 		else if (!strcmp(*p, "bus=ide"))
 			d->bus = DISK_IDE;
 		else if (!strcmp(*p, "bus=virtio"))
@@ -308,12 +308,11 @@ static bool take_image(struct run_options *o, const char *path, GError **error)
 		set_string(&c->kernel, path);
 		return true;
 	case IMAGE_DISK:
+	case IMAGE_QCOW2:
 		if (c->disks == VM_MAX_DISKS)
 			return fail(error, "at most %d disks", VM_MAX_DISKS);
 		c->disk[c->disks++] = (struct vm_disk){ .path = g_strdup(path) };
 		return true;
-	case IMAGE_QCOW2:
-		return fail(error, "%s: this build has no qcow2; convert it with `qemu-img convert -O raw`", path);
 	}
 	return fail(error, "%s: not an image that can be booted", path);
 }

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "block/blk.h"
+
 #define VM_MAX_DISKS 8
 #define VM_MAX_SERIAL 4
 #define VM_MAX_CPUS 64
@@ -15,7 +17,7 @@ enum disk_bus { DISK_IDE, DISK_VIRTIO };
 struct vm_disk {
 	char *path;
 	enum disk_bus bus;
-	bool raw_named; /* format=raw was said */
+	enum blk_format format; /* BLK_AUTO: nobody named it (blk.h says what that means) */
 	bool readonly, snapshot;
 };
 

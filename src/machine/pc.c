@@ -241,12 +241,12 @@ static bool make_display(struct pc *pc, GError **error)
 
 /* ---- disks ---- */
 
-static struct blk *open_drive(struct pc *pc, const char *path, bool readonly, bool snapshot, const char *id, GError **error)
+static struct blk *open_drive(struct pc *pc, const struct vm_disk *disk, const char *id, GError **error)
 {
-	const struct blk_options opt = { .format = BLK_RAW, .readonly = readonly, .snapshot = snapshot };
+	const struct blk_options opt = { .format = disk->format, .readonly = disk->readonly, .snapshot = disk->snapshot };
 	struct pc_drive *d = &pc->drive[pc->drives];
 
-	d->blk = blk_open(path, &opt, &pc->vm->lock, error);
+	d->blk = blk_open(disk->path, &opt, &pc->vm->lock, error);
 	if (!d->blk)
 		return NULL;
 	g_strlcpy(d->id, id, sizeof(d->id));
@@ -278,7 +278,7 @@ static bool make_disks(struct pc *pc, GError **error)
 			g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "--disk: three IDE disks at most; use bus=virtio");
 			return false;
 		}
-		blk = open_drive(pc, d->path, d->readonly, d->snapshot, id, error);
+		blk = open_drive(pc, d, id, error);
 		if (!blk)
 			return false;
 		if (d->bus == DISK_IDE)
@@ -288,7 +288,9 @@ static bool make_disks(struct pc *pc, GError **error)
 	}
 	drives[2].cdrom = true;
 	if (c->cdrom) {
-		drives[2].blk = open_drive(pc, c->cdrom, true, false, "ide1-cd0", error);
+		const struct vm_disk disc = { .path = c->cdrom, .format = BLK_RAW, .readonly = true };
+
+		drives[2].blk = open_drive(pc, &disc, "ide1-cd0", error);
 		if (!drives[2].blk)
 			return false;
 		pc->drive[pc->drives - 1].removable = true;

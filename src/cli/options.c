@@ -8,11 +8,12 @@
 
 #include "base/bytes.h"
 #include "base/log.h"
+#include "cli/net_option.h"
 #include "fw/detect.h"
 
 enum option_id {
 	OPT_ENGINE, OPT_CPU, OPT_CPUS, OPT_MEMORY, OPT_KERNEL, OPT_INITRD, OPT_APPEND, OPT_CDROM, OPT_DISK, OPT_BOOT,
-	OPT_FIRMWARE, OPT_NET, OPT_DISPLAY, OPT_SERIAL, OPT_CONSOLE, OPT_NAME, OPT_DETACH, OPT_QMP, OPT_DEBUGCON, OPT_DEBUG_EXIT,
+	OPT_FIRMWARE, OPT_NET, OPT_CAPTURE, OPT_DISPLAY, OPT_SERIAL, OPT_CONSOLE, OPT_NAME, OPT_DETACH, OPT_QMP, OPT_DEBUGCON, OPT_DEBUG_EXIT,
 	OPT_NO_REBOOT, OPT_TRACE, OPT_TRACE_FILE, OPT_STATS, OPT_PAUSED, OPT_HELP,
 };
 
@@ -31,7 +32,8 @@ static const struct option {
 	{ "disk", "FILE[,format=raw|qcow2][,bus=ide|virtio][,readonly][,snapshot]", "hard disk image", OPT_DISK },
 	{ "boot", "cd|disk|net[,...]", "boot order", OPT_BOOT },
 	{ "firmware", "bios|PATH", "firmware (bios: SeaBIOS)", OPT_FIRMWARE },
-	{ "net", "none", "network (this build has none yet)", OPT_NET },
+	{ "net", "none|user[,..]|tap=IF|socket=PATH", "network card and what it is plugged into (user); repeat for more", OPT_NET },
+	{ "capture", "FILE", "write the first card's frames to a pcap file", OPT_CAPTURE },
 	{ "display", "auto|none|text", "text draws the guest's text screen in the terminal", OPT_DISPLAY },
 	{ "serial", "stdio|none|pty|file:F|unix:F", "first serial port; repeat for the others", OPT_SERIAL },
 	{ "console", "stdio|none|pty|file:F|unix:F", "a virtio console, hvc0 in Linux", OPT_CONSOLE },
@@ -204,7 +206,7 @@ static bool check_boot(const char *text, GError **error)
 	g_auto(GStrv) parts = g_strsplit(text, ",", -1);
 
 	for (char **p = parts; *p; p++) {
-		if (!one_of("boot", *p, (const char *const[]){ "cd", "disk", NULL }, error))
+		if (!one_of("boot", *p, (const char *const[]){ "cd", "disk", "net", NULL }, error))
 			return false;
 	}
 	return true;
@@ -242,7 +244,8 @@ static bool take(struct run_options *o, const struct option *opt, const char *va
 	case OPT_DISK: return parse_disk(c, value, error);
 	case OPT_BOOT: set_string(&c->boot, value); return check_boot(value, error);
 	case OPT_FIRMWARE: set_string(&c->firmware, value); return true;
-	case OPT_NET: return one_of("net", value, (const char *const[]){ "none", NULL }, error);
+	case OPT_NET: return net_option_parse(&o->vm, &o->no_net, value, error);
+	case OPT_CAPTURE: set_string(&o->capture, value); return true;
 	case OPT_DISPLAY:
 		set_string(&o->display, value);
 		return one_of("display", value, (const char *const[]){ "auto", "none", "text", NULL }, error);
@@ -376,7 +379,7 @@ bool run_options_parse(struct run_options *o, int argc, char **argv, GError **er
 	if (!o->vm.name)
 		o->vm.name = g_strdup_printf("guise-%d", (int)getpid());
 	settle_defaults(o);
-	return true;
+	return net_option_settle(&o->vm, o->no_net, o->capture, error);
 }
 
 void run_options_finish(struct run_options *o)
@@ -385,6 +388,7 @@ void run_options_finish(struct run_options *o)
 	g_free(o->display);
 	g_free(o->qmp);
 	g_free(o->trace_file);
+	g_free(o->capture);
 }
 
 void run_options_help(void)

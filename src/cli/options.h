@@ -10,6 +10,8 @@ struct run_options {
 	char *qmp;     /* unix:PATH or NULL: the runtime directory */
 	unsigned trace;
 	char *trace_file;
+	char *capture; /* pcap file of the first card */
+	bool no_net;   /* --net none */
 	bool detach;
 	bool stats;
 	bool help;

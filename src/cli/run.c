@@ -17,6 +17,7 @@
 #include "machine/pc.h"
 #include "machine/vm.h"
 #include "monitor/qmp.h"
+#include "net/netdev.h"
 #include "monitor/typist.h"
 
 struct run {
@@ -185,6 +186,8 @@ static bool set_up(struct run *r, GError **error)
 	if (!r->qmp)
 		return false;
 	fprintf(stderr, "engine: %s; machine: %s\n", r->vm->engine_why, name);
+	for (unsigned i = 0; i < VM_MAX_NICS && r->vm->pc->net[i]; i++)
+		fprintf(stderr, "network: %s\n", netdev_describe(r->vm->pc->net[i]));
 	if (!start_display(r, error))
 		return false;
 	if (!paused)

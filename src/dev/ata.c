@@ -65,7 +65,10 @@ void ata_reply(struct ata_drive *d, uint32_t len)
 	d->tf.error = 0;
 	d->len = len;
 	d->pos = 0;
-	ata_block(d, len, true, true);
+	if (d->dma)
+		ata_dma_wait(d);
+	else
+		ata_block(d, len, true, true);
 }
 
 void ata_block_done(struct ata_drive *d)
@@ -136,7 +139,10 @@ void ata_io_write(struct ata_drive *d, uint64_t sector, uint32_t bytes)
 	struct iovec iov = { d->buf, bytes };
 
 	begin_io(d);
-	blk_writev(d->blk, sector, &iov, 1, io_done, d);
+	if (d->fua || !d->write_cache)
+		blk_writev_fua(d->blk, sector, &iov, 1, io_done, d);
+	else
+		blk_writev(d->blk, sector, &iov, 1, io_done, d);
 }
 
 void ata_io_flush(struct ata_drive *d)
@@ -184,6 +190,7 @@ static void reset_done(struct ata_drive *d)
 		return;
 	d->reset_wanted = false;
 	show_ready(d);
+	d->link->command_done(d->link_opaque, d);
 }
 
 void ata_soft_reset(struct ata_drive *d, bool asserted)
@@ -214,6 +221,7 @@ void ata_power_on(struct ata_drive *d)
 	d->sense = (struct atapi_sense){ 0 };
 	d->medium_changed = d->tray_open = d->tray_locked = false;
 	d->event = 0;
+	d->queue_error = (struct ata_queue_error){ 0 };
 	ata_soft_reset(d, false);
 }
 
@@ -333,10 +341,10 @@ int ata_change_media(struct ata_drive *d, struct blk *blk, bool force)
 
 /* ---- life ---- */
 
-void ata_init(struct ata_drive *d, enum ata_kind kind, struct blk *blk, const char *serial,
+void ata_init(struct ata_drive *d, enum ata_kind kind, struct blk *blk, const char *serial, bool serial_ata,
 	      const struct ata_link_ops *link, void *opaque)
 {
-	*d = (struct ata_drive){ .kind = kind, .blk = blk, .link = link, .link_opaque = opaque };
+	*d = (struct ata_drive){ .kind = kind, .serial_ata = serial_ata, .blk = blk, .link = link, .link_opaque = opaque };
 	if (kind == ATA_NO_DRIVE)
 		return;
 	g_strlcpy(d->serial, serial, sizeof(d->serial));
@@ -382,6 +390,16 @@ static void transfer_state(struct ata_drive *d, struct state *s)
 	state_u32(s, "left", &d->left);
 	state_u32(s, "block", &d->block);
 	state_bool(s, "single", &d->single);
+}
+
+static void queue_error_state(struct ata_queue_error *e, struct state *s)
+{
+	state_bool(s, "queue_error", &e->valid);
+	state_u8(s, "queue_tag", &e->tag);
+	state_u8(s, "queue_status", &e->status);
+	state_u8(s, "queue_error_code", &e->error);
+	state_u64(s, "queue_sector", &e->sector);
+	state_u16(s, "queue_count", &e->count);
 }
 
 static void settings_state(struct ata_drive *d, struct state *s)
@@ -444,6 +462,7 @@ int ata_state(struct ata_drive *d, struct state *s)
 	taskfile_state(&d->tf, s);
 	transfer_state(d, s);
 	settings_state(d, s);
+	queue_error_state(&d->queue_error, s);
 	if (state_loading(s) && !state_error(s))
 		check_loaded(d, s);
 	if (state_error(s)) {

@@ -51,7 +51,7 @@ struct ata_link_ops {
 	void (*dma_ready)(void *opaque, struct ata_drive *d);
 	/* Moves the next len bytes of the command between p and guest memory. Returns what it moved. */
 	size_t (*dma_copy)(void *opaque, struct ata_drive *d, void *p, size_t len, bool to_guest);
-	/* The status is final; `intrq` says whether an interrupt announces it. */
+	/* The status is final, of a command or of a reset; `intrq` says whether an interrupt announces it. */
 	void (*command_done)(void *opaque, struct ata_drive *d);
 };
 
@@ -84,6 +84,14 @@ struct atapi_sense {
 	uint8_t key, asc, ascq;
 };
 
+/* Why a queued command failed, for the log page that the host reads then. */
+struct ata_queue_error {
+	bool valid;
+	uint8_t tag, status, error;
+	uint64_t sector;
+	uint16_t count;
+};
+
 struct ata_drive {
 	enum ata_kind kind;
 	bool serial_ata; /* what IDENTIFY says about the cable */
@@ -110,7 +118,7 @@ struct ata_drive {
 	bool dma;
 	bool dma_waiting;
 	bool lba48;
-	bool fua; /* the write reaches the medium before the command ends */
+	bool fua; /* a write reaches the medium before the command ends */
 	uint64_t sector;    /* the next one on the medium (2048 bytes each on CD-ROM) */
 	uint32_t left;      /* sectors after those in buf */
 	uint32_t block;     /* bytes of a DRQ block at most */
@@ -121,6 +129,7 @@ struct ata_drive {
 	uint8_t multiple;
 	uint8_t transfer_mode; /* as in SET FEATURES 03h */
 	bool write_cache, read_ahead, standby, smart, smart_autosave;
+	struct ata_queue_error queue_error;
 
 	/* ATAPI. */
 	uint8_t packet[ATA_PACKET];
@@ -133,8 +142,8 @@ struct ata_drive {
 	uint8_t retries; /* error recovery page */
 };
 
-/* `serial` shows in IDENTIFY. A kind of ATA_NO_DRIVE makes a place where nothing answers. */
-void ata_init(struct ata_drive *d, enum ata_kind kind, struct blk *blk, const char *serial,
+/* `serial` and the kind of cable show in IDENTIFY. A kind of ATA_NO_DRIVE makes a place where nothing answers. */
+void ata_init(struct ata_drive *d, enum ata_kind kind, struct blk *blk, const char *serial, bool serial_ata,
 	      const struct ata_link_ops *link, void *opaque);
 /* Nothing may be in flight: images are closed first. */
 void ata_finish(struct ata_drive *d);

@@ -147,15 +147,10 @@ static void read_done(struct ata_drive *d)
 static void write_done(struct ata_drive *d)
 {
 	chunk_moved(d);
-	if (d->left) {
+	if (d->left)
 		write_chunk(d, false);
-	} else if (d->fua || !d->write_cache) {
-		set_address(d, d->sector - 1);
-		d->step = ATA_FLUSH;
-		ata_io_flush(d);
-	} else {
+	else
 		transfer_done(d, true);
-	}
 }
 
 static void verify_done(struct ata_drive *d)
@@ -295,6 +290,12 @@ void ata_disk_block_done(struct ata_drive *d)
 void ata_disk_dma(struct ata_drive *d)
 {
 	switch (d->step) {
+	case ATA_REPLY:
+		if (d->link->dma_copy(d->link_opaque, d, d->buf, d->len, true) < d->len)
+			ata_done_quietly(d);
+		else
+			ata_done(d);
+		break;
 	case ATA_READ:
 		read_chunk(d);
 		break;
@@ -357,9 +358,9 @@ static bool is_48bit(uint8_t command)
 {
 	switch (command) {
 	case 0x06:
-	case 0x24: case 0x25: case 0x27: case 0x29:
+	case 0x24: case 0x25: case 0x27: case 0x29: case 0x2f:
 	case 0x34: case 0x35: case 0x39: case 0x3d:
-	case 0x42:
+	case 0x42: case 0x47:
 	case 0xce:
 	case 0xea:
 		return true;
@@ -380,6 +381,11 @@ void ata_disk_command(struct ata_drive *d)
 	case 0x29: case 0xc4: start_multiple(d, ATA_READ); break;
 	case 0x25: case 0xc8: case 0xc9: start_dma(d, ATA_READ); break;
 	case 0x27: case 0xf8: read_native_max(d); break;
+	case 0x2f:
+	case 0x47:
+		d->dma = command == 0x47;
+		ata_read_log(d);
+		break;
 	case 0x30: case 0x31: case 0x34: case 0x3c: start_transfer(d, ATA_WRITE, 1); break;
 	case 0xce:
 		d->fua = true;

@@ -99,12 +99,14 @@ void ata_identify(struct ata_drive *d)
 	/* Supported, then enabled: SMART, power management, write cache, look-ahead; LBA48, flushes; logs, FUA. */
 	set_word(id, 82, 0x0069);
 	set_word(id, 83, 0x7400);
-	set_word(id, 84, 0x4043);
+	set_word(id, 84, 0x4063);
 	set_word(id, 85, (uint16_t)(0x0008 | (d->smart ? 1 : 0) | (d->write_cache ? 0x20 : 0) | (d->read_ahead ? 0x40 : 0)));
-	set_word(id, 86, 0x3400);
-	set_word(id, 87, 0x4043);
+	set_word(id, 86, 0xb400);
+	set_word(id, 87, 0x4063);
 	set_word(id, 93, d->tf.device & ATA_DEVICE_DEV ? 0x6b00 : 0x606b); /* 80-conductor cable seen */
 	set_word(id, 105, 8);
+	set_word(id, 119, 0x4008); /* READ LOG DMA EXT */
+	set_word(id, 120, 0x4008);
 	set_word(id, 169, 0x0001);
 	set_word(id, 217, 0x0001);
 	if (d->serial_ata)

@@ -35,6 +35,9 @@ void ata_identify_packet(struct ata_drive *d);
 /* Cylinders for the default translation of 16 heads and 63 sectors. */
 uint32_t ata_cylinders(const struct ata_drive *d, unsigned heads, unsigned spt);
 
+/* ata_log.c: READ LOG EXT */
+void ata_read_log(struct ata_drive *d);
+
 /* ata_smart.c */
 void ata_smart(struct ata_drive *d);
 

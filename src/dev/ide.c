@@ -360,7 +360,7 @@ static void make_channel(struct ide *ide, unsigned i, struct space *ports, struc
 		char serial[21];
 
 		g_snprintf(serial, sizeof(serial), "GU%05u", 2 * i + n + 1);
-		ata_init(&c->drive[n], kind, drive[n].blk, serial, &link_ops, c);
+		ata_init(&c->drive[n], kind, drive[n].blk, serial, false, &link_ops, c);
 	}
 }
 

@@ -21,15 +21,38 @@ struct ioapic {
 	uint8_t id;
 	struct msi_sink sink;
 	struct region *region;
+	void (*route)(void *opaque, unsigned pin, uint64_t address, uint32_t data);
+	void *route_opaque;
 };
+
+static uint64_t entry_address(uint64_t e)
+{
+	return UINT64_C(0xfee00000) | (e >> 56) << 12 | (e >> 11 & 1) << 2;
+}
+
+static uint32_t entry_data(uint64_t e)
+{
+	return ENTRY_VECTOR(e) | (uint32_t)(e & 0x700) | (e & ENTRY_LEVEL ? 0xc000 : 0);
+}
 
 static void send(struct ioapic *a, unsigned pin)
 {
-	uint64_t e = a->entry[pin];
-	uint64_t address = UINT64_C(0xfee00000) | (e >> 56) << 12 | (e >> 11 & 1) << 2;
-	uint32_t data = ENTRY_VECTOR(e) | (uint32_t)(e & 0x700) | (e & ENTRY_LEVEL ? 0xc000 : 0);
+	a->sink.send(a->sink.opaque, entry_address(a->entry[pin]), entry_data(a->entry[pin]));
+}
 
-	a->sink.send(a->sink.opaque, address, data);
+static void tell_route(struct ioapic *a, unsigned pin)
+{
+	if (a->route)
+		a->route(a->route_opaque, pin, entry_address(a->entry[pin]), entry_data(a->entry[pin]));
+}
+
+void ioapic_set_route_listener(struct ioapic *a, void (*fn)(void *opaque, unsigned pin, uint64_t address, uint32_t data),
+			       void *opaque)
+{
+	a->route = fn;
+	a->route_opaque = opaque;
+	for (unsigned i = 0; i < IOAPIC_PINS; i++)
+		tell_route(a, i);
 }
 
 static void service(struct ioapic *a, unsigned pin)
@@ -116,6 +139,7 @@ static void write_indirect(struct ioapic *a, uint32_t value)
 	e = &a->entry[pin];
 	if (a->select & 1) {
 		*e = (*e & 0xffffffff) | ((uint64_t)value << 32 & ~ENTRY_RESERVED);
+		tell_route(a, pin);
 		return;
 	}
 	keep = *e & (UINT64_C(0xffffffff00000000) | ENTRY_READONLY);
@@ -123,6 +147,7 @@ static void write_indirect(struct ioapic *a, uint32_t value)
 	/* Turned into an edge pin: nothing will be ended. */
 	if (!(*e & ENTRY_LEVEL))
 		*e &= ~ENTRY_REMOTE_IRR;
+	tell_route(a, pin);
 	service(a, pin);
 }
 
@@ -160,8 +185,10 @@ static void ioapic_reset(struct device *d)
 {
 	struct ioapic *a = (struct ioapic *)d;
 
-	for (unsigned i = 0; i < IOAPIC_PINS; i++)
+	for (unsigned i = 0; i < IOAPIC_PINS; i++) {
 		a->entry[i] = ENTRY_MASKED;
+		tell_route(a, i);
+	}
 	a->edges = 0;
 	a->select = a->id = 0;
 }
@@ -183,6 +210,8 @@ static int ioapic_state(struct device *d, struct state *s)
 			if (a->entry[i] & ENTRY_RESERVED)
 				state_fail(s, "redirection entry %u has reserved bits", i);
 		}
+		for (unsigned i = 0; i < IOAPIC_PINS && !state_error(s); i++)
+			tell_route(a, i);
 	}
 	return state_error(s);
 }

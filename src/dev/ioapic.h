@@ -12,6 +12,9 @@ struct ioapic;
 
 /* Messages leave by `sink` as MSIs do. */
 struct ioapic *ioapic_create(struct space *mmio, uint64_t base, const struct msi_sink *sink);
+/* Calls fn with each pin's message now and whenever it changes, for engines that report ends of interrupts. */
+void ioapic_set_route_listener(struct ioapic *a, void (*fn)(void *opaque, unsigned pin, uint64_t address, uint32_t data),
+			       void *opaque);
 struct device *ioapic_device(struct ioapic *a);
 void ioapic_set_irq(struct ioapic *a, int pin, bool level);
 /* A processor has ended the level-triggered interrupt with this vector. */

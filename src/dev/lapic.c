@@ -1,64 +1,8 @@
 /* Local APICs: registers, priorities, the timer, and interprocessor interrupts (SDM 3A chapter 11). */
-#include "dev/lapic.h"
-
 #include <glib.h>
-#include <string.h>
 
 #include "base/log.h"
-
-enum { REG_ID = 0x2, REG_VERSION = 0x3, REG_TPR = 0x8, REG_APR = 0x9, REG_PPR = 0xa, REG_EOI = 0xb, REG_RRD = 0xc,
-       REG_LDR = 0xd, REG_DFR = 0xe, REG_SVR = 0xf, REG_ISR = 0x10, REG_TMR = 0x18, REG_IRR = 0x20, REG_ESR = 0x28,
-       REG_ICR = 0x30, REG_ICR2 = 0x31, REG_LVT_TIMER = 0x32, REG_LVT_THERMAL = 0x33, REG_LVT_PMC = 0x34,
-       REG_LVT_LINT0 = 0x35, REG_LVT_LINT1 = 0x36, REG_LVT_ERROR = 0x37, REG_TIMER_INIT = 0x38, REG_TIMER_NOW = 0x39,
-       REG_TIMER_DIVIDE = 0x3e, REG_SELF_IPI = 0x3f };
-
-enum { LVT_TIMER, LVT_THERMAL, LVT_PMC, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
-
-enum delivery { DELIVER_FIXED, DELIVER_LOWEST, DELIVER_SMI, DELIVER_RESERVED, DELIVER_NMI, DELIVER_INIT, DELIVER_STARTUP,
-		DELIVER_EXTINT };
-
-#define BASE_BSP 0x100u
-#define BASE_X2APIC 0x400u
-#define BASE_ENABLE 0x800u
-#define BASE_ADDRESS UINT64_C(0xfee00000)
-#define LVT_MASKED 0x10000u
-#define LVT_MODE(lvt) (((lvt) >> 8) & 7)
-#define TIMER_MODE(lvt) (((lvt) >> 17) & 3)
-#define TIMER_ONE_SHOT 0
-#define TIMER_PERIODIC 1
-#define TIMER_DEADLINE 2
-#define SVR_ENABLE 0x100u
-#define ESR_SEND_ILLEGAL 0x20u
-#define ESR_RECEIVE_ILLEGAL 0x40u
-#define ESR_REGISTER 0x80u
-#define BUS_HZ INT64_C(1000000000) /* one tick of the undivided timer a nanosecond */
-#define VERSION 0x00050014u        /* six LVT entries */
-
-struct lapic {
-	struct lapic_bus *bus;
-	unsigned cpu;
-	uint64_t base;
-	uint32_t id; /* xAPIC: bits 31:24 of the register, kept plain */
-	uint32_t tpr, ldr, dfr, svr, esr, esr_pending, icr_low, icr_high;
-	uint32_t lvt[LVT_COUNT];
-	uint32_t isr[8], tmr[8], irr[8];
-	uint32_t timer_init, timer_divide;
-	int64_t timer_start; /* ns */
-	uint64_t deadline;   /* TSC */
-	struct timer *timer;
-	bool intr;
-};
-
-struct lapic_bus {
-	struct device device; /* must be first */
-	struct lapic *apic;
-	unsigned cpus;
-	struct clock *clock;
-	uint64_t tsc_hz;
-	struct lapic_callbacks cb;
-	bool extint; /* the PIC's output */
-	unsigned next_lowest;
-};
+#include "dev/lapic_internal.h"
 
 /* ---- vectors ---- */
 
@@ -96,7 +40,7 @@ static uint32_t ppr_of(const struct lapic *a)
 /* The request that may go to the processor now, or -1. */
 static int pending(const struct lapic *a)
 {
-	int v = enabled(a) ? highest(a->irr) : -1;
+	int v = enabled(a) && !a->bus->remote.send_msi ? highest(a->irr) : -1;
 
 	return v >= 0 && (uint32_t)(v >> 4) > ppr_of(a) >> 4 ? v : -1;
 }
@@ -108,12 +52,15 @@ static bool extint_passes(const struct lapic *a)
 
 	if (!a->bus->extint || a->cpu != 0)
 		return false;
+	/* The engine looks at its LINT0 by itself. */
+	if (a->bus->remote.send_msi)
+		return true;
 	if (!(a->base & BASE_ENABLE))
 		return true;
 	return !(lvt & LVT_MASKED) && LVT_MODE(lvt) == DELIVER_EXTINT;
 }
 
-static void update(struct lapic *a)
+void lapic_update(struct lapic *a)
 {
 	bool intr = pending(a) >= 0 || extint_passes(a);
 
@@ -147,7 +94,7 @@ static void accept(struct lapic *a, uint8_t vector, bool level)
 		else
 			bit_clear(a->tmr, vector);
 	}
-	update(a);
+	lapic_update(a);
 }
 
 int lapic_ack(struct lapic_bus *b, unsigned cpu)
@@ -157,7 +104,7 @@ int lapic_ack(struct lapic_bus *b, unsigned cpu)
 
 	if (extint_passes(a)) {
 		v = b->cb.extint_ack(b->cb.opaque);
-		update(a);
+		lapic_update(a);
 		return v;
 	}
 	v = pending(a);
@@ -165,7 +112,7 @@ int lapic_ack(struct lapic_bus *b, unsigned cpu)
 		bit_clear(a->irr, (unsigned)v);
 		bit_set(a->isr, (unsigned)v);
 	}
-	update(a);
+	lapic_update(a);
 	return v;
 }
 
@@ -178,7 +125,7 @@ static void end_of_interrupt(struct lapic *a)
 	bit_clear(a->isr, (unsigned)v);
 	if (bit_test(a->tmr, (unsigned)v) && !(a->svr & 0x1000))
 		a->bus->cb.eoi(a->bus->cb.opaque, (uint8_t)v);
-	update(a);
+	lapic_update(a);
 }
 
 /* ---- messages ---- */
@@ -265,6 +212,10 @@ void lapic_bus_deliver_msi(struct lapic_bus *b, uint64_t address, uint32_t data)
 	trace(TRACE_IRQ, "message %lx %x", (unsigned long)address, data);
 	if (address >> 20 != 0xfee)
 		return;
+	if (b->remote.send_msi) {
+		b->remote.send_msi(b->remote.opaque, address, data);
+		return;
+	}
 	if ((data >> 8 & 7) == DELIVER_EXTINT)
 		return;
 	deliver(b, (enum delivery)(data >> 8 & 7), address >> 2 & 1, dest, false, (uint8_t)data, data >> 15 & 1);
@@ -284,7 +235,7 @@ static void send_ipi(struct lapic *a)
 		return;
 	if (mode == DELIVER_FIXED && vector < 16) {
 		note_error(a, ESR_SEND_ILLEGAL);
-		update(a);
+		lapic_update(a);
 		return;
 	}
 	switch (low >> 18 & 3) {
@@ -306,7 +257,7 @@ static void send_ipi(struct lapic *a)
 void lapic_set_extint(struct lapic_bus *b, bool level)
 {
 	b->extint = level;
-	update(&b->apic[0]);
+	lapic_update(&b->apic[0]);
 }
 
 /* ---- the timer ---- */
@@ -318,12 +269,12 @@ static unsigned divide_shift(const struct lapic *a)
 	return v == 7 ? 0 : v + 1;
 }
 
-static int64_t tick_ns(const struct lapic *a, uint64_t ticks)
+int64_t lapic_tick_ns(const struct lapic *a, uint64_t ticks)
 {
 	return (int64_t)(((__int128)ticks << divide_shift(a)) * NS_PER_SEC / BUS_HZ);
 }
 
-static uint32_t timer_now(const struct lapic *a)
+uint32_t lapic_timer_now(const struct lapic *a)
 {
 	int64_t passed = clock_now(a->bus->clock) - a->timer_start;
 	uint64_t ticks = (uint64_t)((__int128)passed * BUS_HZ / NS_PER_SEC) >> divide_shift(a);
@@ -355,7 +306,7 @@ static void arm_deadline(struct lapic *a)
 	timer_arm(a->timer, clock_now(a->bus->clock) + wait);
 }
 
-static void arm_timer(struct lapic *a)
+void lapic_arm_timer(struct lapic *a)
 {
 	if (TIMER_MODE(a->lvt[LVT_TIMER]) == TIMER_DEADLINE) {
 		arm_deadline(a);
@@ -365,7 +316,7 @@ static void arm_timer(struct lapic *a)
 		timer_cancel(a->timer);
 		return;
 	}
-	timer_arm(a->timer, a->timer_start + tick_ns(a, a->timer_init));
+	timer_arm(a->timer, a->timer_start + lapic_tick_ns(a, a->timer_init));
 }
 
 static void timer_fired(void *opaque)
@@ -380,7 +331,7 @@ static void timer_fired(void *opaque)
 		}
 		a->deadline = 0;
 	} else if (TIMER_MODE(lvt) == TIMER_PERIODIC) {
-		int64_t period = tick_ns(a, a->timer_init), now = clock_now(a->bus->clock);
+		int64_t period = lapic_tick_ns(a, a->timer_init), now = clock_now(a->bus->clock);
 
 		/* What was slept through is not made up for; a period is never below 20 us of host time. */
 		a->timer_start += period;
@@ -408,9 +359,9 @@ static void write_lvt(struct lapic *a, unsigned n, uint32_t value)
 			a->timer_init = 0;
 			a->deadline = 0;
 		}
-		arm_timer(a);
+		lapic_arm_timer(a);
 	}
-	update(a);
+	lapic_update(a);
 }
 
 static void write_svr(struct lapic *a, uint32_t value)
@@ -420,7 +371,7 @@ static void write_svr(struct lapic *a, uint32_t value)
 		for (unsigned i = 0; i < LVT_COUNT; i++)
 			a->lvt[i] |= LVT_MASKED;
 	}
-	update(a);
+	lapic_update(a);
 }
 
 static bool read_register(struct lapic *a, unsigned reg, uint32_t *v)
@@ -439,7 +390,7 @@ static bool read_register(struct lapic *a, unsigned reg, uint32_t *v)
 	case REG_ICR: *v = a->icr_low; return true;
 	case REG_ICR2: *v = a->icr_high; return !x2apic(a);
 	case REG_TIMER_INIT: *v = a->timer_init; return true;
-	case REG_TIMER_NOW: *v = timer_now(a); return true;
+	case REG_TIMER_NOW: *v = lapic_timer_now(a); return true;
 	case REG_TIMER_DIVIDE: *v = a->timer_divide; return true;
 	default: break;
 	}
@@ -466,7 +417,7 @@ static bool write_register(struct lapic *a, unsigned reg, uint32_t v)
 		return true;
 	case REG_TPR:
 		a->tpr = v & 0xff;
-		update(a);
+		lapic_update(a);
 		return true;
 	case REG_EOI:
 		end_of_interrupt(a);
@@ -496,16 +447,16 @@ static bool write_register(struct lapic *a, unsigned reg, uint32_t v)
 			return true;
 		a->timer_init = v;
 		a->timer_start = clock_now(a->bus->clock);
-		arm_timer(a);
+		lapic_arm_timer(a);
 		return true;
 	case REG_TIMER_DIVIDE: {
-		uint32_t left = timer_now(a);
+		uint32_t left = lapic_timer_now(a);
 
 		a->timer_divide = v & 0xb;
 		/* What is left goes on at the new rate. */
 		if (a->timer_init && left) {
-			a->timer_start = clock_now(a->bus->clock) - tick_ns(a, a->timer_init - left);
-			arm_timer(a);
+			a->timer_start = clock_now(a->bus->clock) - lapic_tick_ns(a, a->timer_init - left);
+			lapic_arm_timer(a);
 		}
 		return true;
 	}
@@ -533,7 +484,7 @@ uint32_t lapic_mmio_read(struct lapic_bus *b, unsigned cpu, uint32_t offset)
 		return 0xffffffff;
 	if (!read_register(a, offset >> 4, &v)) {
 		note_error(a, ESR_REGISTER);
-		update(a);
+		lapic_update(a);
 	}
 	return v >> (8 * (offset & 3));
 }
@@ -546,7 +497,7 @@ void lapic_mmio_write(struct lapic_bus *b, unsigned cpu, uint32_t offset, uint32
 		return;
 	if (!write_register(a, offset >> 4, value)) {
 		note_error(a, ESR_REGISTER);
-		update(a);
+		lapic_update(a);
 		device_guest_error(&b->device, "cpu %u writes APIC register %x", cpu, offset);
 	}
 }
@@ -568,7 +519,7 @@ static bool write_base(struct lapic *a, uint64_t value)
 	a->base = (value & (BASE_X2APIC | BASE_ENABLE)) | BASE_ADDRESS | (a->cpu == 0 ? BASE_BSP : 0);
 	if (change & BASE_X2APIC)
 		a->id = a->cpu;
-	update(a);
+	lapic_update(a);
 	return true;
 }
 
@@ -630,104 +581,16 @@ uint8_t lapic_cr8_read(struct lapic_bus *b, unsigned cpu)
 void lapic_cr8_write(struct lapic_bus *b, unsigned cpu, uint8_t cr8)
 {
 	b->apic[cpu].tpr = (uint32_t)(cr8 & 15) << 4;
-	update(&b->apic[cpu]);
+	lapic_update(&b->apic[cpu]);
 }
 
-/* ---- the contract ---- */
-
-static void apic_reset(struct lapic *a)
-{
-	timer_cancel(a->timer);
-	a->base = BASE_ADDRESS | BASE_ENABLE | (a->cpu == 0 ? BASE_BSP : 0);
-	a->id = a->cpu;
-	a->tpr = a->ldr = a->esr = a->esr_pending = a->icr_low = a->icr_high = 0;
-	a->dfr = 0xffffffff;
-	a->svr = 0xff;
-	for (unsigned i = 0; i < LVT_COUNT; i++)
-		a->lvt[i] = LVT_MASKED;
-	/* Virtual wire: the PIC reaches the boot processor before anybody has set its APIC up. */
-	if (a->cpu == 0)
-		a->lvt[LVT_LINT0] = DELIVER_EXTINT << 8;
-	memset(a->isr, 0, sizeof(a->isr));
-	memset(a->irr, 0, sizeof(a->irr));
-	memset(a->tmr, 0, sizeof(a->tmr));
-	a->timer_init = a->timer_divide = 0;
-	a->deadline = 0;
-	a->timer_start = 0;
-	update(a);
-}
-
-static void bus_reset(struct device *d)
-{
-	struct lapic_bus *b = (struct lapic_bus *)d;
-
-	for (unsigned i = 0; i < b->cpus; i++)
-		apic_reset(&b->apic[i]);
-	b->next_lowest = 0;
-}
-
-static void apic_state(struct state *s, struct lapic *a)
-{
-	state_u64(s, "base", &a->base);
-	state_u32(s, "id", &a->id);
-	state_u32(s, "tpr", &a->tpr);
-	state_u32(s, "ldr", &a->ldr);
-	state_u32(s, "dfr", &a->dfr);
-	state_u32(s, "svr", &a->svr);
-	state_u32(s, "esr", &a->esr);
-	state_u32(s, "esr-pending", &a->esr_pending);
-	state_u32(s, "icr-low", &a->icr_low);
-	state_u32(s, "icr-high", &a->icr_high);
-	state_bytes(s, "lvt", a->lvt, sizeof(a->lvt));
-	state_bytes(s, "isr", a->isr, sizeof(a->isr));
-	state_bytes(s, "tmr", a->tmr, sizeof(a->tmr));
-	state_bytes(s, "irr", a->irr, sizeof(a->irr));
-	state_u32(s, "timer-init", &a->timer_init);
-	state_u32(s, "timer-divide", &a->timer_divide);
-	state_i64(s, "timer-start", &a->timer_start);
-	state_u64(s, "deadline", &a->deadline);
-	if (state_loading(s) && (a->tpr > 0xff || a->svr > 0x1ff || (a->timer_divide & ~0xbu) ||
-				 (a->base & UINT64_C(0xfffffff000)) != BASE_ADDRESS || a->timer_start < 0))
-		state_fail(s, "a local APIC register is out of range");
-}
-
-static int bus_state(struct device *d, struct state *s)
-{
-	struct lapic_bus *b = (struct lapic_bus *)d;
-	uint32_t cpus = b->cpus;
-
-	state_u32(s, "cpus", &cpus);
-	if (cpus != b->cpus)
-		state_fail(s, "saved with %u processors, this machine has %u", cpus, b->cpus);
-	state_bool(s, "extint", &b->extint);
-	for (unsigned i = 0; i < b->cpus; i++)
-		apic_state(s, &b->apic[i]);
-	if (!state_loading(s) || state_error(s))
-		return state_error(s);
-	for (unsigned i = 0; i < b->cpus; i++) {
-		arm_timer(&b->apic[i]);
-		update(&b->apic[i]);
-	}
-	return 0;
-}
-
-static void bus_destroy(struct device *d)
-{
-	struct lapic_bus *b = (struct lapic_bus *)d;
-
-	for (unsigned i = 0; i < b->cpus; i++)
-		timer_free(b->apic[i].timer);
-	g_free(b->apic);
-	g_free(b);
-}
-
-static const struct device_ops bus_ops = { "lapic", 1, bus_reset, bus_state, bus_destroy };
+/* ---- making ---- */
 
 struct lapic_bus *lapic_bus_create(unsigned cpus, struct clock *clock, uint64_t tsc_hz, const struct lapic_callbacks *cb)
 {
 	struct lapic_bus *b = g_new0(struct lapic_bus, 1);
 
-	b->device.ops = &bus_ops;
+	b->device.ops = &lapic_bus_ops;
 	b->device.id = "lapic";
 	b->cpus = cpus;
 	b->clock = clock;
@@ -738,9 +601,14 @@ struct lapic_bus *lapic_bus_create(unsigned cpus, struct clock *clock, uint64_t 
 		b->apic[i].bus = b;
 		b->apic[i].cpu = i;
 		b->apic[i].timer = timer_new(clock, timer_fired, &b->apic[i]);
-		apic_reset(&b->apic[i]);
 	}
+	lapic_bus_ops.reset(&b->device);
 	return b;
+}
+
+void lapic_bus_set_remote(struct lapic_bus *b, const struct lapic_remote *remote)
+{
+	b->remote = *remote;
 }
 
 struct device *lapic_bus_device(struct lapic_bus *b)

@@ -7,6 +7,7 @@
 
 #include "bus/device.h"
 #include "host/clock.h"
+#include "x86/apic_state.h"
 
 struct lapic_bus;
 
@@ -22,6 +23,16 @@ struct lapic_callbacks {
 };
 
 struct lapic_bus *lapic_bus_create(unsigned cpus, struct clock *clock, uint64_t tsc_hz, const struct lapic_callbacks *cb);
+
+/* APICs that are an engine's own (KVM's): this bus keeps the PIC's wire, passes messages on, and resets, saves and
+ * loads them through the common form. get and set: 0 or -errno. Set before the first reset. */
+struct lapic_remote {
+	void (*send_msi)(void *opaque, uint64_t address, uint32_t data);
+	int (*get)(void *opaque, unsigned cpu, struct apic_state *s);
+	int (*set)(void *opaque, unsigned cpu, const struct apic_state *s);
+	void *opaque;
+};
+void lapic_bus_set_remote(struct lapic_bus *b, const struct lapic_remote *remote);
 struct device *lapic_bus_device(struct lapic_bus *b);
 /* A write of an I/O APIC or a PCI device to 0xfeexxxxx. */
 void lapic_bus_deliver_msi(struct lapic_bus *b, uint64_t address, uint32_t data);

@@ -40,6 +40,11 @@ struct virtqueue {
 	bool left_over;
 };
 
+struct virtq_span {
+	uint64_t gpa;
+	uint32_t len;
+};
+
 /* A guest buffer: reads (out) come before writes (in). The host pieces are good until pushed. */
 struct virtq_elem {
 	uint16_t id;    /* first descriptor, or the packed ring's buffer id */
@@ -47,8 +52,8 @@ struct virtq_elem {
 	unsigned out_n, in_n;
 	size_t out_len, in_len;
 	struct iovec *out, *in;
-	struct virtq_span *written; /* guest addresses of `in`, for dirty tracking */
-	unsigned written_n;
+	struct virtq_span *in_span; /* the guest addresses of `in` */
+	unsigned in_spans;
 };
 
 struct virtio_ops {

@@ -32,11 +32,6 @@
 #define DESC_INDIRECT 4
 #define DESC_SIZE 16
 
-struct virtq_span {
-	uint64_t gpa;
-	uint32_t len;
-};
-
 /* Collects one buffer's pieces while its descriptors are walked. */
 struct virtq_walk {
 	struct virtqueue *vq;

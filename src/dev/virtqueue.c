@@ -93,7 +93,7 @@ struct virtq_elem *walk_finish(struct virtq_walk *w, uint16_t id)
 		.id = id,
 		.out_n = w->out_n, .in_n = w->in_n, .out_len = w->out_len, .in_len = w->in_len,
 		.out = iov, .in = iov + w->out_n,
-		.written = (struct virtq_span *)(iov + n), .written_n = w->spans,
+		.in_span = (struct virtq_span *)(iov + n), .in_spans = w->spans,
 	};
 	return e;
 }
@@ -101,10 +101,10 @@ struct virtq_elem *walk_finish(struct virtq_walk *w, uint16_t id)
 /* Disk reads and the like filled the pieces long after they were handed out. */
 static void mark_written(struct virtqueue *vq, const struct virtq_elem *e, uint32_t written)
 {
-	for (unsigned i = 0; i < e->written_n && written; i++) {
-		uint32_t n = MIN(e->written[i].len, written);
+	for (unsigned i = 0; i < e->in_spans && written; i++) {
+		uint32_t n = MIN(e->in_span[i].len, written);
 
-		pci_dma_mark_written(&vq->dev->pci, e->written[i].gpa, n);
+		pci_dma_mark_written(&vq->dev->pci, e->in_span[i].gpa, n);
 		written -= n;
 	}
 }

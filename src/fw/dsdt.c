@@ -173,6 +173,20 @@ static void isa_device(GByteArray *a, const char *name, const char *hid, int uid
 	aml_close(a, dev);
 }
 
+/* The panic port: Linux and Windows look for it by this name. */
+static void panic_build(GByteArray *a)
+{
+	struct aml_mark dev = aml_device(a, "PEVT");
+	GByteArray *r = g_byte_array_new();
+
+	aml_name(a, "_HID");
+	aml_string(a, "QEMU0001");
+	aml_name_int(a, "_STA", 0x0f);
+	res_io(r, 0x505, 1);
+	crs(a, r);
+	aml_close(a, dev);
+}
+
 static void serial_build(GByteArray *a, unsigned present)
 {
 	static const struct { uint16_t port; uint8_t irq; } com[4] = { { 0x3f8, 4 }, { 0x2f8, 3 }, { 0x3e8, 4 }, { 0x2e8, 3 } };
@@ -218,6 +232,7 @@ static void isa_build(GByteArray *a, const struct acpi_config *c)
 	res_irq(r, 12);
 	isa_device(a, "MOU", "PNP0F13", -1, r);
 	serial_build(a, c->serial);
+	panic_build(a);
 	for (unsigned i = 0; i < 4; i++)
 		link_build(a, i);
 	link_sci_build(a);

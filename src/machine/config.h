@@ -7,10 +7,12 @@
 #include <stdint.h>
 
 #include "block/blk.h"
+#include "net/netdev.h"
 
 #define VM_MAX_DISKS 8
 #define VM_MAX_SERIAL 4
 #define VM_MAX_CPUS 64
+#define VM_MAX_NICS 8
 
 enum disk_bus { DISK_IDE, DISK_VIRTIO };
 
@@ -19,6 +21,16 @@ struct vm_disk {
 	enum disk_bus bus;
 	enum blk_format format; /* BLK_AUTO: nobody named it (blk.h says what that means) */
 	bool readonly, snapshot;
+};
+
+enum nic_model { NIC_VIRTIO, NIC_E1000 };
+
+struct vm_nic {
+	struct net_config net;
+	enum nic_model model;
+	uint8_t mac[6];
+	bool mac_given;
+	char *capture; /* pcap file, or NULL */
 };
 
 struct vm_config {
@@ -31,7 +43,9 @@ struct vm_config {
 	char *cdrom;
 	struct vm_disk disk[VM_MAX_DISKS];
 	unsigned disks;
-	char *boot;     /* "cd,disk", NULL: what is there, CD first */
+	struct vm_nic nic[VM_MAX_NICS];
+	unsigned nics;
+	char *boot;     /* of "cd,disk,net"; NULL: all of them in this order */
 	char *firmware; /* "bios" or a path */
 	char *serial[VM_MAX_SERIAL]; /* chardev specs; NULL: absent for 1..3, "none" for 0 */
 	char *console;  /* of the virtio console: chardev spec, or NULL for none */

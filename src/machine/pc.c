@@ -30,6 +30,7 @@
 #include "dev/virtio_rng.h"
 #include "machine/pc_memory.h"
 #include "machine/vm.h"
+#include "net/netdev.h"
 
 #define DEVFN(slot, function) ((slot) << 3 | (function))
 
@@ -104,6 +105,36 @@ static void apic_eoi(void *opaque, uint8_t vector)
 	ioapic_eoi(((struct pc *)opaque)->ioapic, vector);
 }
 
+/* ---- local APICs that are the engine's ---- */
+
+static void engine_send_msi(void *opaque, uint64_t address, uint32_t data)
+{
+	struct vm *vm = ((struct pc *)opaque)->vm;
+
+	vm->ops->send_msi(vm->accel, address, data);
+}
+
+static int engine_get_apic(void *opaque, unsigned cpu, struct apic_state *s)
+{
+	struct vm *vm = ((struct pc *)opaque)->vm;
+
+	return vm->ops->get_apic(vm->vcpus[cpu].vcpu, s);
+}
+
+static int engine_set_apic(void *opaque, unsigned cpu, const struct apic_state *s)
+{
+	struct vm *vm = ((struct pc *)opaque)->vm;
+
+	return vm->ops->set_apic(vm->vcpus[cpu].vcpu, s);
+}
+
+static void engine_route_pin(void *opaque, unsigned pin, uint64_t address, uint32_t data)
+{
+	struct vm *vm = ((struct pc *)opaque)->vm;
+
+	vm->ops->route_pin(vm->accel, pin, address, data);
+}
+
 /* ---- what chips ask of the machine ---- */
 
 static void want_reset(void *opaque) { vm_request(((struct pc *)opaque)->vm, VM_REQ_RESET); }
@@ -163,12 +194,17 @@ static void plug(struct pc *pc, struct device *d)
 static void make_interrupt_controllers(struct pc *pc)
 {
 	const struct lapic_callbacks cb = { apic_intr, apic_nmi, apic_init, apic_sipi, apic_eoi, extint_ack, guest_tsc, pc };
+	const struct lapic_remote remote = { engine_send_msi, engine_get_apic, engine_set_apic, pc };
 	const struct msi_sink msi = { send_msi, pc };
 
 	pc->lapics = lapic_bus_create(pc->vm->cpus, pc->vm->clock, pc_tsc_hz(), &cb);
 	plug(pc, lapic_bus_device(pc->lapics));
 	pc->ioapic = ioapic_create(pc->mmio, 0xfec00000, &msi);
 	plug(pc, ioapic_device(pc->ioapic));
+	if (pc->vm->ops->caps.in_kernel_apic) {
+		lapic_bus_set_remote(pc->lapics, &remote);
+		ioapic_set_route_listener(pc->ioapic, engine_route_pin, pc);
+	}
 	pc->pic = pic_create(pc->ports, (struct irq){ pic_intr, pc, 0 });
 	plug(pc, pic_device(pc->pic));
 }
@@ -300,6 +336,18 @@ static bool make_disks(struct pc *pc, GError **error)
 	return true;
 }
 
+static bool make_network(struct pc *pc, GError **error)
+{
+	for (unsigned i = 0; i < pc->vm->config.nics; i++) {
+		struct device *d = pc_nic_create(pc, i, DEVFN(16 + i, 0), error);
+
+		if (!d)
+			return false;
+		plug(pc, d);
+	}
+	return true;
+}
+
 static bool open_streams(struct pc *pc, GError **error)
 {
 	struct vm *vm = pc->vm;
@@ -339,7 +387,7 @@ struct pc *pc_create(struct vm *vm, GError **error)
 	make_legacy(pc);
 	pc->fw_cfg = fw_cfg_create(pc->ports, vm->mem);
 	plug(pc, fw_cfg_device(pc->fw_cfg));
-	if (!make_display(pc, error) || !make_disks(pc, error))
+	if (!make_display(pc, error) || !make_disks(pc, error) || !make_network(pc, error))
 		return NULL;
 	plug(pc, virtio_rng_device(virtio_rng_create(pc->pci, DEVFN(3, 0), vm->clock)));
 	if (pc->console)
@@ -357,6 +405,8 @@ void pc_destroy(struct pc *pc)
 	/* Images first: what is in flight completes into devices that still stand. */
 	for (unsigned i = 0; i < pc->drives; i++)
 		blk_close(pc->drive[i].blk);
+	for (unsigned i = 0; i < VM_MAX_NICS && pc->net[i]; i++)
+		netdev_stop(pc->net[i]);
 	/* In reverse: PCI devices before the interrupt router that their pins lead to. */
 	while (pc->device_count) {
 		struct device *d = pc->devices[--pc->device_count];
@@ -369,6 +419,8 @@ void pc_destroy(struct pc *pc)
 		chardev_destroy(pc->serial[i]);
 	chardev_destroy(pc->console);
 	chardev_destroy(pc->debugcon);
+	for (unsigned i = 0; i < VM_MAX_NICS; i++)
+		netdev_destroy(pc->net[i]);
 	pc_memory_destroy(pc);
 	space_destroy(pc->ports);
 	space_destroy(pc->mmio);

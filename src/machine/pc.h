@@ -9,11 +9,13 @@
 #include "bus/space.h"
 #include "display/input.h"
 #include "display/surface.h"
+#include "machine/config.h"
 #include "x86/cpu_state.h"
 
 struct vm;
 struct lapic_bus;
 struct blk;
+struct netdev;
 
 #define PC_MAX_DEVICES 64
 
@@ -45,6 +47,8 @@ struct pc {
 	struct chardev *serial[4], *console, *debugcon;
 	struct pc_drive drive[12];
 	unsigned drives;
+	struct netdev *net[VM_MAX_NICS];
+	char net_id[VM_MAX_NICS][8]; /* "net0" */
 	uint64_t low_size, high_size;
 	uint64_t irq_count[24];
 	struct input_sink input;
@@ -60,6 +64,8 @@ void pc_power_button(struct pc *pc);
 const struct display_source *pc_display(struct pc *pc);
 /* Ticks of the guest's TSC a second: the host's. */
 uint64_t pc_tsc_hz(void);
+/* Network card `i` with its back end and its boot ROM (pc_net.c); NULL on failure. */
+struct device *pc_nic_create(struct pc *pc, unsigned i, unsigned devfn, GError **error);
 /* Firmware, tables, kernels (pc_boot.c). */
 bool pc_boot_prepare(struct pc *pc, GError **error);
 bool pc_boot_reset(struct pc *pc, struct cpu_state *boot, GError **error);

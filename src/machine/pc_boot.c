@@ -30,12 +30,23 @@ static void cmos_u16(struct pc *pc, unsigned index, uint64_t value)
 	rtc_set_cmos(pc->rtc, index + 1, (uint8_t)(value >> 8));
 }
 
+/* Three nibbles, first to last: 2 hard disk, 3 CD, 4 network. Bit 0 of the high byte: no floppy checks. */
+static void fill_boot_order(struct pc *pc)
+{
+	const char *order = pc->vm->config.boot ? pc->vm->config.boot : "cd,disk,net";
+	g_auto(GStrv) part = g_strsplit(order, ",", -1);
+	unsigned nibble[3] = { 0 };
+
+	for (unsigned i = 0; i < 3 && part[i]; i++)
+		nibble[i] = part[i][0] == 'd' ? 2 : part[i][0] == 'c' ? 3 : 4;
+	rtc_set_cmos(pc->rtc, CMOS_BOOT_LOW, (uint8_t)(nibble[1] << 4 | nibble[0]));
+	rtc_set_cmos(pc->rtc, CMOS_BOOT_HIGH, (uint8_t)(nibble[2] << 4 | 1));
+}
+
 /* Memory sizes and the boot order where PC firmware looks for them. */
 static void fill_cmos(struct pc *pc)
 {
 	uint64_t low = pc->low_size, above_1m = low > 1 << 20 ? (low - (1 << 20)) >> 10 : 0;
-	const char *order = pc->vm->config.boot;
-	bool disk_first = order && g_str_has_prefix(order, "disk");
 
 	cmos_u16(pc, 0x15, 640);
 	cmos_u16(pc, 0x17, MIN(above_1m, 0xffff));
@@ -45,9 +56,7 @@ static void fill_cmos(struct pc *pc)
 	rtc_set_cmos(pc->rtc, 0x5c, (uint8_t)(pc->high_size >> 24));
 	rtc_set_cmos(pc->rtc, 0x5d, (uint8_t)(pc->high_size >> 32));
 	rtc_set_cmos(pc->rtc, 0x5f, (uint8_t)(pc->vm->cpus - 1));
-	/* Nibbles: 2 hard disk, 3 CD. */
-	rtc_set_cmos(pc->rtc, CMOS_BOOT_LOW, disk_first ? 0x32 : 0x23);
-	rtc_set_cmos(pc->rtc, CMOS_BOOT_HIGH, 0x01);
+	fill_boot_order(pc);
 }
 
 bool pc_boot_prepare(struct pc *pc, GError **error)

@@ -20,6 +20,10 @@ void vm_config_finish(struct vm_config *c)
 	g_free(c->cdrom);
 	for (unsigned i = 0; i < c->disks; i++)
 		g_free(c->disk[i].path);
+	for (unsigned i = 0; i < c->nics; i++) {
+		net_config_finish(&c->nic[i].net);
+		g_free(c->nic[i].capture);
+	}
 	g_free(c->boot);
 	g_free(c->firmware);
 	for (unsigned i = 0; i < VM_MAX_SERIAL; i++)
@@ -206,6 +210,8 @@ void vm_resume(struct vm *vm)
 	if (changed) {
 		vm->status = VM_RUNNING;
 		clock_resume(vm->clock);
+		if (vm->ops->caps.in_kernel_apic)
+			vm->ops->resume(vm->accel);
 		vm_release(vm);
 	}
 	vm_unlock(vm);
@@ -355,19 +361,36 @@ static bool check_memory(uint64_t memory, GError **error)
 	return true;
 }
 
+/* Engines with an own view of guest memory follow the layout. */
+static void slot_changed(void *opaque, const struct mem_slot *slot, unsigned index, bool added)
+{
+	struct vm *vm = opaque;
+	int result = added ? vm->ops->map_ram(vm->accel, index, slot) : vm->ops->unmap_ram(vm->accel, index);
+
+	if (!result)
+		return;
+	g_snprintf(vm->error_message, sizeof(vm->error_message), "%s refuses guest memory at %" G_GINT64_MODIFIER "x (%s)",
+		   vm->ops->name, (guint64)slot->gpa, g_strerror(-result));
+	vm_request(vm, VM_REQ_ERROR);
+}
+
 static bool open_engine(struct vm *vm, const struct accel_host *bridge, GError **error)
 {
 	struct accel_config ac = { .mem = vm->mem, .host = bridge, .cpu = &vm->cpu_model, .cpus = vm->cpus };
+	const struct mem_listener listener = { slot_changed, vm };
 	uint32_t words[CPUID_WORDS];
 
 	vm->ops = accel_choose(vm->config.engine, &vm->engine_why, error);
 	if (!vm->ops)
 		return false;
-	interp_supported_words(words);
+	accel_supported_words(vm->ops, words);
 	if (!cpu_model_parse(vm->config.cpu, words, vm->cpus, &vm->cpu_model, error))
 		return false;
 	vm->accel = vm->ops->open(&ac, error);
-	return vm->accel != NULL;
+	if (!vm->accel)
+		return false;
+	mem_set_listener(vm->mem, &listener);
+	return true;
 }
 
 static bool make_vcpus(struct vm *vm, GError **error)

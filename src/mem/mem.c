@@ -2,6 +2,8 @@
 #include "mem/mem.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -262,6 +264,35 @@ void mem_mark_written(struct mem *m, uint64_t gpa, size_t len)
 		gpa += chunk;
 		len -= chunk;
 	}
+}
+
+/* A hole in the file: gone from every mapping of it at once, the engines' too. */
+static bool punch(struct mem *m, const struct mem_slot *s, uint64_t gpa, uint64_t len)
+{
+	uint64_t offset = s->ram_offset + (gpa - s->gpa);
+
+	if (fallocate(s->ram->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len) < 0)
+		return false;
+	mem_mark_written(m, gpa, len);
+	return true;
+}
+
+uint64_t mem_discard(struct mem *m, uint64_t gpa, uint64_t len)
+{
+	uint64_t end, done = 0;
+
+	if (!checked_add(gpa, len, &end) || gpa > UINT64_MAX - PAGE_SIZE)
+		return 0;
+	gpa = (gpa + PAGE_SIZE - 1) & ~(uint64_t)(PAGE_SIZE - 1);
+	end &= ~(uint64_t)(PAGE_SIZE - 1);
+	for (unsigned i = 0; i < m->count; i++) {
+		const struct mem_slot *s = &m->slots[m->order[i]];
+		uint64_t from = MAX(gpa, s->gpa), to = MIN(end, s->gpa + s->size);
+
+		if (from < to && !s->readonly && punch(m, s, from, to - from))
+			done += to - from;
+	}
+	return done;
 }
 
 void mem_set_code_listener(struct mem *m, void (*written)(void *opaque, uint64_t gpa, size_t len), void *opaque)

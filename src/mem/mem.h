@@ -81,6 +81,10 @@ int mem_iovec(struct mem *m, uint64_t gpa, size_t len, bool for_write, struct io
  * more, for dirty tracking and for the engine's code. */
 void mem_mark_written(struct mem *m, uint64_t gpa, size_t len);
 
+/* Gives the whole pages within [gpa, gpa + len) back to the host; they read as zeros from now on. Holes and
+ * read-only slots are left out. Returns the bytes given back. */
+uint64_t mem_discard(struct mem *m, uint64_t gpa, uint64_t len);
+
 /* Code tracking: an engine marks pages it has decoded code from; any write that goes through
  * mem_write or mem_iovec(for_write) to such a page calls back. */
 void mem_set_code_listener(struct mem *m, void (*written)(void *opaque, uint64_t gpa, size_t len), void *opaque);

@@ -20,7 +20,7 @@ struct netdev_ops {
 	/* netdev_room is true again: go on reading. */
 	void (*resume)(struct netdev *nd);
 	void (*set_accepts)(struct netdev *nd, unsigned mask);
-	/* Ends threads (lock not held) and closes; netdev.c frees `nd` afterwards. */
+	/* Ends threads (lock not held), closes and frees what is its own; called once. */
 	void (*close)(struct netdev *nd);
 };
 

@@ -279,11 +279,37 @@ struct netdev *netdev_open(const struct net_config *config, pthread_mutex_t *loc
 	return NULL;
 }
 
+static void nowhere_send(struct netdev *nd, const struct iovec *iov, int count, size_t len, const struct net_offload *o) { }
+static bool nowhere_can_send(struct netdev *nd) { return true; }
+static void nowhere_resume(struct netdev *nd) { }
+static void nowhere_set_accepts(struct netdev *nd, unsigned mask) { }
+static void nowhere_close(struct netdev *nd) { }
+
+void netdev_stop(struct netdev *nd)
+{
+	static const struct netdev_ops nowhere = {
+		"stopped", nowhere_send, nowhere_can_send, nowhere_resume, nowhere_set_accepts, nowhere_close,
+	};
+
+	nd->ops->close(nd);
+	nd->ops = &nowhere;
+}
+
+void net_config_finish(struct net_config *c)
+{
+	g_free(c->target);
+	g_strfreev(c->forwards);
+	g_free(c->tftp);
+	g_free(c->bootfile);
+	g_free(c->hostname);
+	*c = (struct net_config){ 0 };
+}
+
 void netdev_destroy(struct netdev *nd)
 {
 	if (!nd)
 		return;
-	nd->ops->close(nd);
+	netdev_stop(nd);
 	g_queue_clear_full(&nd->waiting, g_free);
 	capture_close(nd->capture);
 	g_free(nd->scratch);
@@ -314,12 +340,8 @@ static void memory_send(struct netdev *nd, const struct iovec *iov, int count, s
 }
 
 static bool memory_can_send(struct netdev *nd) { return !((struct memory *)nd)->blocked; }
-static void memory_resume(struct netdev *nd) { }
-static void memory_set_accepts(struct netdev *nd, unsigned mask) { }
-static void memory_close(struct netdev *nd) { }
-
 static const struct netdev_ops memory_ops = {
-	"memory", memory_send, memory_can_send, memory_resume, memory_set_accepts, memory_close,
+	"memory", memory_send, memory_can_send, nowhere_resume, nowhere_set_accepts, nowhere_close,
 };
 
 struct netdev *netdev_memory_new(void (*sent)(void *opaque, const uint8_t *frame, size_t len), void *opaque)

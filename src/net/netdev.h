@@ -94,10 +94,14 @@ struct net_config {
 	char *hostname;     /* user: what DHCP tells the guest it is called */
 };
 
-/* `lock` is the VM lock; it must not be held here, nor in netdev_destroy. */
+/* `lock` is the VM lock. */
 struct netdev *netdev_open(const struct net_config *config, pthread_mutex_t *lock, GError **error);
-/* NULL accepted. Ends the back end's threads first. */
+/* Ends the back end's threads; after that frames go nowhere. The lock must not be held. */
+void netdev_stop(struct netdev *nd);
+/* Stops and frees; no card may be plugged in any more. NULL accepted. */
 void netdev_destroy(struct netdev *nd);
+/* Frees what it points to, not itself. */
+void net_config_finish(struct net_config *c);
 /* For tests: frames sent are handed to `sent`; what netdev_memory_input is given arrives. */
 struct netdev *netdev_memory_new(void (*sent)(void *opaque, const uint8_t *frame, size_t len), void *opaque);
 void netdev_memory_input(struct netdev *nd, const uint8_t *frame, size_t len);

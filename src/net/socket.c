@@ -232,11 +232,12 @@ static void serve_peers(struct sock *s, const struct pollfd *fds, guint count)
 	}
 }
 
-static void accept_peer(struct sock *s)
+static void accept_peers(struct sock *s)
 {
-	int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd;
 
-	if (fd >= 0)
+	while (s->listen_fd >= 0 && s->peers->len < MAX_PEERS &&
+	       (fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
 		peer_add(s, fd);
 }
 
@@ -288,10 +289,10 @@ static void *socket_thread(void *opaque)
 		if (poll(fds, n, net_queue_timeout(&s->queue, alone ? RETRY_MS : -1)) < 0)
 			continue;
 		serve_peers(s, fds + 2, n - 2);
-		if (fds[1].revents & POLLIN)
-			accept_peer(s);
 		if (!net_queue_take(&s->queue))
 			return NULL;
+		/* Now, so that whoever had connected before a frame was sent gets it. */
+		accept_peers(s);
 		send_all(s);
 		hand_over(s);
 	}

@@ -6,55 +6,20 @@
  *	cpu-int [cases [seed]]
  */
 #include <setjmp.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
 
 #include <Zydis/Zydis.h>
 
 #include "accel/interp/cpu.h"
+#include "oracle.h"
 
 #define AREA 1024u /* the memory operands' playground */
 #define VARIANTS 8 /* operand sets for each encoding */
 
-/* In the low 2 GiB, so that the thunk can address it without a register. */
-struct low {
-	uint64_t gpr[16], flags, host_rsp, taken;
-	uint8_t pad[104];
-	uint8_t area[AREA + 64];
-	uint8_t code[2048];
-};
-
-static struct low *low;
-static uint8_t *insn_at, *epilogue[2];
+static struct oracle host;
+static uint8_t *area; /* AREA bytes of the host's */
 static struct icpu icpu;
-static sigjmp_buf native_fault;
-static uint64_t seed;
-
-static uint64_t rnd(void)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed * 0x2545f4914f6cdd1dull;
-}
-static unsigned pick(unsigned n) { return (unsigned)((rnd() >> 33) % n); }
-
-/* Edge values are as likely as random ones. */
-static uint64_t operand(void)
-{
-	static const uint64_t edge[] = { 0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000,
-					 0xffffffff, INT64_MAX, 1ull << 63, UINT64_MAX, UINT64_MAX - 1, 31, 32, 63, 64 };
-	switch (pick(4)) {
-	case 0: return edge[pick(ARRAY_LEN(edge))];
-	case 1: return rnd() >> pick(64);
-	case 2: return ~(rnd() >> pick(64));
-	default: return rnd();
-	}
-}
 
 /* ---- flat memory and faults in place of the interpreter's own ---- */
 
@@ -104,60 +69,7 @@ uint64_t cpu_pop(struct icpu *cpu, unsigned len)
 void cpu_check_io(struct icpu *cpu, uint16_t port, unsigned len);
 void cpu_check_io(struct icpu *cpu, uint16_t port, unsigned len) { }
 
-/* ---- the native thunk ---- */
-
 static uint8_t *put32(uint8_t *p, uint64_t v) { st32le(p, (uint32_t)v); return p + 4; }
-
-/* mov between a register and an absolute address: opcode 8b loads, 89 stores. */
-static uint8_t *put_mov(uint8_t *p, uint8_t opcode, unsigned reg, const void *at)
-{
-	*p++ = (uint8_t)(0x48 | (reg >> 3) << 2);
-	*p++ = opcode;
-	*p++ = (uint8_t)(4 | (reg & 7) << 3);
-	*p++ = 0x25;
-	return put32(p, (uint64_t)at);
-}
-static uint8_t *put_rsp(uint8_t *p, const void *v)
-{
-	*p++ = 0x48, *p++ = 0xc7, *p++ = 0xc4;
-	return put32(p, (uint64_t)v);
-}
-
-static void thunk_build(void)
-{
-	static const uint8_t saves[] = { 0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57 };
-	static const uint8_t restores[] = { 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xfc, 0xc3 };
-	uint8_t *p = low->code;
-
-	memcpy(p, saves, sizeof saves);
-	p = put_mov(p + sizeof saves, 0x89, RSP, &low->host_rsp);
-	p = put_rsp(p, &low->flags);
-	*p++ = 0x9d; /* popfq */
-	for (unsigned r = 0; r < 16; r++)
-		p = put_mov(p, 0x8b, r, &low->gpr[r]);
-	insn_at = p;
-	p = low->code + 512;
-	for (unsigned t = 0; t < 2; t++) {
-		epilogue[t] = p;
-		for (unsigned r = 0; r < 16; r++)
-			p = put_mov(p, 0x89, r, &low->gpr[r]);
-		p = put_rsp(p, &low->flags + 1);
-		*p++ = 0x9c; /* pushfq */
-		*p++ = 0xc7, *p++ = 0x04, *p++ = 0x25;
-		p = put32(put32(p, (uint64_t)&low->taken), t);
-		p = put_mov(p, 0x8b, RSP, &low->host_rsp);
-		memcpy(p, restores, sizeof restores);
-		p += sizeof restores;
-	}
-}
-
-static void put_jump(uint8_t *at, const uint8_t *to)
-{
-	at[0] = 0xe9;
-	put32(at + 1, (uint64_t)(to - (at + 5)));
-}
-
-static void on_fpe(int sig) { siglongjmp(native_fault, 1); }
 
 /* ---- encodings ---- */
 
@@ -380,7 +292,7 @@ struct outcome {
 static bool prepare(const struct shape *s, const struct insn *in, uint64_t gpr[16])
 {
 	bool mem = in->dst_kind == OPD_MEM || in->src_kind == OPD_MEM || in->mem_size;
-	uint64_t middle = (uint64_t)low->area + AREA / 2;
+	uint64_t middle = (uint64_t)area + AREA / 2;
 
 	for (unsigned r = 0; r < 16; r++)
 		gpr[r] = operand();
@@ -391,7 +303,7 @@ static bool prepare(const struct shape *s, const struct insn *in, uint64_t gpr[1
 			return false;
 	}
 	if (s->flags & XLAT)
-		gpr[RBX] = (uint64_t)low->area + pick(AREA - 256);
+		gpr[RBX] = (uint64_t)area + pick(AREA - 256);
 	if (s->flags & STRING) {
 		gpr[RSI] = middle + pick(64) - 32;
 		gpr[RDI] = middle + pick(64) - 32;
@@ -419,32 +331,32 @@ static bool prepare(const struct shape *s, const struct insn *in, uint64_t gpr[1
 
 static void run_native(struct outcome *o, uint64_t flags)
 {
-	memcpy(low->gpr, o->gpr, sizeof low->gpr);
-	memcpy(low->area, o->area, AREA);
-	low->flags = flags | 0x202;
-	low->taken = 0;
-	o->fault = sigsetjmp(native_fault, 0) != 0;
+	struct oracle_cpu cpu = { .flags = flags | 0x202 };
+
+	memcpy(cpu.gpr, o->gpr, sizeof cpu.gpr);
+	memcpy(area, o->area, AREA);
+	oracle_run(&host, &cpu);
+	o->fault = cpu.fault >= 0;
 	if (!o->fault) {
-		((void (*)(void))(void *)low->code)();
-		memcpy(o->gpr, low->gpr, sizeof low->gpr);
-		o->flags = low->flags;
-		o->taken = low->taken;
+		memcpy(o->gpr, cpu.gpr, sizeof o->gpr);
+		o->flags = cpu.flags;
+		o->taken = cpu.exit;
 	}
-	memcpy(o->area, low->area, AREA);
+	memcpy(o->area, area, AREA);
 }
 
 static void run_interp(struct outcome *o, uint64_t flags, const struct insn *in)
 {
 	memcpy(icpu.s.gpr, o->gpr, sizeof o->gpr);
-	memcpy(low->area, o->area, AREA);
+	memcpy(area, o->area, AREA);
 	icpu.s.rflags = flags | 0x202;
-	icpu.s.rip = (uint64_t)insn_at;
+	icpu.s.rip = (uint64_t)host.code;
 	icpu.next_rip = icpu.s.rip + in->length;
 	o->fault = sigsetjmp(icpu.fault, 0) != 0;
 	if (!o->fault)
 		in->fn(&icpu, in);
 	memcpy(o->gpr, icpu.s.gpr, sizeof o->gpr);
-	memcpy(o->area, low->area, AREA);
+	memcpy(o->area, area, AREA);
 	o->flags = icpu.s.rflags;
 	o->taken = icpu.next_rip != icpu.s.rip + in->length;
 }
@@ -463,7 +375,7 @@ static void report(const struct outcome *start, const struct outcome *n, const s
 {
 	printf("not equal: %s:", ZydisMnemonicGetString(in->mnemonic));
 	for (unsigned b = 0; b < in->length; b++)
-		printf(" %02x", insn_at[b]);
+		printf(" %02x", host.code[b]);
 	printf("\n  flags %lx -> native %lx, interp %lx; fault %d %d; taken %lu %lu\n", flags, n->flags & 0xcd5, i->flags & 0xcd5,
 	       n->fault, i->fault, n->taken, i->taken);
 	for (unsigned r = 0; r < 16; r++) {
@@ -478,22 +390,17 @@ static void report(const struct outcome *start, const struct outcome *n, const s
 
 static bool setup(void)
 {
-	static char stack[65536];
-	stack_t ss = { .ss_sp = stack, .ss_size = sizeof stack };
-	struct sigaction sa = { .sa_handler = on_fpe, .sa_flags = SA_ONSTACK | SA_NODEFER };
+	static struct ram flat = { .name = (char *)"flat", .fd = -1, .size = ORACLE_PAGES * PAGE_SIZE };
 
-	low = mmap(NULL, sizeof *low, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
-	if (low == MAP_FAILED || sigaltstack(&ss, NULL) || sigaction(SIGFPE, &sa, NULL))
+	if (!oracle_init(&host, false))
 		return false;
-	static struct ram flat = { .name = (char *)"flat", .fd = -1 };
-	flat.host = (uint8_t *)low;
-	flat.size = (sizeof *low + PAGE_SIZE - 1) & ~(uint64_t)(PAGE_SIZE - 1);
+	area = host.area;
+	flat.host = host.base;
 	icpu.mem = mem_create();
-	if (mem_map(icpu.mem, (uint64_t)low, flat.size, &flat, 0, false) < 0)
+	if (mem_map(icpu.mem, (uint64_t)(uintptr_t)host.base, flat.size, &flat, 0, false) < 0)
 		return false;
 	icpu.code_bits = icpu.stack_bits = 64;
 	icpu.long_mode = true;
-	thunk_build();
 	return true;
 }
 
@@ -503,9 +410,10 @@ int main(int argc, char **argv)
 	static struct outcome start, native, interp;
 	ZydisDecoder decoder;
 
-	seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 0x9e3779b97f4a7c15ull;
+	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 0x9e3779b97f4a7c15ull;
+
 	printf("seed %#lx\n", seed);
-	seed |= !seed;
+	oracle_seed(seed);
 	if (!setup()) {
 		perror("low memory for the thunk");
 		return 1;
@@ -516,11 +424,10 @@ int main(int argc, char **argv)
 	while (passed + failed < cases && failed < 20) {
 		struct shape s = shape_pick();
 		struct insn in;
-		unsigned len = encode(&s, insn_at);
-		if (!decode(&decoder, insn_at, len, &in))
+		unsigned len = encode(&s, host.code);
+		if (!decode(&decoder, host.code, len, &in))
 			continue;
-		put_jump(insn_at + len, epilogue[0]);
-		put_jump(insn_at + len + 5, epilogue[1]);
+		oracle_end(&host, len);
 		for (unsigned v = 0; v < VARIANTS; v++) {
 			uint64_t flags = rnd() & (RFLAGS_STATUS | (s.flags & STRING ? RFLAGS_DF : 0));
 			if (!prepare(&s, &in, start.gpr))
@@ -528,7 +435,7 @@ int main(int argc, char **argv)
 			for (unsigned i = 0; i < 32; i++)
 				st64le(&start.area[AREA / 2 - 64 + 8 * i], operand());
 			if (s.flags & RET)
-				st64le(&start.area[start.gpr[RSP] - (uint64_t)low->area], (uint64_t)(insn_at + len + 5));
+				st64le(&start.area[start.gpr[RSP] - (uint64_t)area], (uint64_t)(host.code + len + 5));
 			native = interp = start;
 			run_native(&native, flags);
 			run_interp(&interp, flags, &in);

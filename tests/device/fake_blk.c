@@ -103,6 +103,7 @@ void blk_writev(struct blk *b, uint64_t sector, const struct iovec *iov, int n, 
 
 void blk_writev_fua(struct blk *b, uint64_t sector, const struct iovec *iov, int n, blk_done done, void *opaque)
 {
+	b->flushes++;
 	blk_writev(b, sector, iov, n, done, opaque);
 }
 

@@ -10,7 +10,7 @@ MAY = {
     'accel': {'base', 'mem', 'x86'}, 'accel/kvm': {'base', 'mem', 'x86', 'accel'},
     'accel/interp': {'base', 'mem', 'x86', 'accel'}, 'accel/bt': {'base', 'mem', 'x86', 'accel', 'accel/interp'},
     'block': {'base', 'host'}, 'net': {'base', 'host'}, 'display': {'base', 'host'},
-    'dev': {'base', 'host', 'mem', 'bus', 'block', 'net', 'display'}, 'fw': {'base', 'mem', 'x86'},
+    'dev': {'base', 'host', 'mem', 'bus', 'x86', 'block', 'net', 'display'}, 'fw': {'base', 'mem', 'x86'},
 }
 MAY['machine'] = set(MAY) - {'accel/kvm', 'accel/interp', 'accel/bt'}
 MAY['monitor'] = MAY['machine'] | {'machine'}

@@ -97,14 +97,15 @@ static void undefined(struct icpu *cpu, const struct insn *in)
 	cpu_raise(cpu, EXC_UD);
 }
 
-/* An encoding that is not an instruction: #UD when it is reached. */
+/* An encoding that is not an instruction: #UD when it is reached. All bytes that were looked at count as its
+ * own, so that it is decoded anew when any of them changes. */
 static void make_undefined(struct insn *in, const uint8_t *bytes, unsigned len)
 {
 	memset(in, 0, sizeof(*in));
 	in->fn = undefined;
-	in->length = 1;
+	in->length = (uint8_t)(len < 15 ? len : 15);
 	in->flags = INSN_ENDS_BLOCK;
-	memcpy(in->bytes, bytes, len < 15 ? len : 15);
+	memcpy(in->bytes, bytes, in->length);
 }
 
 static void too_long(struct icpu *cpu, const struct insn *in)
@@ -158,6 +159,9 @@ bool insn_decode(struct icpu *cpu, const uint8_t *bytes, unsigned len, struct in
 	memcpy(in->bytes, bytes, zi.length);
 	for (unsigned i = 0; i < zi.operand_count_visible; i++)
 		set_operand(in, &ops[i], i);
+	/* Without CET it is what it looks like: a DS override. */
+	if ((zi.attributes & ZYDIS_ATTRIB_HAS_NOTRACK) && cpu->code_bits != 64)
+		in->seg = SEG_DS;
 	if (zi.operand_count_visible && ops[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE && ops[0].size && ops[0].size <= 64)
 		in->opsize = (uint8_t)(ops[0].size / 8);
 	if (integer_bind(cpu, in, &zi, ops) || string_bind(cpu, in, &zi, ops) || system_bind(cpu, in, &zi, ops) ||

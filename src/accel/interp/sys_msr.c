@@ -26,7 +26,7 @@ uint64_t cpu_tsc(struct icpu *cpu)
 
 /* ---- plain registers ---- */
 
-enum msr_check { ANY, CANONICAL, LOW32, PAT_TYPES };
+enum msr_check { ANY, CANONICAL, LOW32, PAT_TYPES, ZERO };
 
 struct msr_field {
 	uint32_t index;
@@ -41,7 +41,7 @@ static const struct msr_field fields[] = {
 	FIELD(MSR_GS_BASE, seg[SEG_GS].base, CANONICAL), FIELD(0xc0000102, kernel_gs_base, CANONICAL),
 	FIELD(0xc0000103, tsc_aux, LOW32), FIELD(0x174, sysenter_cs, ANY), FIELD(0x175, sysenter_esp, CANONICAL),
 	FIELD(0x176, sysenter_eip, CANONICAL), FIELD(0x277, pat, PAT_TYPES), FIELD(0x1a0, misc_enable, ANY),
-	FIELD(0x1d9, debugctl, ANY), FIELD(0x17a, mcg_status, ANY), FIELD(0x2ff, mtrr_def_type, ANY),
+	FIELD(0xda0, xss, ZERO), FIELD(0x1d9, debugctl, ANY), FIELD(0x17a, mcg_status, ANY), FIELD(0x2ff, mtrr_def_type, ANY),
 	FIELD(0x250, mtrr_fixed[0], ANY), FIELD(0x258, mtrr_fixed[1], ANY), FIELD(0x259, mtrr_fixed[2], ANY),
 	FIELD(0x268, mtrr_fixed[3], ANY), FIELD(0x269, mtrr_fixed[4], ANY), FIELD(0x26a, mtrr_fixed[5], ANY),
 	FIELD(0x26b, mtrr_fixed[6], ANY), FIELD(0x26c, mtrr_fixed[7], ANY), FIELD(0x26d, mtrr_fixed[8], ANY),
@@ -101,6 +101,7 @@ static bool field_allows(uint8_t check, uint64_t v)
 	switch (check) {
 	case CANONICAL: return is_canonical(v);
 	case LOW32: return v >> 32 == 0;
+	case ZERO: return !v;
 	case PAT_TYPES:
 		for (unsigned i = 0; i < 8; i++) {
 			unsigned type = v >> (8 * i) & 0xff;

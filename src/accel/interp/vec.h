@@ -16,7 +16,9 @@
 /* Places in the XSAVE image (SDM 1, 10.5.1 and 13.4). */
 enum {
 	IMG_FCW = 0, IMG_FSW = 2, IMG_FTW = 4 /* abridged: a bit for each register in use */, IMG_FOP = 6, IMG_FIP = 8,
-	IMG_FDP = 16, IMG_MXCSR = 24, IMG_MXCSR_MASK = 28, IMG_ST = 32, IMG_XMM = 160, IMG_BV = 512, IMG_COMP = 520, IMG_YMM = 576,
+	IMG_FDP = 16, IMG_MXCSR = 24, IMG_MXCSR_MASK = 28, IMG_ST = 32, IMG_XMM = 160,
+	/* The selectors that the 64-bit form has no place for: in the bytes left to software. */
+	IMG_FCS = 464, IMG_FDS = 466, IMG_BV = 512, IMG_COMP = 520, IMG_YMM = 576,
 	IMG_SIZE = 832,
 };
 #define FSW_ES 0x80u
@@ -98,7 +100,7 @@ void vec_require_x87(struct icpu *cpu, bool waiting);
 /* The image as an MMX instruction leaves it: TOP 0, all registers in use. */
 void vec_enter_mmx(struct icpu *cpu);
 /* Raises #AC if alignment is checked now and lin is not a multiple of align (a power of two). */
-void vec_check_alignment(struct icpu *cpu, uint64_t lin, unsigned align);
+void vec_check_alignment(struct icpu *cpu, uint64_t lin, unsigned align, bool write);
 /* Raises #XM, or #UD when the system has not enabled it. */
 _Noreturn void vec_raise_simd(struct icpu *cpu);
 
@@ -112,6 +114,8 @@ void x87_reset(struct cpu_state *s);
 void x87_update_es(struct cpu_state *s);
 /* An instruction's last operation, as FOP, FIP and FDP tell it. */
 void x87_note(struct icpu *cpu, const struct insn *in, uint16_t fop);
+/* Another TOP: what is numbered from the top of the stack is then found elsewhere in the image. */
+void x87_set_top(struct cpu_state *s, unsigned top);
 /* Full tag word from the abridged one and the registers, and back. */
 uint16_t x87_full_tags(const struct cpu_state *s);
 uint8_t x87_abridged_tags(uint16_t full);

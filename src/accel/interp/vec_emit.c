@@ -276,8 +276,13 @@ static void put_execution(struct code *c, const struct insn *in, const ZydisDeco
 {
 	bool vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
 
+	/* Whole YMM registers last: the load of an XMM operand in the same register would clear the upper half. */
 	for (unsigned i = 0; i < zi->operand_count; i++) {
-		if (is_register(&ops[i]))
+		if (is_register(&ops[i]) && class_of(ops[i].reg.value) != CLASS_YMM)
+			put_load(c, &ops[i], vex);
+	}
+	for (unsigned i = 0; i < zi->operand_count; i++) {
+		if (is_register(&ops[i]) && class_of(ops[i].reg.value) == CLASS_YMM)
 			put_load(c, &ops[i], vex);
 	}
 	put_insn(c, in, zi, ops);

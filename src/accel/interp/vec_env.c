@@ -32,21 +32,23 @@ static void env_get(const struct icpu *cpu, struct env *e)
 	e->fop = ld16le(x + IMG_FOP) & 0x7ff;
 	e->fip = ld32le(x + IMG_FIP);
 	e->fdp = ld32le(x + IMG_FDP);
-	/* In 64-bit code the words above hold the offsets' upper halves. */
-	e->fcs = cpu->code_bits == 64 ? 0 : ld16le(x + IMG_FIP + 4);
-	e->fds = cpu->code_bits == 64 ? 0 : ld16le(x + IMG_FDP + 4);
+	e->fcs = ld16le(x + IMG_FCS);
+	e->fds = ld16le(x + IMG_FDS);
 }
 
 static void env_set(struct icpu *cpu, const struct env *e)
 {
 	uint8_t *x = cpu->s.xsave;
 
+	x87_set_top(&cpu->s, fsw_top(e->fsw));
 	st16le(x + IMG_FCW, (e->fcw & 0x1f3f) | 0x40);
 	st16le(x + IMG_FSW, e->fsw);
 	x[IMG_FTW] = x87_abridged_tags(e->ftw);
 	st16le(x + IMG_FOP, e->fop);
-	st64le(x + IMG_FIP, e->fip | (uint64_t)e->fcs << 32);
-	st64le(x + IMG_FDP, e->fdp | (uint64_t)e->fds << 32);
+	st64le(x + IMG_FIP, e->fip);
+	st64le(x + IMG_FDP, e->fdp);
+	st16le(x + IMG_FCS, e->fcs);
+	st16le(x + IMG_FDS, e->fds);
 	x87_update_es(&cpu->s);
 }
 
@@ -138,7 +140,7 @@ static void do_fnstenv(struct icpu *cpu, const struct insn *in)
 
 	vec_require_x87(cpu, false);
 	lin = cpu_ea(cpu, in, form_size(form), true);
-	vec_check_alignment(cpu, lin, in->opsize);
+	vec_check_alignment(cpu, lin, in->opsize, true);
 	env_get(cpu, &e);
 	env_write(&e, form, buf);
 	cpu_store_bytes(cpu, lin, buf, form_size(form));
@@ -155,7 +157,7 @@ static void do_fldenv(struct icpu *cpu, const struct insn *in)
 
 	vec_require_x87(cpu, true);
 	lin = cpu_ea(cpu, in, form_size(form), false);
-	vec_check_alignment(cpu, lin, in->opsize);
+	vec_check_alignment(cpu, lin, in->opsize, false);
 	cpu_load_bytes(cpu, lin, buf, form_size(form));
 	env_read(&e, form, buf);
 	env_set(cpu, &e);
@@ -171,7 +173,7 @@ static void do_fnsave(struct icpu *cpu, const struct insn *in)
 
 	vec_require_x87(cpu, false);
 	lin = cpu_ea(cpu, in, head + 80, true);
-	vec_check_alignment(cpu, lin, in->opsize);
+	vec_check_alignment(cpu, lin, in->opsize, true);
 	env_get(cpu, &e);
 	env_write(&e, form, buf);
 	for (unsigned i = 0; i < 8; i++)
@@ -190,7 +192,7 @@ static void do_frstor(struct icpu *cpu, const struct insn *in)
 
 	vec_require_x87(cpu, true);
 	lin = cpu_ea(cpu, in, head + 80, false);
-	vec_check_alignment(cpu, lin, in->opsize);
+	vec_check_alignment(cpu, lin, in->opsize, false);
 	cpu_load_bytes(cpu, lin, buf, head + 80);
 	env_read(&e, form, buf);
 	env_set(cpu, &e);

@@ -106,6 +106,7 @@ static void do_maskmovdqu(struct icpu *cpu, const struct insn *in)
 		vec_require_sse(cpu);
 	ymm_get(cpu, m.mask, mask);
 	ymm_get(cpu, m.dst, data);
+	vec_check_alignment(cpu, element_at(cpu, in, cpu->s.gpr[RDI], 1, true), 16, true);
 	masked_store(cpu, in, cpu->s.gpr[RDI], mask, data, 16, 1);
 }
 
@@ -113,12 +114,11 @@ static void do_maskmovq(struct icpu *cpu, const struct insn *in)
 {
 	struct masked m = shape_of(in);
 	const uint8_t *st = cpu->s.xsave + IMG_ST;
-	unsigned top;
 
 	vec_require_mmx(cpu);
-	top = fsw_top(ld16le(cpu->s.xsave + IMG_FSW));
-	masked_store(cpu, in, cpu->s.gpr[RDI], st + 16 * ((m.mask - top) & 7), st + 16 * ((m.dst - top) & 7), 8, 1);
-	vec_enter_mmx(cpu);
+	vec_enter_mmx(cpu); /* even if a store faults then, as the host does */
+	vec_check_alignment(cpu, element_at(cpu, in, cpu->s.gpr[RDI], 1, true), 8, true);
+	masked_store(cpu, in, cpu->s.gpr[RDI], st + 16 * m.mask, st + 16 * m.dst, 8, 1);
 }
 
 /* ---- gathers ---- */
@@ -128,44 +128,43 @@ static int64_t index_of(const uint8_t *indices, unsigned i, unsigned size)
 	return size == 4 ? (int32_t)ld32le(indices + 4 * i) : (int64_t)ld64le(indices + 8 * i);
 }
 
+static uint8_t *half_of(struct icpu *cpu, unsigned reg, unsigned at)
+{
+	return cpu->s.xsave + (at < 16 ? IMG_XMM + at : IMG_YMM + at - 16) + 16 * reg;
+}
+
+/* Clears a register from byte `from` on. */
+static void clear_above(struct icpu *cpu, unsigned reg, unsigned from)
+{
+	if (from < 16)
+		memset(half_of(cpu, reg, from), 0, 16 - from);
+	memset(half_of(cpu, reg, from < 16 ? 16 : from), 0, from < 16 ? 16 : 32 - from);
+}
+
+/* Each element is finished, its mask cleared, before the next one may fault. */
 static void do_gather(struct icpu *cpu, const struct insn *in)
 {
 	struct masked m = shape_of(in);
-	uint8_t data[32], mask[32], indices[32];
-	uint64_t base;
+	uint8_t indices[32];
+	uint64_t base = (uint64_t)in->disp;
 
 	vec_require_avx(cpu);
-	base = (uint64_t)in->disp;
 	if (in->base >= 0)
 		base += cpu->s.gpr[in->base];
-	ymm_get(cpu, m.dst, data);
-	ymm_get(cpu, m.mask, mask);
 	ymm_get(cpu, m.index, indices);
-	memset(data + m.vector, 0, 32u - m.vector);
-	memset(mask + m.vector, 0, 32u - m.vector);
-	for (unsigned i = 0; i < m.vector / m.element; i++) {
-		if (i >= m.count || !selected(mask, i, m.element))
-			memset(mask + i * m.element, 0, m.element);
-		else
-			memset(mask + i * m.element, 0xff, m.element);
-	}
 	for (unsigned i = 0; i < m.count; i++) {
-		uint64_t offset = base + ((uint64_t)index_of(indices, i, m.index_size) << in->scale);
+		uint8_t *mask = half_of(cpu, m.mask, i * m.element);
 
-		if (!mask[i * m.element])
-			continue;
-		st_le(data + i * m.element, m.element,
-		      cpu_load(cpu, element_at(cpu, in, offset, m.element, false), m.element));
-		memset(mask + i * m.element, 0, m.element);
-		/* A fault at a later element finds this one done. */
-		ymm_set(cpu, m.dst, data);
-		ymm_set(cpu, m.mask, mask);
+		if (selected(mask, 0, m.element)) {
+			uint64_t offset = base + ((uint64_t)index_of(indices, i, m.index_size) << in->scale);
+			uint64_t lin = element_at(cpu, in, offset, m.element, false);
+
+			st_le(half_of(cpu, m.dst, i * m.element), m.element, cpu_load(cpu, lin, m.element));
+		}
+		memset(mask, 0, m.element);
 	}
-	/* An index vector shorter than the data, or the reverse: the upper half is cleared. */
-	if (m.count * m.element < m.vector)
-		memset(data + m.count * m.element, 0, m.vector - m.count * m.element);
-	ymm_set(cpu, m.dst, data);
-	ymm_set(cpu, m.mask, mask);
+	clear_above(cpu, m.dst, m.count * m.element);
+	clear_above(cpu, m.mask, 0);
 }
 
 /* ---- binding ---- */

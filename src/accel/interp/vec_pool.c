@@ -195,5 +195,7 @@ const struct vec_op *vec_op_again(struct icpu *cpu, const struct insn *in)
 	bool need_more;
 
 	insn_decode(cpu, in->bytes, in->length, &fresh, &need_more);
+	/* Handlers get their instruction as constant, but it lies where the decoder wrote it. */
+	((struct insn *)(uintptr_t)in)->aux = fresh.aux;
 	return &((struct vec *)cpu->vec)->ops[(uint32_t)fresh.aux];
 }

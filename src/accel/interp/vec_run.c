@@ -62,34 +62,27 @@ _Noreturn void vec_raise_simd(struct icpu *cpu)
 	cpu_raise(cpu, cpu->s.cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD);
 }
 
-void vec_check_alignment(struct icpu *cpu, uint64_t lin, unsigned align)
+void vec_check_alignment(struct icpu *cpu, uint64_t lin, unsigned align, bool write)
 {
-	if ((lin & (align - 1)) && cpu->cpl == 3 && (cpu->s.cr0 & CR0_AM) && (cpu->s.rflags & RFLAGS_AC))
-		cpu_raise_error(cpu, EXC_AC, 0);
+	if (!(lin & (align - 1)) || cpu->cpl != 3 || !(cpu->s.cr0 & CR0_AM) || !(cpu->s.rflags & RFLAGS_AC))
+		return;
+	/* A page fault at the first byte goes before it, one at a second page after it. */
+	if (write)
+		cpu_check_write(cpu, lin, 1);
+	else
+		cpu_read_ptr(cpu, lin, 1);
+	cpu_raise_error(cpu, EXC_AC, 0);
 }
+
+/* Operands are aligned by their size, up to 16 bytes; the 80-bit ones by 8. */
+static unsigned natural_alignment(unsigned size) { return size > 16 ? 16 : size == 10 ? 8 : size; }
 
 /* ---- MMX over x87 (SDM 1, 9.5) ---- */
 
-/* The image lists registers from the top of the stack on, MMX numbers them from the bottom. */
-static void rotate_registers(uint8_t *st, unsigned top)
-{
-	uint8_t old[8][16];
-
-	memcpy(old, st, sizeof(old));
-	for (unsigned i = 0; i < 8; i++)
-		memcpy(st + 16 * ((i + top) & 7), old[i], 16);
-}
-
 void vec_enter_mmx(struct icpu *cpu)
 {
-	uint8_t *x = cpu->s.xsave;
-	uint16_t fsw = ld16le(x + IMG_FSW);
-
-	if (fsw_top(fsw)) {
-		rotate_registers(x + IMG_ST, fsw_top(fsw));
-		st16le(x + IMG_FSW, fsw & 0xc7ff);
-	}
-	x[IMG_FTW] = 0xff;
+	x87_set_top(&cpu->s, 0);
+	cpu->s.xsave[IMG_FTW] = 0xff;
 }
 
 /* ---- execution ---- */
@@ -131,8 +124,8 @@ static uint64_t address(struct icpu *cpu, const struct insn *in, const struct ve
 
 	if (__builtin_expect(lin & op->align, 0))
 		cpu_raise_error(cpu, EXC_GP, 0);
-	if (__builtin_expect(lin & (op->mem_size - 1u), 0) && !(op->mem_size & (op->mem_size - 1)))
-		vec_check_alignment(cpu, lin, op->mem_size);
+	if (__builtin_expect(lin & 15, 0))
+		vec_check_alignment(cpu, lin, natural_alignment(op->mem_size), op->flags & VEC_STORE);
 	return lin;
 }
 
@@ -172,7 +165,7 @@ void vec_do_x87(struct icpu *cpu, const struct insn *in)
 {
 	const struct vec_op *op = vec_op_of(cpu, in);
 	uint8_t buf[16] __attribute__((aligned(16)));
-	uint64_t lin = 0;
+	uint64_t lin = 0, pointer;
 	uint16_t raised;
 
 	vec_require_x87(cpu, true);
@@ -180,13 +173,15 @@ void vec_do_x87(struct icpu *cpu, const struct insn *in)
 		bool store = op->flags & VEC_STORE;
 
 		lin = cpu_ea(cpu, in, op->mem_size, store);
-		vec_check_alignment(cpu, lin, op->mem_size == 10 ? 8 : op->mem_size);
+		vec_check_alignment(cpu, lin, natural_alignment(op->mem_size), store);
 		if (store)
 			cpu_check_write(cpu, lin, op->mem_size);
 		else
 			load_slow(cpu, lin, buf, op->mem_size);
 	}
+	pointer = ld64le(cpu->s.xsave + IMG_FDP);
 	op->thunk(&cpu->s, buf);
+	st64le(cpu->s.xsave + IMG_FDP, pointer); /* FXSAVE may not have kept it */
 	x87_note(cpu, in, op->fop);
 	if (!(op->flags & VEC_STORE))
 		return;

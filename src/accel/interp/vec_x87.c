@@ -14,19 +14,31 @@ void x87_update_es(struct cpu_state *s)
 	st16le(s->xsave + IMG_FSW, fsw);
 }
 
-/* The pointers in the form of the code that runs: 64-bit offsets, or 32-bit ones with selectors. */
 void x87_note(struct icpu *cpu, const struct insn *in, uint16_t fop)
 {
 	uint8_t *x = cpu->s.xsave;
-	bool wide = cpu->code_bits == 64;
 
 	st16le(x + IMG_FOP, fop);
-	st64le(x + IMG_FIP, wide ? cpu->s.rip : (uint32_t)cpu->s.rip | (uint64_t)cpu->s.seg[SEG_CS].selector << 32);
+	st64le(x + IMG_FIP, cpu->s.rip);
+	st16le(x + IMG_FCS, cpu->s.seg[SEG_CS].selector);
 	if (in->dst_kind == OPD_MEM || in->src_kind == OPD_MEM) {
-		uint64_t offset = cpu_offset(cpu, in);
-
-		st64le(x + IMG_FDP, wide ? offset : (uint32_t)offset | (uint64_t)cpu->s.seg[in->seg].selector << 32);
+		st64le(x + IMG_FDP, cpu_offset(cpu, in));
+		st16le(x + IMG_FDS, cpu->s.seg[in->seg].selector);
 	}
+}
+
+void x87_set_top(struct cpu_state *s, unsigned top)
+{
+	uint16_t fsw = ld16le(s->xsave + IMG_FSW);
+	unsigned by = (fsw_top(fsw) - top) & 7;
+	uint8_t old[8][16];
+
+	if (!by)
+		return;
+	memcpy(old, s->xsave + IMG_ST, sizeof(old));
+	for (unsigned i = 0; i < 8; i++)
+		memcpy(s->xsave + IMG_ST + 16 * ((i + by) & 7), old[i], 16);
+	st16le(s->xsave + IMG_FSW, (uint16_t)((fsw & 0xc7ff) | top << 11));
 }
 
 static unsigned tag_of(const uint8_t *st)
@@ -79,11 +91,13 @@ static void do_fwait(struct icpu *cpu, const struct insn *in)
 /* FNINIT: the registers keep what they hold. */
 void x87_reset(struct cpu_state *s)
 {
+	x87_set_top(s, 0);
 	st16le(s->xsave + IMG_FCW, FCW_INIT);
 	st16le(s->xsave + IMG_FSW, 0);
 	s->xsave[IMG_FTW] = 0;
 	st16le(s->xsave + IMG_FOP, 0);
 	memset(s->xsave + IMG_FIP, 0, 16);
+	memset(s->xsave + IMG_FCS, 0, 4);
 }
 
 static void do_fninit(struct icpu *cpu, const struct insn *in)
@@ -105,7 +119,7 @@ static void store_word(struct icpu *cpu, const struct insn *in, uint16_t v)
 {
 	uint64_t lin = cpu_ea(cpu, in, 2, true);
 
-	vec_check_alignment(cpu, lin, 2);
+	vec_check_alignment(cpu, lin, 2, true);
 	cpu_store(cpu, lin, 2, v);
 }
 
@@ -132,7 +146,7 @@ static void do_fldcw(struct icpu *cpu, const struct insn *in)
 
 	vec_require_x87(cpu, true);
 	lin = cpu_ea(cpu, in, 2, false);
-	vec_check_alignment(cpu, lin, 2);
+	vec_check_alignment(cpu, lin, 2, false);
 	st16le(cpu->s.xsave + IMG_FCW, (uint16_t)((cpu_load(cpu, lin, 2) & 0x1f3f) | 0x40));
 	x87_update_es(&cpu->s);
 }
@@ -169,10 +183,10 @@ bool vec_x87_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstructi
 		in->fn = vec_feature(cpu, "mmx") ? do_emms : vec_undefined;
 		return true;
 	}
-	if (zi->meta.isa_ext != ZYDIS_ISA_EXT_X87 && zi->meta.isa_set != ZYDIS_ISA_SET_SSE3X87)
+	if (zi->meta.isa_ext != ZYDIS_ISA_EXT_X87 && zi->mnemonic != ZYDIS_MNEMONIC_FISTTP)
 		return false;
 	in->fn = vec_undefined;
-	if (!vec_feature(cpu, "fpu") || (zi->meta.isa_set == ZYDIS_ISA_SET_SSE3X87 && !vec_feature(cpu, "sse3")))
+	if (!vec_feature(cpu, "fpu") || (zi->mnemonic == ZYDIS_MNEMONIC_FISTTP && !vec_feature(cpu, "sse3")))
 		return true;
 	in->fn = control_fn(zi);
 	if (in->fn)

@@ -56,7 +56,6 @@ void vector_load_state(struct icpu *cpu)
 	}
 	st16le(x + IMG_FCW, (ld16le(x + IMG_FCW) & 0x1f3f) | 0x40);
 	st32le(x + IMG_MXCSR, ld32le(x + IMG_MXCSR) & MXCSR_MASK);
-	st32le(x + IMG_MXCSR_MASK, MXCSR_MASK);
 	x87_update_es(&cpu->s);
 	memset(x + IMG_BV, 0, HEADER);
 	x[IMG_BV] = vec_feature(cpu, "avx") ? 7 : 3;
@@ -75,17 +74,27 @@ static uint64_t area(struct icpu *cpu, const struct insn *in, unsigned len, unsi
 	return lin;
 }
 
-/* The pointers in the image's form, or with 32-bit offsets and selectors. */
-static void copy_x87(uint8_t *to, const uint8_t *from, bool wide)
+/* AMD's processors save the pointers of the last operation only for a pending exception, otherwise zeros. */
+static bool hides_pointers(const struct icpu *cpu)
 {
-	memcpy(to, from, IMG_MXCSR);
+	return cpu->model && !strcmp(cpu->model->vendor, "AuthenticAMD") && !(ld16le(cpu->s.xsave + IMG_FSW) & FSW_ES);
+}
+
+/* Bytes 0 to 159 but for MXCSR; the pointers as 64-bit offsets or as 32-bit ones with selectors. */
+static void save_x87(struct icpu *cpu, uint8_t *to, bool wide)
+{
+	const uint8_t *x = cpu->s.xsave;
+
+	memcpy(to, x, IMG_MXCSR);
 	to[IMG_FTW + 1] = 0;
 	if (!wide) {
-		memset(to + IMG_FIP + 6, 0, 2);
-		memset(to + IMG_FDP + 6, 0, 2);
+		st32le(to + IMG_FIP + 4, ld16le(x + IMG_FCS));
+		st32le(to + IMG_FDP + 4, ld16le(x + IMG_FDS));
 	}
+	if (hides_pointers(cpu))
+		memset(to + IMG_FOP, 0, IMG_MXCSR - IMG_FOP);
 	for (unsigned i = 0; i < 8; i++) {
-		memcpy(to + IMG_ST + 16 * i, from + IMG_ST + 16 * i, 10);
+		memcpy(to + IMG_ST + 16 * i, x + IMG_ST + 16 * i, 10);
 		memset(to + IMG_ST + 16 * i + 10, 0, 6);
 	}
 }
@@ -94,9 +103,20 @@ static void take_x87(struct icpu *cpu, const uint8_t *from, bool wide)
 {
 	uint8_t *x = cpu->s.xsave;
 
-	copy_x87(x, from, wide);
+	memcpy(x, from, IMG_MXCSR);
 	st16le(x + IMG_FCW, (ld16le(x + IMG_FCW) & 0x1f3f) | 0x40);
+	st16le(x + IMG_FTW, x[IMG_FTW]);
 	st16le(x + IMG_FOP, ld16le(x + IMG_FOP) & 0x7ff);
+	st16le(x + IMG_FCS, wide ? 0 : ld16le(from + IMG_FIP + 4));
+	st16le(x + IMG_FDS, wide ? 0 : ld16le(from + IMG_FDP + 4));
+	if (!wide) {
+		st32le(x + IMG_FIP + 4, 0);
+		st32le(x + IMG_FDP + 4, 0);
+	}
+	for (unsigned i = 0; i < 8; i++) {
+		memcpy(x + IMG_ST + 16 * i, from + IMG_ST + 16 * i, 10);
+		memset(x + IMG_ST + 16 * i + 10, 0, 6);
+	}
 	x87_update_es(&cpu->s);
 }
 
@@ -106,6 +126,13 @@ static void require_fxsr(struct icpu *cpu)
 		cpu_raise(cpu, EXC_NM);
 }
 
+/* #AC goes before #GP here. */
+static uint64_t fx_area(struct icpu *cpu, const struct insn *in, bool write)
+{
+	vec_check_alignment(cpu, cpu_ea(cpu, in, 512, write), 4, write);
+	return area(cpu, in, 512, 16, write);
+}
+
 static void do_fxsave(struct icpu *cpu, const struct insn *in)
 {
 	unsigned len = IMG_XMM + xmm_bytes(cpu);
@@ -113,10 +140,11 @@ static void do_fxsave(struct icpu *cpu, const struct insn *in)
 	uint64_t lin;
 
 	require_fxsr(cpu);
-	lin = area(cpu, in, 512, 16, true);
+	lin = fx_area(cpu, in, true);
 	cpu_check_write(cpu, lin, 512);
 	memcpy(buf, cpu->s.xsave, len);
-	copy_x87(buf, cpu->s.xsave, in->opsize == 8);
+	st32le(buf + IMG_MXCSR_MASK, MXCSR_MASK);
+	save_x87(cpu, buf, in->opsize == 8);
 	cpu_store_bytes(cpu, lin, buf, len);
 }
 
@@ -126,7 +154,7 @@ static void do_fxrstor(struct icpu *cpu, const struct insn *in)
 	uint64_t lin;
 
 	require_fxsr(cpu);
-	lin = area(cpu, in, 512, 16, false);
+	lin = fx_area(cpu, in, false);
 	cpu_load_bytes(cpu, lin, buf, 512);
 	if (ld32le(buf + IMG_MXCSR) & ~MXCSR_MASK)
 		cpu_raise_error(cpu, EXC_GP, 0);
@@ -161,22 +189,19 @@ static void save_to(struct icpu *cpu, uint64_t lin, const struct saving *s, bool
 	uint8_t *x = cpu->s.xsave, buf[IMG_XMM];
 
 	if (s->write & XSTATE_X87) {
-		copy_x87(buf, x, wide);
+		save_x87(cpu, buf, wide);
 		cpu_store_bytes(cpu, lin, buf, IMG_MXCSR);
 		cpu_store_bytes(cpu, lin + IMG_ST, buf + IMG_ST, 128);
 	}
 	if (s->mxcsr)
-		cpu_store_bytes(cpu, lin + IMG_MXCSR, x + IMG_MXCSR, 8);
+		cpu_store(cpu, lin + IMG_MXCSR, 8, ld32le(x + IMG_MXCSR) | (uint64_t)MXCSR_MASK << 32);
 	if (s->write & XSTATE_SSE)
 		cpu_store_bytes(cpu, lin + IMG_XMM, x + IMG_XMM, xmm_bytes(cpu));
 	if (s->write & XSTATE_AVX)
 		cpu_store_bytes(cpu, lin + IMG_YMM, x + IMG_YMM, xmm_bytes(cpu));
 	if (s->compacted) {
-		uint8_t header[HEADER] = { 0 };
-
-		st64le(header, s->bv);
-		st64le(header + 8, s->mask | COMPACTED);
-		cpu_store_bytes(cpu, lin + IMG_BV, header, HEADER);
+		cpu_store(cpu, lin + IMG_BV, 8, s->bv);
+		cpu_store(cpu, lin + IMG_COMP, 8, s->mask | COMPACTED);
 	} else {
 		cpu_store(cpu, lin + IMG_BV, 8, s->bv);
 	}
@@ -238,11 +263,11 @@ static void do_xsaves(struct icpu *cpu, const struct insn *in)
 /* Whether XRSTOR accepts the header (SDM 1, 13.8.2). */
 static bool header_valid(struct icpu *cpu, const uint8_t *header)
 {
-	uint64_t bv = ld64le(header), comp = ld64le(header + 8);
+	uint64_t bv = ld64le(header), comp = ld64le(header + 8), listed = comp & ~COMPACTED;
 
 	if (!(comp & COMPACTED))
 		return !comp && !ld64le(header + 16) && !(bv & ~cpu->s.xcr0);
-	return vec_feature(cpu, "xsavec") && !((comp & ~COMPACTED) & ~cpu->s.xcr0) && !(bv & ~comp) && all_zero(header + 16, 48);
+	return vec_feature(cpu, "xsavec") && !(listed & ~cpu->s.xcr0) && !(bv & ~listed) && all_zero(header + 16, 48);
 }
 
 static void restore_from(struct icpu *cpu, uint64_t lin, const uint8_t *header, bool wide)
@@ -303,7 +328,7 @@ static void do_ldmxcsr(struct icpu *cpu, const struct insn *in)
 	else
 		vec_require_sse(cpu);
 	lin = cpu_ea(cpu, in, 4, false);
-	vec_check_alignment(cpu, lin, 4);
+	vec_check_alignment(cpu, lin, 4, false);
 	v = (uint32_t)cpu_load(cpu, lin, 4);
 	if (v & ~MXCSR_MASK)
 		cpu_raise_error(cpu, EXC_GP, 0);
@@ -319,7 +344,7 @@ static void do_stmxcsr(struct icpu *cpu, const struct insn *in)
 	else
 		vec_require_sse(cpu);
 	lin = cpu_ea(cpu, in, 4, true);
-	vec_check_alignment(cpu, lin, 4);
+	vec_check_alignment(cpu, lin, 4, true);
 	cpu_store(cpu, lin, 4, ld32le(cpu->s.xsave + IMG_MXCSR));
 }
 

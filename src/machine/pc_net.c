@@ -1,0 +1,108 @@
+/* Network cards of the board: the back end, the card, the boot ROM of the distribution's iPXE. */
+#include <errno.h>
+#include <gio/gio.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "dev/e1000.h"
+#include "dev/virtio_net.h"
+#include "machine/pc.h"
+#include "machine/vm.h"
+#include "net/netdev.h"
+
+#define ROM_DIR "/usr/lib/ipxe/qemu/"
+
+/* Firmware takes an image only if its PCI data structure names the card (PCI Firmware 3.0, 5.1.2);
+ * iPXE's virtio image names the transitional device. The header's checksum is kept. */
+static void rom_adopt(uint8_t *rom, gsize len, uint16_t vendor, uint16_t device)
+{
+	for (gsize at = 0; at + 0x1a <= len && ld16le(rom + at) == 0xaa55;) {
+		gsize pcir = at + ld16le(rom + at + 0x18);
+		uint8_t *image = rom + at;
+
+		if (pcir + 0x18 > len || memcmp(rom + pcir, "PCIR", 4))
+			return;
+		if (rom[pcir + 0x14] == 0) {
+			uint8_t before = (uint8_t)(rom[pcir + 4] + rom[pcir + 5] + rom[pcir + 6] + rom[pcir + 7]);
+			uint8_t after = (uint8_t)(vendor + (vendor >> 8) + device + (device >> 8));
+
+			image[6] = (uint8_t)(image[6] + before - after);
+		}
+		st16le(rom + pcir + 4, vendor);
+		st16le(rom + pcir + 6, device);
+		if ((rom[pcir + 0x15] & 0x80) || !ld16le(rom + pcir + 0x10))
+			return;
+		at += 512u * ld16le(rom + pcir + 0x10);
+	}
+}
+
+/* Without the image the card works, but does not boot. */
+static void rom_load(struct pci_dev *p, const char *name)
+{
+	g_autofree char *path = g_strconcat(ROM_DIR, name, NULL);
+	g_autofree char *rom = NULL;
+	gsize len;
+
+	if (!g_file_get_contents(path, &rom, &len, NULL) || len > 1 << 20)
+		return;
+	rom_adopt((uint8_t *)rom, len, ld16le(p->config), ld16le(p->config + 2));
+	pci_rom(p, rom, (uint32_t)len);
+}
+
+/* Alone on its network a card needs no name of its own; among others it takes one from the machine's. */
+static void default_mac(const struct vm_config *c, unsigned i, uint8_t mac[6])
+{
+	uint32_t n = c->nic[i].net.kind == NET_USER ? 0x123456 : g_str_hash(c->name);
+
+	mac[0] = 0x52;
+	mac[1] = 0x54;
+	mac[2] = 0x00;
+	n += i;
+	mac[3] = (uint8_t)(n >> 16);
+	mac[4] = (uint8_t)(n >> 8);
+	mac[5] = (uint8_t)n;
+}
+
+static struct pci_dev *card_create(struct pc *pc, const struct vm_nic *n, unsigned i, unsigned devfn, const uint8_t mac[6])
+{
+	struct vm *vm = pc->vm;
+
+	switch (n->model) {
+	case NIC_VIRTIO: {
+		struct virtio_net *v = virtio_net_create(pc->pci, devfn, vm->clock, pc->net[i], mac,
+							 MIN(vm->cpus, VIRTIO_NET_MAX_PAIRS), pc->net_id[i]);
+
+		return v ? virtio_net_pci(v) : NULL;
+	}
+	case NIC_E1000: {
+		struct e1000 *e = e1000_create(pc->pci, devfn, vm->clock, pc->net[i], mac, pc->net_id[i]);
+
+		return e ? e1000_pci(e) : NULL;
+	}
+	}
+	return NULL;
+}
+
+struct device *pc_nic_create(struct pc *pc, unsigned i, unsigned devfn, GError **error)
+{
+	static const char *const rom[] = { [NIC_VIRTIO] = "efi-virtio.rom", [NIC_E1000] = "efi-e1000.rom" };
+	const struct vm_nic *n = &pc->vm->config.nic[i];
+	struct pci_dev *card;
+	uint8_t mac[6];
+
+	pc->net[i] = netdev_open(&n->net, &pc->vm->lock, error);
+	if (!pc->net[i] || (n->capture && !netdev_capture(pc->net[i], n->capture, error)))
+		return NULL;
+	if (n->mac_given)
+		memcpy(mac, n->mac, 6);
+	else
+		default_mac(&pc->vm->config, i, mac);
+	g_snprintf(pc->net_id[i], sizeof(pc->net_id[i]), "net%u", i);
+	card = card_create(pc, n, i, devfn, mac);
+	if (!card) {
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "network card %u finds its PCI slot taken", i);
+		return NULL;
+	}
+	rom_load(card, rom[n->model]);
+	return &card->device;
+}

@@ -45,7 +45,7 @@ static bool parse_kind(struct net_config *c, const char *text, GError **error)
 
 static bool parse_model(struct vm_nic *n, const char *text, GError **error)
 {
-	static const char *const name[] = { [NIC_VIRTIO] = "virtio", [NIC_E1000] = "e1000" };
+	static const char *const name[] = { [NIC_VIRTIO] = "virtio", [NIC_E1000] = "e1000", [NIC_RTL8139] = "rtl8139" };
 
 	for (unsigned i = 0; i < ARRAY_LEN(name); i++) {
 		if (!strcmp(text, name[i])) {
@@ -53,7 +53,7 @@ static bool parse_model(struct vm_nic *n, const char *text, GError **error)
 			return true;
 		}
 	}
-	return fail(error, "--net: model=%s: one of virtio, e1000", text);
+	return fail(error, "--net: model=%s: one of virtio, e1000, rtl8139", text);
 }
 
 static bool parse_mac(struct vm_nic *n, const char *text, GError **error)

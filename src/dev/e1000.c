@@ -109,15 +109,15 @@ static void software_reset(struct e1000 *e)
 	timer_cancel(e->throttle);
 	e1000_tx_reset(e);
 	memset(e->reg, 0, sizeof(e->reg));
-	memset(&e->wire, 0, sizeof(e->wire));
+	eeprom93c46_reset(&e->eeprom);
 	*e1000_reg(e, CTRL) = 0x00140240;
 	*e1000_reg(e, STATUS) = 0x00000281;
 	*e1000_reg(e, LEDCTL) = 0x00000602;
 	*e1000_reg(e, PBA) = 0x00100030;
 	*e1000_reg(e, VET) = 0x8100;
 	*e1000_reg(e, RXCSUM) = 0x300;
-	e->reg[RA / 4] = e->eeprom[0] | (uint32_t)e->eeprom[1] << 16;
-	e->reg[RA / 4 + 1] = e->eeprom[2] | UINT32_C(0x80000000);
+	e->reg[RA / 4] = e->eeprom.word[0] | (uint32_t)e->eeprom.word[1] << 16;
+	e->reg[RA / 4 + 1] = e->eeprom.word[2] | UINT32_C(0x80000000);
 	if (netdev_link(e->nd))
 		*e1000_reg(e, STATUS) |= STATUS_LU;
 	irq_update(e);
@@ -303,18 +303,12 @@ static int e1000_state(struct device *d, struct state *s)
 {
 	struct e1000 *e = (struct e1000 *)d;
 	int64_t throttle = timer_deadline(e->throttle), later = timer_deadline(e->tx_later);
-	struct e1000_wire *w = &e->wire;
 
 	pci_dev_state(&e->pci, s);
 	state_bytes(s, "registers", e->reg, sizeof(e->reg));
 	state_bytes(s, "phy", e->phy, sizeof(e->phy));
-	state_bytes(s, "eeprom", e->eeprom, sizeof(e->eeprom));
+	eeprom93c46_state(&e->eeprom, s);
 	state_u32(s, "io-address", &e->io_address);
-	state_u32(s, "wire-in", &w->in);
-	state_u8(s, "wire-in-count", &w->in_count);
-	state_u8(s, "wire-out-count", &w->out_count);
-	state_u16(s, "wire-out", &w->out);
-	state_bool(s, "wire-reading", &w->reading);
 	state_bool(s, "irq-level", &e->irq_level);
 	state_i64(s, "throttle", &throttle);
 	state_i64(s, "tx-later", &later);
@@ -323,7 +317,7 @@ static int e1000_state(struct device *d, struct state *s)
 	frame_state(e, s);
 	if (!state_loading(s))
 		return state_error(s);
-	if (!state_error(s) && (w->out_count > 16 || w->in_count > 9 || (e->io_address & ~0x1fffcu) ||
+	if (!state_error(s) && ((e->io_address & ~0x1fffcu) ||
 				(*e1000_reg(e, RDLEN) & ~RING_LEN_MASK) || (*e1000_reg(e, TDLEN) & ~RING_LEN_MASK) ||
 				*e1000_reg(e, ITR) > 0xffff))
 		state_fail(s, "an 82540EM register is out of range");

@@ -4,6 +4,7 @@
 
 #include "bus/pci.h"
 #include "dev/e1000.h"
+#include "dev/eeprom93c46.h"
 #include "host/clock.h"
 #include "net/netdev.h"
 
@@ -32,14 +33,6 @@ enum { RCTL_EN = 1 << 1, RCTL_UPE = 1 << 3, RCTL_MPE = 1 << 4, RCTL_LPE = 1 << 5
        RCTL_VFE = 1 << 18, RCTL_BSEX = 1 << 25, RCTL_SECRC = 1 << 26 };
 enum { TCTL_EN = 1 << 1, TCTL_PSP = 1 << 3 };
 
-/* Bit-banged microwire access to the EEPROM. */
-struct e1000_wire {
-	uint32_t in;        /* bits shifted in since chip select rose */
-	uint8_t in_count, out_count;
-	uint16_t out;
-	bool reading;
-};
-
 /* The offload parameters of a context descriptor (SDM 3.3.6). */
 struct e1000_context {
 	uint8_t ip_start, ip_offset, tcp_start, tcp_offset, header_len;
@@ -56,8 +49,7 @@ struct e1000 {
 	uint32_t reg[E1000_REG_SPACE / 4];
 	uint32_t io_address;
 	uint16_t phy[32];
-	uint16_t eeprom[64];
-	struct e1000_wire wire;
+	struct eeprom93c46 eeprom;
 	bool irq_level;
 
 	struct e1000_context context, tso;

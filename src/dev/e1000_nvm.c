@@ -28,12 +28,12 @@ void e1000_eeprom_fill(struct e1000 *e, const uint8_t mac[6])
 	};
 	uint16_t sum = 0;
 
-	memcpy(e->eeprom, words, sizeof(words));
+	memcpy(e->eeprom.word, words, sizeof(words));
 	for (unsigned i = 0; i < 3; i++)
-		e->eeprom[i] = ld16le(mac + 2 * i);
+		e->eeprom.word[i] = ld16le(mac + 2 * i);
 	for (unsigned i = 0; i < 63; i++)
-		sum += e->eeprom[i];
-	e->eeprom[63] = (uint16_t)(0xbaba - sum);
+		sum += e->eeprom.word[i];
+	e->eeprom.word[63] = (uint16_t)(0xbaba - sum);
 }
 
 uint32_t e1000_eecd_read(struct e1000 *e)
@@ -42,48 +42,13 @@ uint32_t e1000_eecd_read(struct e1000 *e)
 
 	if (v & EECD_REQ)
 		v |= EECD_GNT;
-	/* The data output floats high until a bit is shifted out. */
-	if (!e->wire.reading || (e->wire.out_count && e->wire.out >> (16 - e->wire.out_count) & 1))
-		v |= EECD_DO;
-	return v;
+	return v | (eeprom93c46_out(&e->eeprom) ? EECD_DO : 0);
 }
 
-/* A start bit, two bits of operation (10 reads), six of address; then data, high bit first. */
 void e1000_eecd_write(struct e1000 *e, uint32_t value)
 {
-	struct e1000_wire *w = &e->wire;
-	uint32_t old = *e1000_reg(e, EECD);
-
 	*e1000_reg(e, EECD) = value & (EECD_SK | EECD_CS | EECD_DI | EECD_FWE | EECD_REQ);
-	if (!(value & EECD_CS)) {
-		*w = (struct e1000_wire){ 0 };
-		return;
-	}
-	if (!(value & EECD_SK) || (old & EECD_SK))
-		return;
-	if (w->reading) {
-		/* Sequential reads run on into the next word. */
-		if (w->out_count == 16) {
-			w->in = (w->in & ~63u) | ((w->in + 1) & 63);
-			w->out = e->eeprom[w->in & 63];
-			w->out_count = 0;
-		}
-		w->out_count++;
-		return;
-	}
-	if (!w->in_count && !(value & EECD_DI))
-		return; /* zeros before the start bit */
-	w->in = w->in << 1 | !!(value & EECD_DI);
-	if (++w->in_count < 9)
-		return;
-	if (w->in >> 6 == 6) {
-		w->reading = true;
-		w->out = e->eeprom[w->in & 63];
-		w->out_count = 0;
-		return;
-	}
-	/* Writing and erasing are not enabled: the command is swallowed. */
-	w->in = w->in_count = 0;
+	eeprom93c46_pins(&e->eeprom, value & EECD_CS, value & EECD_SK, value & EECD_DI);
 }
 
 void e1000_eerd_write(struct e1000 *e, uint32_t value)
@@ -94,7 +59,7 @@ void e1000_eerd_write(struct e1000 *e, uint32_t value)
 		*e1000_reg(e, EERD) = value & 0xff00;
 		return;
 	}
-	*e1000_reg(e, EERD) = EERD_DONE | (value & 0xff00) | (uint32_t)(word < 64 ? e->eeprom[word] : 0xffff) << 16;
+	*e1000_reg(e, EERD) = EERD_DONE | (value & 0xff00) | (uint32_t)(word < 64 ? e->eeprom.word[word] : 0xffff) << 16;
 }
 
 /* ---- PHY ---- */

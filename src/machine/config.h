@@ -23,7 +23,7 @@ struct vm_disk {
 	bool readonly, snapshot;
 };
 
-enum nic_model { NIC_VIRTIO, NIC_E1000 };
+enum nic_model { NIC_VIRTIO, NIC_E1000, NIC_RTL8139 };
 
 struct vm_nic {
 	struct net_config net;

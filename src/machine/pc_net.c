@@ -5,6 +5,7 @@
 
 #include "base/bytes.h"
 #include "dev/e1000.h"
+#include "dev/rtl8139.h"
 #include "dev/virtio_net.h"
 #include "machine/pc.h"
 #include "machine/vm.h"
@@ -79,13 +80,19 @@ static struct pci_dev *card_create(struct pc *pc, const struct vm_nic *n, unsign
 
 		return e ? e1000_pci(e) : NULL;
 	}
+	case NIC_RTL8139: {
+		struct rtl8139 *r = rtl8139_create(pc->pci, devfn, vm->clock, pc->net[i], mac, pc->net_id[i]);
+
+		return r ? rtl8139_pci(r) : NULL;
+	}
 	}
 	return NULL;
 }
 
 struct device *pc_nic_create(struct pc *pc, unsigned i, unsigned devfn, GError **error)
 {
-	static const char *const rom[] = { [NIC_VIRTIO] = "efi-virtio.rom", [NIC_E1000] = "efi-e1000.rom" };
+	static const char *const rom[] = { [NIC_VIRTIO] = "efi-virtio.rom", [NIC_E1000] = "efi-e1000.rom",
+					 [NIC_RTL8139] = "efi-rtl8139.rom" };
 	const struct vm_nic *n = &pc->vm->config.nic[i];
 	struct pci_dev *card;
 	uint8_t mac[6];

@@ -138,6 +138,40 @@ static void ip_header_fix(uint8_t *frame, size_t len, const struct net_headers *
 	st16be(ip + 10, net_sum_finish(net_sum(0, ip, h->transport - h->ip)));
 }
 
+bool net_ip_sum_fill(uint8_t *frame, size_t len)
+{
+	struct net_headers h;
+	uint8_t *ip;
+
+	/* Fragments and other protocols have a header to sum as well. */
+	if (!net_headers_find(frame, len, &h) && (h.v6 || h.transport < h.ip + 20 || h.transport > len))
+		return false;
+	if (h.v6)
+		return false;
+	ip = frame + h.ip;
+	st16be(ip + 10, 0);
+	st16be(ip + 10, net_sum_finish(net_sum(0, ip, h.transport - h.ip)));
+	return true;
+}
+
+bool net_transport_sum_fill(uint8_t *frame, size_t len)
+{
+	struct net_headers h;
+	struct net_offload o;
+	size_t end;
+
+	if (!net_headers_find(frame, len, &h))
+		return false;
+	/* Padding behind the packet does not count. */
+	end = h.v6 ? h.ip + 40 + ld16be(frame + h.ip + 4) : h.ip + ld16be(frame + h.ip + 2);
+	if (end > len || end < h.payload || h.transport > UINT16_MAX)
+		return false;
+	o = (struct net_offload){ .csum_start = (uint16_t)h.transport, .csum_offset = h.protocol == PROTO_TCP ? 16 : 6 };
+	st16be(frame + h.transport + o.csum_offset, (uint16_t)~net_sum_finish(pseudo_sum(frame, &h, end - h.transport)));
+	net_checksum_fill(frame, end, &o);
+	return true;
+}
+
 bool net_tso_prepare(uint8_t *frame, size_t len, struct net_offload *o)
 {
 	struct net_headers h;

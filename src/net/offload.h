@@ -26,6 +26,10 @@ bool net_headers_find(const uint8_t *frame, size_t len, struct net_headers *h);
 /* Makes a big TCP frame as a card gets it from its driver consistent: IP lengths and checksum, the
  * pseudo header's sum in the TCP checksum; fills all of *o but gso_size. False: not TCP. */
 bool net_tso_prepare(uint8_t *frame, size_t len, struct net_offload *o);
+/* Computes the IPv4 header's checksum, or the whole TCP or UDP checksum, in place. False when the frame
+ * holds no such thing. */
+bool net_ip_sum_fill(uint8_t *frame, size_t len);
+bool net_transport_sum_fill(uint8_t *frame, size_t len);
 /* Cuts a TCP frame into segments with complete checksums, each built in `room` (NETDEV_MAX_FRAME
  * bytes, not the frame's own). False, and nothing emitted, when it is not TCP. */
 bool net_segment(const uint8_t *frame, size_t len, const struct net_offload *o, uint8_t *room,

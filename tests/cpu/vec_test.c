@@ -394,6 +394,13 @@ static bool is_ldmxcsr(const struct step *s)
 	return s->zi.mnemonic == ZYDIS_MNEMONIC_LDMXCSR || s->zi.mnemonic == ZYDIS_MNEMONIC_VLDMXCSR;
 }
 
+/* Whether bytes that the mask leaves out may fault depends on the processor (SDM 2, MASKMOVQ). */
+static bool is_maskmov(const struct step *s)
+{
+	return s->zi.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ || s->zi.mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
+	       s->zi.mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU;
+}
+
 /* Makes one step's memory operand lie in the area. False: the program cannot be run with such operands. */
 static bool place(struct step *s, struct oracle_cpu *start, struct usage *u, bool alone)
 {
@@ -407,7 +414,7 @@ static bool place(struct step *s, struct oracle_cpu *start, struct usage *u, boo
 		to = target(op->size / 8u);
 		if (is_sha(s)) /* SDM 2 has them aligned, AMD's processors do not insist */
 			to &= ~UINT64_C(15);
-		if (is_ldmxcsr(s))
+		if (is_ldmxcsr(s) || is_maskmov(s))
 			to = (uint64_t)(uintptr_t)host.area + MIDDLE - 512 + pick(900);
 		s->to = to;
 		base = gpr_of(op->mem.base);

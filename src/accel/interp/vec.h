@@ -104,7 +104,6 @@ void vec_check_alignment(struct icpu *cpu, uint64_t lin, unsigned align, bool wr
 /* Raises #XM, or #UD when the system has not enabled it. */
 _Noreturn void vec_raise_simd(struct icpu *cpu);
 
-void vec_do_simd(struct icpu *cpu, const struct insn *in);
 void vec_do_x87(struct icpu *cpu, const struct insn *in);
 void vec_undefined(struct icpu *cpu, const struct insn *in);
 

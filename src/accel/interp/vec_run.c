@@ -8,21 +8,22 @@ void vec_undefined(struct icpu *cpu, const struct insn *in) { cpu_raise(cpu, EXC
 
 /* ---- availability ---- */
 
-void vec_require_sse(struct icpu *cpu)
+static inline void require_sse(struct icpu *cpu)
 {
-	if ((cpu->s.cr0 & CR0_EM) || !(cpu->s.cr4 & CR4_OSFXSR))
-		cpu_raise(cpu, EXC_UD);
-	if (cpu->s.cr0 & CR0_TS)
-		cpu_raise(cpu, EXC_NM);
+	if (__builtin_expect((cpu->s.cr0 & (CR0_EM | CR0_TS)) || !(cpu->s.cr4 & CR4_OSFXSR), 0))
+		cpu_raise(cpu, !(cpu->s.cr0 & CR0_EM) && (cpu->s.cr4 & CR4_OSFXSR) ? EXC_NM : EXC_UD);
 }
 
-void vec_require_avx(struct icpu *cpu)
+static inline void require_avx(struct icpu *cpu)
 {
 	if (!(cpu->s.cr4 & CR4_OSXSAVE) || (cpu->s.xcr0 & 6) != 6 || !(cpu->s.cr0 & CR0_PE) || (cpu->s.rflags & RFLAGS_VM))
 		cpu_raise(cpu, EXC_UD);
 	if (cpu->s.cr0 & CR0_TS)
 		cpu_raise(cpu, EXC_NM);
 }
+
+void vec_require_sse(struct icpu *cpu) { require_sse(cpu); }
+void vec_require_avx(struct icpu *cpu) { require_avx(cpu); }
 
 static void require_no_pending(struct icpu *cpu)
 {
@@ -50,9 +51,9 @@ void vec_require_x87(struct icpu *cpu, bool waiting)
 static inline void require(struct icpu *cpu, unsigned flags)
 {
 	if (flags & VEC_SSE)
-		vec_require_sse(cpu);
-	if (flags & VEC_AVX)
-		vec_require_avx(cpu);
+		require_sse(cpu);
+	else if (flags & VEC_AVX)
+		require_avx(cpu);
 	if (flags & VEC_MMX)
 		vec_require_mmx(cpu);
 }
@@ -87,7 +88,7 @@ void vec_enter_mmx(struct icpu *cpu)
 
 /* ---- execution ---- */
 
-static inline void call(struct icpu *cpu, const struct vec_op *op, void *mem)
+static void call_rare(struct icpu *cpu, const struct vec_op *op, void *mem)
 {
 	int trapped;
 
@@ -97,8 +98,19 @@ static inline void call(struct icpu *cpu, const struct vec_op *op, void *mem)
 		trapped = vec_call_unmasked(cpu, op, mem);
 	else
 		trapped = op->thunk(&cpu->s, mem);
-	if (__builtin_expect(trapped, 0))
+	if (trapped)
 		vec_raise_simd(cpu);
+}
+
+static inline void call(struct icpu *cpu, const struct vec_op *op, void *mem)
+{
+	if (op->flags & (VEC_MMX | VEC_FP)) {
+		if ((op->flags & VEC_MMX) || (ld32le(cpu->s.xsave + IMG_MXCSR) & 0x1f80) != 0x1f80) {
+			call_rare(cpu, op, mem);
+			return;
+		}
+	}
+	op->thunk(&cpu->s, mem);
 }
 
 /* Parts that a device may be asked for at once stay whole. */
@@ -118,47 +130,73 @@ static void store_slow(struct icpu *cpu, uint64_t lin, const void *buf, unsigned
 		cpu_store_bytes(cpu, lin, buf, len);
 }
 
-static uint64_t address(struct icpu *cpu, const struct insn *in, const struct vec_op *op)
+static inline uint64_t address(struct icpu *cpu, const struct insn *in, const struct vec_op *op, bool write)
 {
-	uint64_t lin = cpu_ea(cpu, in, op->mem_size, op->flags & VEC_STORE);
+	uint64_t lin = cpu_ea(cpu, in, op->mem_size, write);
 
-	if (__builtin_expect(lin & op->align, 0))
+	if (__builtin_expect(lin & 15, 0)) {
+		if (lin & op->align)
+			cpu_raise_error(cpu, EXC_GP, 0);
+		vec_check_alignment(cpu, lin, natural_alignment(op->mem_size), write);
+	} else if (__builtin_expect(lin & op->align, 0)) {
 		cpu_raise_error(cpu, EXC_GP, 0);
-	if (__builtin_expect(lin & 15, 0))
-		vec_check_alignment(cpu, lin, natural_alignment(op->mem_size), op->flags & VEC_STORE);
+	}
 	return lin;
 }
 
-void vec_do_simd(struct icpu *cpu, const struct insn *in)
+static void do_registers(struct icpu *cpu, const struct insn *in)
 {
 	const struct vec_op *op = vec_op_of(cpu, in);
+
+	require(cpu, op->flags);
+	call(cpu, op, NULL);
+}
+
+static __attribute__((noinline)) void call_loading(struct icpu *cpu, const struct vec_op *op, uint64_t lin)
+{
 	uint8_t buf[32] __attribute__((aligned(32)));
+
+	load_slow(cpu, lin, buf, op->mem_size);
+	call(cpu, op, buf);
+}
+
+static void do_load(struct icpu *cpu, const struct insn *in)
+{
+	const struct vec_op *op = vec_op_of(cpu, in);
+	const void *p;
+	uint64_t lin;
+
+	require(cpu, op->flags);
+	lin = address(cpu, in, op, false);
+	p = cpu_read_ptr(cpu, lin, op->mem_size);
+	if (__builtin_expect(p != NULL, 1))
+		call(cpu, op, (void *)(uintptr_t)p);
+	else
+		call_loading(cpu, op, lin);
+}
+
+static __attribute__((noinline)) void call_storing(struct icpu *cpu, const struct vec_op *op, uint64_t lin)
+{
+	uint8_t buf[32] __attribute__((aligned(32)));
+
+	cpu_check_write(cpu, lin, op->mem_size);
+	call(cpu, op, buf);
+	store_slow(cpu, lin, buf, op->mem_size);
+}
+
+static void do_store(struct icpu *cpu, const struct insn *in)
+{
+	const struct vec_op *op = vec_op_of(cpu, in);
 	uint64_t lin;
 	void *p;
 
 	require(cpu, op->flags);
-	if (!op->mem_size) {
-		call(cpu, op, NULL);
-		return;
-	}
-	lin = address(cpu, in, op);
-	if (op->flags & VEC_STORE) {
-		p = cpu_rmw_ptr(cpu, lin, op->mem_size);
-		if (p) {
-			call(cpu, op, p);
-			return;
-		}
-		cpu_check_write(cpu, lin, op->mem_size);
-		call(cpu, op, buf);
-		store_slow(cpu, lin, buf, op->mem_size);
-		return;
-	}
-	p = (void *)(uintptr_t)cpu_read_ptr(cpu, lin, op->mem_size);
-	if (!p) {
-		load_slow(cpu, lin, buf, op->mem_size);
-		p = buf;
-	}
-	call(cpu, op, p);
+	lin = address(cpu, in, op, true);
+	p = cpu_rmw_ptr(cpu, lin, op->mem_size);
+	if (__builtin_expect(p != NULL, 1))
+		call(cpu, op, p);
+	else
+		call_storing(cpu, op, lin);
 }
 
 void vec_do_x87(struct icpu *cpu, const struct insn *in)
@@ -293,7 +331,7 @@ bool vec_simd_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruct
 		op.align = op.mem_size - 1;
 	emit_simd(&c, in, zi, ops, op.flags);
 	in->aux = vec_pool_handle(cpu, vec_pool_add(cpu, &c, &op));
-	in->fn = vec_do_simd;
+	in->fn = !op.mem_size ? do_registers : op.flags & VEC_STORE ? do_store : do_load;
 	return true;
 }
 

@@ -94,7 +94,20 @@ static void do_maskstore(struct icpu *cpu, const struct insn *in)
 	masked_store(cpu, in, cpu_offset(cpu, in), mask, data, m.count, m.element);
 }
 
-/* MASKMOVDQU and VMASKMOVDQU: to [rDI]. */
+/* The store of MASKMOVQ and MASKMOVDQU, to [rDI]. An empty mask touches nothing. */
+static void store_bytes(struct icpu *cpu, const struct insn *in, const uint8_t *mask, const uint8_t *data, unsigned count)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < count; i++)
+		any |= selected(mask, i, 1);
+	if (!any)
+		return;
+	vec_check_alignment(cpu, element_at(cpu, in, cpu->s.gpr[RDI], 1, true), count, true);
+	masked_store(cpu, in, cpu->s.gpr[RDI], mask, data, count, 1);
+}
+
+/* MASKMOVDQU and VMASKMOVDQU. */
 static void do_maskmovdqu(struct icpu *cpu, const struct insn *in)
 {
 	struct masked m = shape_of(in);
@@ -106,19 +119,20 @@ static void do_maskmovdqu(struct icpu *cpu, const struct insn *in)
 		vec_require_sse(cpu);
 	ymm_get(cpu, m.mask, mask);
 	ymm_get(cpu, m.dst, data);
-	vec_check_alignment(cpu, element_at(cpu, in, cpu->s.gpr[RDI], 1, true), 16, true);
-	masked_store(cpu, in, cpu->s.gpr[RDI], mask, data, 16, 1);
+	store_bytes(cpu, in, mask, data, 16);
 }
 
 static void do_maskmovq(struct icpu *cpu, const struct insn *in)
 {
 	struct masked m = shape_of(in);
 	const uint8_t *st = cpu->s.xsave + IMG_ST;
+	uint8_t mask[8], data[8];
 
 	vec_require_mmx(cpu);
 	vec_enter_mmx(cpu); /* even if a store faults then, as the host does */
-	vec_check_alignment(cpu, element_at(cpu, in, cpu->s.gpr[RDI], 1, true), 8, true);
-	masked_store(cpu, in, cpu->s.gpr[RDI], st + 16 * m.mask, st + 16 * m.dst, 8, 1);
+	memcpy(mask, st + 16 * m.mask, 8);
+	memcpy(data, st + 16 * m.dst, 8);
+	store_bytes(cpu, in, mask, data, 8);
 }
 
 /* ---- gathers ---- */

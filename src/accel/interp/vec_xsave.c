@@ -109,7 +109,10 @@ static void take_x87(struct icpu *cpu, const uint8_t *from, bool wide)
 	st16le(x + IMG_FOP, ld16le(x + IMG_FOP) & 0x7ff);
 	st16le(x + IMG_FCS, wide ? 0 : ld16le(from + IMG_FIP + 4));
 	st16le(x + IMG_FDS, wide ? 0 : ld16le(from + IMG_FDP + 4));
-	if (!wide) {
+	if (wide) { /* made canonical */
+		st64le(x + IMG_FIP, (uint64_t)((int64_t)(ld64le(from + IMG_FIP) << 16) >> 16));
+		st64le(x + IMG_FDP, (uint64_t)((int64_t)(ld64le(from + IMG_FDP) << 16) >> 16));
+	} else {
 		st32le(x + IMG_FIP + 4, 0);
 		st32le(x + IMG_FDP + 4, 0);
 	}

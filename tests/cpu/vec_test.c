@@ -549,6 +549,8 @@ static bool prepare(struct program *p, struct outcome *start)
 	for (unsigned i = 0; i < p->count; i++) {
 		if (!place(&p->step[i], &start->cpu, &u, p->count == 1) || !writes_ok(&p->step[i], &u))
 			return false;
+		if (is_maskmov(&p->step[i]))
+			start->cpu.flags &= ~(uint64_t)RFLAGS_AC; /* whether they check alignment depends on the mask */
 		if (is_restore(&p->step[i]) || is_ldmxcsr(&p->step[i])) {
 			if (restores) /* their memory might overlap */
 				return false;

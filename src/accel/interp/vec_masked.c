@@ -94,15 +94,9 @@ static void do_maskstore(struct icpu *cpu, const struct insn *in)
 	masked_store(cpu, in, cpu_offset(cpu, in), mask, data, m.count, m.element);
 }
 
-/* The store of MASKMOVQ and MASKMOVDQU, to [rDI]. An empty mask touches nothing. */
+/* The store of MASKMOVQ and MASKMOVDQU, to [rDI]. */
 static void store_bytes(struct icpu *cpu, const struct insn *in, const uint8_t *mask, const uint8_t *data, unsigned count)
 {
-	bool any = false;
-
-	for (unsigned i = 0; i < count; i++)
-		any |= selected(mask, i, 1);
-	if (!any)
-		return;
 	vec_check_alignment(cpu, element_at(cpu, in, cpu->s.gpr[RDI], 1, true), count, true);
 	masked_store(cpu, in, cpu->s.gpr[RDI], mask, data, count, 1);
 }

@@ -25,11 +25,13 @@
 #define LAST_TRACK 83
 
 static const struct fdc_geometry geometries[] = {
-	{ 80, 2, 18, 0, 4 }, { 80, 2, 36, 3, 5 }, { 80, 2, 9, 2, 4 },  { 80, 2, 15, 0, 2 }, { 40, 2, 9, 2, 1 },
+	{ 80, 2, 18, 0, 4 }, { 80, 2, 36, 3, 5 }, /* these two first */
+	 { 80, 2, 9, 2, 4 },  { 80, 2, 15, 0, 2 }, { 40, 2, 9, 2, 1 },
 	{ 40, 1, 9, 2, 1 },  { 40, 2, 8, 2, 1 },  { 40, 1, 8, 2, 1 }, { 80, 2, 21, 0, 4 }, { 82, 2, 21, 0, 4 },
 	{ 83, 2, 21, 0, 4 }, { 80, 2, 20, 0, 4 }, { 80, 2, 10, 2, 4 },
 };
 
+/* The format of that size; an odd size is the beginning of a 1.44M or 2.88M disk. */
 static const struct fdc_geometry *geometry_of(uint64_t bytes)
 {
 	for (unsigned i = 0; i < ARRAY_LEN(geometries); i++) {
@@ -38,7 +40,9 @@ static const struct fdc_geometry *geometry_of(uint64_t bytes)
 		if (bytes == (uint64_t)g->tracks * g->heads * g->sectors * FDC_SECTOR)
 			return g;
 	}
-	return NULL;
+	if (!bytes || bytes > 2880 * 1024)
+		return NULL;
+	return &geometries[bytes > 1440 * 1024];
 }
 
 bool fdc_fits(uint64_t bytes)

@@ -69,6 +69,19 @@ static bool step(struct fdc *f)
 	return false;
 }
 
+static uint64_t sector(struct fdc *f)
+{
+	const struct fdc_geometry *g = selected(f)->geometry;
+
+	return ((uint64_t)f->c * g->heads + f->h) * g->sectors + f->r - 1;
+}
+
+/* An image may end before its disk does. */
+static bool in_image(struct fdc *f)
+{
+	return sector(f) < blk_size(selected(f)->blk) / FDC_SECTOR;
+}
+
 /* The status that tells why sector c/h/r/n is not there, as st1 << 8 | st2. 0: it is there. */
 static unsigned find(struct fdc *f)
 {
@@ -80,16 +93,9 @@ static unsigned find(struct fdc *f)
 		return ST1_NO_DATA << 8 | ST2_WRONG_TRACK;
 	if (u->track >= u->geometry->tracks || f->h >= u->geometry->heads)
 		return ST1_NO_MARK << 8;
-	if (!f->r || f->r > u->geometry->sectors || f->n != 2)
+	if (!f->r || f->r > u->geometry->sectors || f->n != 2 || (is_write(opcode(f)) && !in_image(f)))
 		return ST1_NO_DATA << 8;
 	return 0;
-}
-
-static uint64_t sector(struct fdc *f)
-{
-	const struct fdc_geometry *g = selected(f)->geometry;
-
-	return ((uint64_t)f->c * g->heads + f->h) * g->sectors + f->r - 1;
 }
 
 static void io_done(void *opaque, int result);
@@ -99,6 +105,11 @@ static void io(struct fdc *f, bool write)
 	struct iovec iov = { f->buf, FDC_SECTOR };
 
 	f->data = FDC_NO_DATA;
+	if (!in_image(f)) {
+		memset(f->buf, 0, FDC_SECTOR);
+		io_done(f, 0);
+		return;
+	}
 	f->in_flight = true;
 	if (write)
 		blk_writev(selected(f)->blk, sector(f), &iov, 1, io_done, f);

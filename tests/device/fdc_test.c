@@ -305,7 +305,7 @@ static void test_odds(void)
 {
 	struct board b;
 	uint8_t r[16];
-	struct blk *other = fake_blk_new(1440, 3), *wrong = fake_blk_new(77, 3), *old;
+	struct blk *other = fake_blk_new(1440, 3), *wrong = fake_blk_new(5761, 3), *half = fake_blk_new(1000, 4), *old;
 
 	board_make(&b);
 	command(&b, (const uint8_t[]){ 0x10 }, 1);
@@ -357,6 +357,21 @@ static void test_odds(void)
 	fake_blk_run(b.disk);
 	g_assert_cmphex(in(&b, 0x3f4), ==, 0x80);
 	blk_close(wrong);
+	/* An image that ends early: zeros, and nothing to write on. */
+	g_assert_cmpint(fdc_change_media(b.fdc, 0, half), ==, 0);
+	blk_close(b.disk);
+	b.disk = half;
+	reset(&b);
+	seek(&b, 70);
+	memset(b.ram->host + BUFFER, 1, 512);
+	dma_program(&b, 0x46, BUFFER, 512);
+	command(&b, (const uint8_t[]){ 0x46, 0, 70, 0, 1, 2, 18, 0x1b, 0xff }, 9);
+	result(&b, r);
+	g_assert_cmphex(r[0], ==, 0);
+	g_assert_cmphex(b.ram->host[BUFFER + 511], ==, 0);
+	command(&b, (const uint8_t[]){ 0x45, 0, 70, 0, 1, 2, 18, 0x1b, 0xff }, 9);
+	result(&b, r);
+	g_assert_cmphex(r[1], ==, 0x04);
 	board_unmake(&b);
 }
 

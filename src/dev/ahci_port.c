@@ -456,6 +456,8 @@ void ahci_port_reset(struct ahci_port *p)
 	p->cmd = CMD_ALWAYS;
 	p->tfd_cleared = p->halted = false;
 	p->slot = -1;
+	p->header = p->command_table = 0;
+	p->table = (struct ahci_table){ 0 };
 	p->sig = 0xffffffff;
 	p->resetting = true;
 	ata_power_on(&p->drive);
@@ -509,9 +511,7 @@ int ahci_port_state(struct ahci_port *p, struct state *s)
 	ahci_table_state(&p->table, s);
 	if (state_loading(s) && !state_error(s) && slot != 0xff && slot >= AHCI_SLOTS)
 		state_fail(s, "ahci: no such slot");
-	if (state_loading(s) && state_error(s))
-		ahci_port_reset(p);
-	else
+	if (!state_error(s))
 		p->slot = (int8_t)slot;
 	return state_error(s);
 }

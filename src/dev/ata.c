@@ -465,10 +465,8 @@ int ata_state(struct ata_drive *d, struct state *s)
 	queue_error_state(&d->queue_error, s);
 	if (state_loading(s) && !state_error(s))
 		check_loaded(d, s);
-	if (state_error(s)) {
-		ata_power_on(d);
+	if (state_error(s))
 		return state_error(s);
-	}
 	state_bytes(s, "data", d->buf, d->len);
 	d->reset_wanted = d->reset_held;
 	return state_error(s);

@@ -484,8 +484,6 @@ static int fdc_state(struct device *dev, struct state *s)
 		return state_error(s);
 	if (!state_error(s) && !loaded_is_sane(f))
 		state_fail(s, "fdc: out of range");
-	if (state_error(s))
-		fdc_reset(dev);
 	fdc_set_irq(f, f->line);
 	return state_error(s);
 }

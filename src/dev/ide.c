@@ -310,10 +310,10 @@ static void channel_state(struct ide_channel *c, struct state *s)
 	ide_bm_state(&c->bm, s);
 	if (!state_loading(s))
 		return;
-	if (c->selected > 1)
+	if (c->selected > 1) {
 		state_fail(s, "ide: no such drive selected");
-	if (state_error(s))
 		c->selected = 0;
+	}
 	irq_set(&c->irq, c->line);
 }
 

@@ -403,7 +403,7 @@ static void test_state(void)
 
 		bent[i] ^= (uint8_t)(1 + i % 255);
 		s = state_load_new(bent, len);
-		d->ops->state(d, s);
+		device_load(d, s);
 		state_free(s);
 		pset(&c, 0, P_CI, 2);
 		run(&c);

@@ -4,8 +4,11 @@
 
 #include "base/bytes.h"
 #include "dev/acpi_pm.h"
+#include "dev/ahci.h"
 #include "dev/debug_exit.h"
 #include "dev/debugcon.h"
+#include "dev/dma8237.h"
+#include "dev/fdc.h"
 #include "dev/fw_cfg.h"
 #include "dev/hpet.h"
 #include "dev/i440fx.h"
@@ -288,6 +291,62 @@ static void poke_ide(struct board *b, uint32_t what)
 	ide_change_media(b->chip, 2, b->media, true);
 }
 
+static void make_ahci(struct board *b)
+{
+	const struct ide_drive drives[AHCI_PORTS] = { { .blk = b->disk }, { .blk = b->media, .cdrom = true }, { .cdrom = true } };
+	struct ahci *ahci = ahci_create(b->pci, BOARD_DEVFN, drives);
+
+	put(b, ahci, ahci_device(ahci));
+}
+
+static void poke_ahci(struct board *b, uint32_t what)
+{
+	if (what & 3) {
+		fake_blk_run(what & 1 ? b->disk : b->media);
+		return;
+	}
+	ahci_change_media(b->chip, 1, NULL, what & 4);
+	ahci_change_media(b->chip, 1, b->media, true);
+}
+
+static void make_dma8237(struct board *b)
+{
+	struct dma8237 *d = dma8237_create(b->ports, b->mem);
+
+	put(b, d, dma8237_device(d));
+}
+
+static void poke_dma8237(struct board *b, uint32_t what)
+{
+	uint8_t bytes[8] = { 0 };
+	bool end;
+
+	if (what & 8)
+		dma8237_to_memory(b->chip, what & 7, bytes, what >> 4 & 7, &end);
+	else
+		dma8237_from_memory(b->chip, what & 7, bytes, what >> 4 & 7, &end);
+}
+
+static void make_fdc(struct board *b)
+{
+	const struct fdc_drive drives[FDC_DRIVES] = { { true, b->disk }, { true, NULL } };
+	struct dma8237 *dma = dma8237_create(b->ports, b->mem);
+	struct fdc *f = fdc_create(b->ports, board_irq(b, 6), dma, 2, drives);
+
+	b->helper = dma8237_device(dma);
+	put(b, f, fdc_device(f));
+}
+
+static void poke_fdc(struct board *b, uint32_t what)
+{
+	if (what & 3) {
+		fake_blk_run(b->disk);
+		return;
+	}
+	fdc_change_media(b->chip, 0, NULL);
+	fdc_change_media(b->chip, 0, b->disk);
+}
+
 static void make_virtio_blk(struct board *b)
 {
 	struct virtio_blk *v = virtio_blk_create(b->pci, BOARD_DEVFN, b->clock, b->disk, "virtio0", 2);
@@ -343,6 +402,9 @@ const struct catalog_entry catalog[] = {
 	{ "i440fx", make_i440fx, NULL },
 	{ "piix3", make_piix3, poke_piix3 },
 	{ "ide", make_ide, poke_ide },
+	{ "ahci", make_ahci, poke_ahci },
+	{ "dma8237", make_dma8237, poke_dma8237 },
+	{ "fdc", make_fdc, poke_fdc },
 	{ "virtio_blk", make_virtio_blk, poke_virtio_blk },
 	{ "virtio_rng", make_virtio_rng, NULL },
 	{ "virtio_console", make_virtio_console, poke_virtio_console },
@@ -389,6 +451,8 @@ void board_destroy(struct board *b)
 	blk_drain(b->disk);
 	blk_drain(b->media);
 	b->device->ops->destroy(b->device);
+	if (b->helper)
+		b->helper->ops->destroy(b->helper);
 	blk_close(b->disk);
 	blk_close(b->media);
 	pci_bus_destroy(b->pci);

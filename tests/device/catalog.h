@@ -30,6 +30,7 @@ struct board {
 	struct blk *disk, *media;
 	uint32_t lines; /* interrupt lines that are up */
 	struct device *device;
+	struct device *helper; /* another chip that it works with, or NULL */
 	void *chip; /* the same device by its own type */
 	unsigned devfn;
 	unsigned saves;

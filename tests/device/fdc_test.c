@@ -392,7 +392,7 @@ static GBytes *save(struct device *d)
 static int load(struct device *d, const void *data, size_t len)
 {
 	struct state *s = state_load_new(data, len);
-	int err = d->ops->state(d, s);
+	int err = device_load(d, s);
 
 	state_free(s);
 	return err;

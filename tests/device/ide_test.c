@@ -703,7 +703,7 @@ static int load(struct board *b, const void *data, size_t len)
 {
 	struct state *s = state_load_new(data, len);
 	struct device *d = ide_device(b->ide);
-	int err = d->ops->state(d, s);
+	int err = device_load(d, s);
 
 	state_free(s);
 	return err;

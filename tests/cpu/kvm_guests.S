@@ -242,6 +242,8 @@ prot_fault:
 	/* A record of vector, error code, eip, cs and cr2. */
 	popl (%ebp)
 	popl 4(%ebp)
+	/* Not every emulation sets RF. */
+	andl $~0x10000, 8(%esp)
 	movl (%esp), %eax
 	movl %eax, 8(%ebp)
 	movl 4(%esp), %eax
@@ -379,8 +381,7 @@ long_64:
 	movabsq $0x8000000000000000, %rax
 	movq (%rax), %rax
 5:	leaq 6f(%rip), %rsi
-	movl $0xc0000082, %ecx
-	movl $0x80000000, %edx
+	movl $0x12345678, %ecx
 	wrmsr
 6:	movl $0x200100, %eax
 	movq %rbx, (%rax)
@@ -464,6 +465,7 @@ long_stubs:
 long_fault:
 	popq (%rbp)
 	popq 8(%rbp)
+	andl $~0x10000, 16(%rsp)
 	movq (%rsp), %rax
 	movq %rax, 16(%rbp)
 	movq 8(%rsp), %rax
@@ -515,8 +517,8 @@ GUEST guest_smp
 	addr32 movl $0x000c4500, (%ebx)
 	addr32 movl $0x000c4609, (%ebx)
 1:	pause
-	cmpl $1, 0x3010
-	jne 1b
+	cmpl $0, 0x3010
+	je 1b
 	movw $20000, %cx
 2:	lock incl 0x3000
 	loop 2b

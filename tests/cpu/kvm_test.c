@@ -13,6 +13,9 @@
 #include "base/bytes.h"
 #include "kvm_rig.h"
 
+/* Of all guests. */
+#define PAGE_TABLES 0x10000u
+#define PAGE_TABLES_END 0x14000u
 #define GUEST(name) extern const uint8_t guest_##name[], guest_##name##_end[]
 GUEST(real);
 GUEST(protected);
@@ -83,9 +86,15 @@ static void compare(struct rig *a, struct rig *b)
 	diff = state_diff(&sa, &sb);
 	g_assert_cmpstr(diff, ==, "");
 	g_assert_cmpstr(a->log->str, ==, b->log->str);
-	for (unsigned i = 0; i < RAM_SIZE; i += 4)
-		if (ld32le(a->ram->host + i) != ld32le(b->ram->host + i))
-			g_error("memory at %x: %x %x", i, ld32le(a->ram->host + i), ld32le(b->ram->host + i));
+	for (unsigned i = 0; i < RAM_SIZE; i += 4) {
+		uint32_t va = ld32le(a->ram->host + i), vb = ld32le(b->ram->host + i);
+
+		/* A processor may set accessed and dirty bits of page tables ahead of need. */
+		if (i >= PAGE_TABLES && i < PAGE_TABLES_END)
+			va |= 0x60, vb |= 0x60;
+		if (va != vb)
+			g_error("memory at %x: %x %x", i, va, vb);
+	}
 	g_assert_cmpmem(a->rom->host, ROM_SIZE, b->rom->host, ROM_SIZE);
 }
 
@@ -148,8 +157,9 @@ static void fill_state(struct cpu_state *s)
 	s->fmask = 0x47700;
 	s->kernel_gs_base = 0xffff888000000000;
 	s->sysenter_cs = 8;
-	s->sysenter_esp = 0xfffffe0000001000;
-	s->sysenter_eip = 0xffffffff83000000;
+	/* AMD's keep 32 bits. */
+	s->sysenter_esp = 0x81001000;
+	s->sysenter_eip = 0x83000000;
 	s->pat = 0x0407050600070106;
 	s->mtrr_def_type = 0xc06;
 	s->mtrr_fixed[0] = 0x0606060606060606;
@@ -177,9 +187,9 @@ static void test_round_trip(void)
 	g_assert_cmpint(r->ops->get_state(r->vcpu[0], &got), ==, 0);
 	diff = state_diff(&s, &got);
 	g_assert_cmpstr(diff, ==, "");
-	/* Some hosts show their own counter whatever they are told. */
+	/* Some hosts show their own counter whatever they are told; where it is unstable, KVM makes up for what it loses. */
 	if (got.tsc_offset)
-		g_assert_cmphex(s.tsc_offset, ==, got.tsc_offset);
+		g_assert_cmpint(ABS((int64_t)(s.tsc_offset - got.tsc_offset)), <, INT64_C(1) << 33);
 	g_assert_cmpint(r->ops->set_state(r->vcpu[0], &got), ==, 0);
 	g_assert_cmpint(r->ops->get_state(r->vcpu[0], &again), ==, 0);
 	diff2 = state_diff(&got, &again);

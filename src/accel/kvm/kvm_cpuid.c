@@ -66,8 +66,8 @@ static void supported_words(int fd, uint32_t words[CPUID_WORDS])
 			words[CPUID_KVM_EAX] = e->eax;
 		}
 	}
-	/* The in-kernel APIC brings both; older kernels leave them to us to add. */
-	words[CPUID_1_ECX] |= 1u << 21;
+	/* Not all kernels list what is theirs to give or ours to say: x2APIC, TSC deadline, "a hypervisor is here". */
+	words[CPUID_1_ECX] |= 1u << 21 | 1u << 31;
 	if (ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0)
 		words[CPUID_1_ECX] |= 1u << 24;
 	for (unsigned i = 0; i < CPUID_WORDS; i++)

@@ -210,7 +210,7 @@ static bool runs_fast(struct probe *p, GError **error)
 	}
 	mips = 2.0 * loops * 1e3 / (double)MAX(ns, 1);
 	if (mips < PROBE_LEAST_MIPS)
-		return refuse(error, KVM_ERROR_SLOW, "KVM is here but runs kernel code at %.0f MIPS", mips);
+		return refuse(error, KVM_ERROR_SLOW, "KVM is here but runs kernel code at %.*f MIPS", mips < 10 ? 1 : 0, mips);
 	return true;
 }
 

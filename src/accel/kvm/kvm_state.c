@@ -75,8 +75,8 @@ static uint64_t *msr_place(struct cpu_state *s, size_t i, uint32_t *index)
 	return n & 1 ? &s->mtrr_mask[n / 2] : &s->mtrr_base[n / 2];
 }
 
-/* The kernel stops at the first register that it refuses; that one is left out and the rest goes on. */
-static void msrs_transfer(struct kvm_vcpu *v, struct cpu_state *s, bool set)
+/* Reads all; the kernel stops at the first register that it refuses, so that one is left out and the rest goes on. */
+static void msrs_get(struct kvm_vcpu *v, struct cpu_state *s)
 {
 	size_t done = 0;
 
@@ -86,15 +86,30 @@ static void msrs_transfer(struct kvm_vcpu *v, struct cpu_state *s, bool set)
 		int n;
 
 		for (size_t i = done; i < MSR_COUNT; i++) {
-			l.entry[i - done].data = *msr_place(s, i, &index);
+			msr_place(s, i, &index);
 			l.entry[i - done].index = index;
 		}
-		n = ioctl(v->fd, set ? KVM_SET_MSRS : KVM_GET_MSRS, &l);
+		n = ioctl(v->fd, KVM_GET_MSRS, &l);
 		if (n < 0)
 			return;
-		for (int i = 0; i < n && !set; i++)
+		for (int i = 0; i < n; i++)
 			*msr_place(s, done + (size_t)i, &index) = l.entry[i].data;
 		done += (size_t)n + 1;
+	}
+}
+
+/* Writes what differs: kernels complain of some registers in their log even when nothing is asked of them. */
+static void msrs_set(struct kvm_vcpu *v, const struct cpu_state *s)
+{
+	struct cpu_state wanted = *s, now = *s;
+
+	msrs_get(v, &now);
+	for (size_t i = 0; i < MSR_COUNT; i++) {
+		uint32_t index;
+		uint64_t value = *msr_place(&wanted, i, &index);
+
+		if (*msr_place(&now, i, &index) != value)
+			kvm_msr_set(v, index, value);
 	}
 }
 
@@ -347,7 +362,7 @@ int kvm_get_state(struct vcpu *vcpu, struct cpu_state *s)
 	fpu_get(v, s);
 	debug_get(v, s);
 	events_get(v, s);
-	msrs_transfer(v, s, false);
+	msrs_get(v, s);
 	kvm_msr_get(v, MSR_UCODE, &s->ucode_rev);
 	tsc_get(v, s);
 	s->mp_state = mp.mp_state == KVM_MP_STATE_HALTED ? MP_HALTED
@@ -374,8 +389,7 @@ int kvm_set_state(struct vcpu *vcpu, const struct cpu_state *s)
 		return -errno;
 	fpu_set(v, s);
 	debug_set(v, s);
-	/* Only read from when set. */
-	msrs_transfer(v, (struct cpu_state *)s, true);
+	msrs_set(v, s);
 	if (s->ucode_rev)
 		kvm_msr_set(v, MSR_UCODE, s->ucode_rev);
 	tsc_set(v, s);

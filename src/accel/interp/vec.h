@@ -49,7 +49,16 @@ struct vec_op {
 	uint8_t flags;     /* VEC_ */
 	uint8_t mem_size;  /* bytes, 0 none */
 	uint8_t align;     /* #GP unless the address is a multiple of align + 1 */
+	/* x87, vec_stack.c: the form for named registers. */
+	uint16_t stack_at;   /* where in the thunk it starts, 0: there is none */
+	uint16_t conditions; /* FSW's condition codes that it sets */
+	uint8_t loads;       /* STACK_ */
+	uint8_t index;       /* of ST(i) */
+	int8_t pushes;       /* what becomes of the stack: +1, 0, -1, -2 */
+	bool keeps;          /* no stack register changes */
 };
+#define STACK_TOP 1u   /* ST(0) is read */
+#define STACK_OTHER 2u /* ST(i) is read */
 
 #define CODE_MAX 400
 /* Machine code under construction. */
@@ -88,6 +97,8 @@ static inline const struct vec_op *vec_op_of(struct icpu *cpu, const struct insn
 void emit_simd(struct code *c, const struct insn *in, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
 	       unsigned flags);
 void emit_x87(struct code *c, const struct insn *in, const ZydisDecodedInstruction *zi);
+void code_put(struct code *c, const uint8_t *bytes, unsigned n);
+#define PUT(c, ...) code_put(c, (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }))
 /* Where a SIMD thunk that trapped is made to go on. */
 void emit_trap_exit(struct code *c, bool avx);
 
@@ -101,10 +112,21 @@ void vec_require_x87(struct icpu *cpu, bool waiting);
 void vec_enter_mmx(struct icpu *cpu);
 /* Raises #AC if alignment is checked now and lin is not a multiple of align (a power of two). */
 void vec_check_alignment(struct icpu *cpu, uint64_t lin, unsigned align, bool write);
+/* What a memory operand of that size must be a multiple of when alignment is checked. */
+unsigned vec_natural_alignment(unsigned size);
+/* Any memory; parts that a device may be asked for at once stay whole. */
+void vec_load(struct icpu *cpu, uint64_t lin, void *buf, unsigned len);
+void vec_store(struct icpu *cpu, uint64_t lin, const void *buf, unsigned len);
 /* Raises #XM, or #UD when the system has not enabled it. */
 _Noreturn void vec_raise_simd(struct icpu *cpu);
 
-void vec_do_x87(struct icpu *cpu, const struct insn *in);
+
+/* ---- vec_stack.c ---- */
+/* Adds the form for named registers to an x87 thunk, if the instruction has one. */
+void stack_emit(struct code *c, struct vec_op *op, const struct insn *in, const ZydisDecodedInstruction *zi);
+/* Runs it; false when the state asks for the whole one. */
+bool stack_run(struct icpu *cpu, const struct vec_op *op, void *mem);
+
 void vec_undefined(struct icpu *cpu, const struct insn *in);
 
 /* As FNINIT leaves it. */
@@ -112,7 +134,9 @@ void x87_reset(struct cpu_state *s);
 /* Sets FSW.ES and B by FSW and FCW. */
 void x87_update_es(struct cpu_state *s);
 /* An instruction's last operation, as FOP, FIP and FDP tell it. */
-void x87_note(struct icpu *cpu, const struct insn *in, uint16_t fop);
+void x87_note(struct icpu *cpu, uint16_t fop);
+/* The same of its memory operand. */
+void x87_note_operand(struct icpu *cpu, const struct insn *in, uint64_t offset);
 /* Another TOP: what is numbered from the top of the stack is then found elsewhere in the image. */
 void x87_set_top(struct cpu_state *s, unsigned top);
 /* Full tag word from the abridged one and the registers, and back. */

@@ -6,12 +6,11 @@
 
 #include "accel/interp/vec.h"
 
-static void put(struct code *c, const uint8_t *bytes, unsigned n)
+void code_put(struct code *c, const uint8_t *bytes, unsigned n)
 {
 	memcpy(c->b + c->n, bytes, n);
 	c->n += n;
 }
-#define PUT(c, ...) put(c, (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }))
 
 static void put32(struct code *c, uint32_t v)
 {
@@ -226,7 +225,7 @@ static void put_immediate(struct code *c, const struct insn *in, const ZydisDeco
 		at = zi->raw.sib.offset + 1u;
 	if (zi->raw.disp.size)
 		at = zi->raw.disp.offset + zi->raw.disp.size / 8u;
-	put(c, in->bytes + at, in->length - at);
+	code_put(c, in->bytes + at, in->length - at);
 }
 
 static void put_insn(struct code *c, const struct insn *in, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)

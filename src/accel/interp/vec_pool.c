@@ -157,6 +157,7 @@ static bool same_op(const struct vec *v, uint32_t i, const struct code *c, const
 {
 	const struct vec_op *have = &v->ops[i];
 
+	/* What else an op holds follows from the code. */
 	return v->lengths[i] == c->n && !memcmp((const uint8_t *)(uintptr_t)have->thunk, c->b, c->n) && have->fop == op->fop &&
 	       have->flags == op->flags && have->mem_size == op->mem_size && have->align == op->align;
 }

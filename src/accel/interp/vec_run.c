@@ -76,7 +76,7 @@ void vec_check_alignment(struct icpu *cpu, uint64_t lin, unsigned align, bool wr
 }
 
 /* Operands are aligned by their size, up to 16 bytes; the 80-bit ones by 8. */
-static unsigned natural_alignment(unsigned size) { return size > 16 ? 16 : size == 10 ? 8 : size; }
+unsigned vec_natural_alignment(unsigned size) { return size > 16 ? 16 : size == 10 ? 8 : size; }
 
 /* ---- MMX over x87 (SDM 1, 9.5) ---- */
 
@@ -113,8 +113,7 @@ static inline void call(struct icpu *cpu, const struct vec_op *op, void *mem)
 	op->thunk(&cpu->s, mem);
 }
 
-/* Parts that a device may be asked for at once stay whole. */
-static void load_slow(struct icpu *cpu, uint64_t lin, void *buf, unsigned len)
+void vec_load(struct icpu *cpu, uint64_t lin, void *buf, unsigned len)
 {
 	if (len <= 8 && !(len & (len - 1)))
 		st_le(buf, len, cpu_load(cpu, lin, len));
@@ -122,7 +121,7 @@ static void load_slow(struct icpu *cpu, uint64_t lin, void *buf, unsigned len)
 		cpu_load_bytes(cpu, lin, buf, len);
 }
 
-static void store_slow(struct icpu *cpu, uint64_t lin, const void *buf, unsigned len)
+void vec_store(struct icpu *cpu, uint64_t lin, const void *buf, unsigned len)
 {
 	if (len <= 8 && !(len & (len - 1)))
 		cpu_store(cpu, lin, len, ld_le(buf, len));
@@ -137,7 +136,7 @@ static inline uint64_t address(struct icpu *cpu, const struct insn *in, const st
 	if (__builtin_expect(lin & 15, 0)) {
 		if (lin & op->align)
 			cpu_raise_error(cpu, EXC_GP, 0);
-		vec_check_alignment(cpu, lin, natural_alignment(op->mem_size), write);
+		vec_check_alignment(cpu, lin, vec_natural_alignment(op->mem_size), write);
 	} else if (__builtin_expect(lin & op->align, 0)) {
 		cpu_raise_error(cpu, EXC_GP, 0);
 	}
@@ -156,7 +155,7 @@ static __attribute__((noinline)) void call_loading(struct icpu *cpu, const struc
 {
 	uint8_t buf[32] __attribute__((aligned(32)));
 
-	load_slow(cpu, lin, buf, op->mem_size);
+	vec_load(cpu, lin, buf, op->mem_size);
 	call(cpu, op, buf);
 }
 
@@ -181,7 +180,7 @@ static __attribute__((noinline)) void call_storing(struct icpu *cpu, const struc
 
 	cpu_check_write(cpu, lin, op->mem_size);
 	call(cpu, op, buf);
-	store_slow(cpu, lin, buf, op->mem_size);
+	vec_store(cpu, lin, buf, op->mem_size);
 }
 
 static void do_store(struct icpu *cpu, const struct insn *in)
@@ -197,36 +196,6 @@ static void do_store(struct icpu *cpu, const struct insn *in)
 		call(cpu, op, p);
 	else
 		call_storing(cpu, op, lin);
-}
-
-void vec_do_x87(struct icpu *cpu, const struct insn *in)
-{
-	const struct vec_op *op = vec_op_of(cpu, in);
-	uint8_t buf[16] __attribute__((aligned(16)));
-	uint64_t lin = 0, pointer;
-	uint16_t raised;
-
-	vec_require_x87(cpu, true);
-	if (op->mem_size) {
-		bool store = op->flags & VEC_STORE;
-
-		lin = cpu_ea(cpu, in, op->mem_size, store);
-		vec_check_alignment(cpu, lin, natural_alignment(op->mem_size), store);
-		if (store)
-			cpu_check_write(cpu, lin, op->mem_size);
-		else
-			load_slow(cpu, lin, buf, op->mem_size);
-	}
-	pointer = ld64le(cpu->s.xsave + IMG_FDP);
-	op->thunk(&cpu->s, buf);
-	st64le(cpu->s.xsave + IMG_FDP, pointer); /* FXSAVE may not have kept it */
-	x87_note(cpu, in, op->fop);
-	if (!(op->flags & VEC_STORE))
-		return;
-	/* An unmasked exception other than inexact leaves memory as it is (SDM 1, 8.6). */
-	raised = ld16le(cpu->s.xsave + IMG_FSW) & ~ld16le(cpu->s.xsave + IMG_FCW) & 0x1f;
-	if (!raised)
-		store_slow(cpu, lin, buf, op->mem_size);
 }
 
 /* ---- binding ---- */

@@ -14,17 +14,19 @@ void x87_update_es(struct cpu_state *s)
 	st16le(s->xsave + IMG_FSW, fsw);
 }
 
-void x87_note(struct icpu *cpu, const struct insn *in, uint16_t fop)
+void x87_note(struct icpu *cpu, uint16_t fop)
 {
 	uint8_t *x = cpu->s.xsave;
 
 	st16le(x + IMG_FOP, fop);
 	st64le(x + IMG_FIP, cpu->s.rip);
 	st16le(x + IMG_FCS, cpu->s.seg[SEG_CS].selector);
-	if (in->dst_kind == OPD_MEM || in->src_kind == OPD_MEM) {
-		st64le(x + IMG_FDP, cpu_offset(cpu, in));
-		st16le(x + IMG_FDS, cpu->s.seg[in->seg].selector);
-	}
+}
+
+void x87_note_operand(struct icpu *cpu, const struct insn *in, uint64_t offset)
+{
+	st64le(cpu->s.xsave + IMG_FDP, offset);
+	st16le(cpu->s.xsave + IMG_FDS, cpu->s.seg[in->seg].selector);
 }
 
 void x87_set_top(struct cpu_state *s, unsigned top)
@@ -174,6 +176,74 @@ static insn_fn control_fn(const ZydisDecodedInstruction *zi)
 	}
 }
 
+/* ---- arithmetic ---- */
+
+static void execute(struct icpu *cpu, const struct vec_op *op, void *mem)
+{
+	uint64_t pointer;
+
+	if (!op->stack_at || !stack_run(cpu, op, mem)) {
+		pointer = ld64le(cpu->s.xsave + IMG_FDP);
+		op->thunk(&cpu->s, mem);
+		st64le(cpu->s.xsave + IMG_FDP, pointer); /* FXSAVE may not have kept it */
+	}
+	x87_note(cpu, op->fop);
+}
+
+static void do_x87(struct icpu *cpu, const struct insn *in)
+{
+	vec_require_x87(cpu, true);
+	execute(cpu, vec_op_of(cpu, in), NULL);
+}
+
+static uint64_t operand_address(struct icpu *cpu, const struct insn *in, const struct vec_op *op, uint64_t offset, bool write)
+{
+	uint64_t lin = cpu_linear(cpu, in->seg, offset, op->mem_size, write);
+
+	if (__builtin_expect(lin & 15, 0))
+		vec_check_alignment(cpu, lin, vec_natural_alignment(op->mem_size), write);
+	return lin;
+}
+
+static void do_x87_load(struct icpu *cpu, const struct insn *in)
+{
+	const struct vec_op *op = vec_op_of(cpu, in);
+	uint64_t offset, lin;
+	uint8_t buf[16];
+	const void *p;
+
+	vec_require_x87(cpu, true);
+	offset = cpu_offset(cpu, in);
+	lin = operand_address(cpu, in, op, offset, false);
+	p = cpu_read_ptr(cpu, lin, op->mem_size);
+	if (!p) {
+		vec_load(cpu, lin, buf, op->mem_size);
+		p = buf;
+	}
+	execute(cpu, op, (void *)(uintptr_t)p);
+	x87_note_operand(cpu, in, offset);
+}
+
+static void do_x87_store(struct icpu *cpu, const struct insn *in)
+{
+	const struct vec_op *op = vec_op_of(cpu, in);
+	uint64_t offset, lin;
+	uint8_t buf[16];
+	void *p;
+
+	vec_require_x87(cpu, true);
+	offset = cpu_offset(cpu, in);
+	lin = operand_address(cpu, in, op, offset, true);
+	p = cpu_rmw_ptr(cpu, lin, op->mem_size);
+	if (!p)
+		cpu_check_write(cpu, lin, op->mem_size);
+	execute(cpu, op, p ? p : buf);
+	x87_note_operand(cpu, in, offset);
+	/* An unmasked exception other than inexact leaves memory as it is (SDM 1, 8.6). */
+	if (!p && !(ld16le(cpu->s.xsave + IMG_FSW) & ~ld16le(cpu->s.xsave + IMG_FCW) & 0x1f))
+		vec_store(cpu, lin, buf, op->mem_size);
+}
+
 bool vec_x87_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
 {
 	struct vec_op op = { .flags = VEC_X87 };
@@ -200,7 +270,8 @@ bool vec_x87_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstructi
 	}
 	op.fop = (uint16_t)((zi->opcode & 7) << 8 | in->bytes[zi->raw.modrm.offset]);
 	emit_x87(&c, in, zi);
+	stack_emit(&c, &op, in, zi);
 	in->aux = vec_pool_handle(cpu, vec_pool_add(cpu, &c, &op));
-	in->fn = vec_do_x87;
+	in->fn = !op.mem_size ? do_x87 : op.flags & VEC_STORE ? do_x87_store : do_x87_load;
 	return true;
 }

@@ -116,7 +116,7 @@ struct qcow2 {
 	struct allocation *allocations;
 	unsigned generation, busy[2]; /* direct I/O under way, by the generation it began in */
 
-	bool corrupt;  /* nothing is written any more */
+	bool corrupt;  /* the file contradicts itself, or may: nothing is written any more */
 	bool lazy;     /* refcounts may lag: the dirty bit is set before anything else changes */
 	bool unsettled; /* a snapshot operation was cut short: the dirty bit stays for a repair */
 	uint64_t compress_at; /* where the next compressed cluster goes on, or 0 */
@@ -138,6 +138,8 @@ bool header_read(struct qcow2 *q, const struct image_open_options *opt, GError *
 void header_encode(const struct header *h, uint8_t *out);
 /* Writes the fixed part of the header, one sector. No sync. */
 int header_write(struct qcow2 *q);
+/* The same, and stable: where the header goes over from one state to another. After a failure the image takes no more writes. */
+int header_switch(struct qcow2 *q);
 int header_set_incompatible(struct qcow2 *q, uint64_t set, uint64_t clear);
 
 /* ---- qcow2_cache.c ---- */

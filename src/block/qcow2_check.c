@@ -326,10 +326,8 @@ static int rebuild(struct check *c)
 	if (r == 0) {
 		q->h.reftable_offset = now.offset;
 		q->h.reftable_clusters = (uint32_t)table_clusters;
-		r = header_write(q);
+		r = header_switch(q);
 	}
-	if (r == 0)
-		r = q->file->ops->sync(q->file);
 	if (r < 0) {
 		g_free(now.entry);
 		return r;
@@ -346,56 +344,79 @@ static int rebuild(struct check *c)
 
 /* ---- flags ---- */
 
-static bool flag_wrong(struct check *c, uint64_t place, uint64_t entry)
+/* The flag goes by the stored refcount: with a leak that is too high it is off, and that is harmless. */
+static int flag_wrong(struct check *c, uint64_t place, uint64_t entry, bool *wrong)
 {
-	const uint32_t *n = count_of(c, cluster_of(c->q, place), false);
+	uint64_t stored;
+	int r = refcount_get(c->q, cluster_of(c->q, place), &stored);
 
-	return ((n ? *n : 0) == 1) != !!(entry & ENTRY_COPIED);
+	*wrong = r == 0 && (stored == 1) != !!(entry & ENTRY_COPIED);
+	return r;
 }
 
 static void flag_found(struct check *c, const char *what, uint64_t place)
 {
-	say(c, "%s at %#" PRIx64 ": the \"only reference\" flag is wrong%s", what, place, c->fix_all ? " (repaired)" : "");
-	if (c->fix_all)
+	bool fix = c->fix_all || c->fix_leaks;
+
+	say(c, "%s at %#" PRIx64 ": the \"only reference\" flag is wrong%s", what, place, fix ? " (repaired)" : "");
+	if (fix)
 		c->result->fixed++;
 	else
 		c->result->corruptions++;
 }
 
-/* The active tables' flags against the counts. */
+static int compare_flags_of_table(struct check *c, struct table *t)
+{
+	struct qcow2 *q = c->q;
+
+	for (uint32_t e = 0; e < q->l2_entries; e++) {
+		uint64_t entry = ld64be(t->data + (size_t)e * 8), data = entry & ENTRY_OFFSET;
+		bool wrong = false;
+		int r;
+
+		if ((entry & (ENTRY_COMPRESSED | L2_RESERVED)) || !data || !cluster_aligned(q, data))
+			continue;
+		r = flag_wrong(c, data, entry, &wrong);
+		if (r < 0)
+			return r;
+		if (!wrong)
+			continue;
+		flag_found(c, "data cluster", data);
+		if (c->fix_all || c->fix_leaks) {
+			st64be(t->data + (size_t)e * 8, entry ^ ENTRY_COPIED);
+			table_dirty(&q->l2, t, e * 8, e * 8 + 8);
+		}
+	}
+	return 0;
+}
+
+/* The active tables' flags against the refcounts. */
 static int compare_flags(struct check *c)
 {
 	struct qcow2 *q = c->q;
 	int r = 0;
 
 	for (uint32_t i = 0; i < q->l1.count && r == 0; i++) {
-		uint64_t place = q->l1.entry[i] & ENTRY_OFFSET;
+		uint64_t entry = q->l1.entry[i], place = entry & ENTRY_OFFSET;
 		struct table *t;
+		bool wrong = false;
 
-		if (!place || (q->l1.entry[i] & L1_RESERVED) || !cluster_aligned(q, place) || cluster_of(q, place) >= c->file_clusters)
+		if (!place || (entry & L1_RESERVED) || !cluster_aligned(q, place) || cluster_of(q, place) >= c->file_clusters)
 			continue;
 		if (q->l2.dirty > q->l2.limit / 2)
 			r = commit(q);
 		if (r == 0)
 			r = cache_get(q, &q->l2, place, &t);
+		if (r == 0)
+			r = flag_wrong(c, place, entry, &wrong);
 		if (r < 0)
 			break;
-		if (flag_wrong(c, place, q->l1.entry[i])) {
+		if (wrong) {
 			flag_found(c, "L2 table", place);
-			if (c->fix_all)
-				whole_table_set(&q->l1, i, q->l1.entry[i] ^ ENTRY_COPIED);
+			if (c->fix_all || c->fix_leaks)
+				whole_table_set(&q->l1, i, entry ^ ENTRY_COPIED);
 		}
-		for (uint32_t e = 0; e < q->l2_entries; e++) {
-			uint64_t entry = ld64be(t->data + (size_t)e * 8), data = entry & ENTRY_OFFSET;
-
-			if ((entry & (ENTRY_COMPRESSED | L2_RESERVED)) || !data || !cluster_aligned(q, data) || !flag_wrong(c, data, entry))
-				continue;
-			flag_found(c, "data cluster", data);
-			if (c->fix_all) {
-				st64be(t->data + (size_t)e * 8, entry ^ ENTRY_COPIED);
-				table_dirty(&q->l2, t, e * 8, e * 8 + 8);
-			}
-		}
+		r = compare_flags_of_table(c, t);
 	}
 	return r;
 }
@@ -429,12 +450,16 @@ static int run(struct check *c)
 		if (r == 0)
 			c->result->fixed++;
 	}
-	if (r == 0)
+	/* Refcounts that cannot be read say nothing about flags. */
+	if (r == 0 && (!c->tables_damaged || c->fix_all))
 		r = compare_flags(c);
 	if (r == 0 && (c->fix_all || c->fix_leaks))
 		r = commit(q);
-	if (r == 0 && c->fix_all && c->result->corruptions == corruptions && !corruptions)
-		r = header_set_incompatible(q, 0, INCOMPAT_DIRTY | INCOMPAT_CORRUPT);
+	if (r == 0 && c->fix_all && c->result->corruptions == corruptions && !corruptions) {
+		q->unsettled = q->corrupt = false;
+		/* Lazy refcounts are in memory only, so the dirty bit stays until the image is closed. */
+		r = header_set_incompatible(q, 0, INCOMPAT_CORRUPT | (q->lazy ? 0 : INCOMPAT_DIRTY));
+	}
 	return r;
 }
 
@@ -449,11 +474,14 @@ int qcow2_check(struct image *im, bool fix_leaks, bool fix_all, void (*report)(v
 	c.pages = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
 	c.l2_refs = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
 	pthread_mutex_lock(&q->lock);
+	/* L2 tables are read from the file. */
+	r = !im->readonly && qcow2_dirty(q) ? commit(q) : 0;
 	c.file_clusters = q->virgin;
 	q->reftable_used = q->reftable.count;
 	while (q->reftable_used && !q->reftable.entry[q->reftable_used - 1])
 		q->reftable_used--;
-	r = run(&c);
+	if (r == 0)
+		r = run(&c);
 	pthread_mutex_unlock(&q->lock);
 	result->clusters = clusters_for(q, q->h.size);
 	result->end = c.highest << q->h.cluster_bits;

@@ -173,9 +173,7 @@ static int grow_l1(struct qcow2 *q, uint32_t count)
 	if (r == 0) {
 		q->h.l1_offset = now.offset;
 		q->h.l1_size = count;
-		r = header_write(q);
-		if (r == 0)
-			r = q->file->ops->sync(q->file);
+		r = header_switch(q);
 	}
 	if (r < 0) {
 		q->h.l1_offset = before.l1_offset;
@@ -196,9 +194,7 @@ static int set_size(struct qcow2 *q, uint64_t size)
 	int r;
 
 	q->h.size = size;
-	r = header_write(q);
-	if (r == 0)
-		r = q->file->ops->sync(q->file);
+	r = header_switch(q);
 	if (r < 0)
 		q->h.size = before;
 	else

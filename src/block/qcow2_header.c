@@ -68,6 +68,18 @@ int header_write(struct qcow2 *q)
 	return file_write(q->file, 0, sector, sizeof(sector));
 }
 
+int header_switch(struct qcow2 *q)
+{
+	int r = header_write(q);
+
+	if (r == 0)
+		r = q->file->ops->sync(q->file);
+	/* Now the file may say the old or the new. Whatever is written next could be wrong for one of the two. */
+	if (r < 0)
+		q->corrupt = true;
+	return r;
+}
+
 int header_set_incompatible(struct qcow2 *q, uint64_t set, uint64_t clear)
 {
 	uint64_t before = q->h.incompatible;
@@ -76,9 +88,7 @@ int header_set_incompatible(struct qcow2 *q, uint64_t set, uint64_t clear)
 	if (q->h.version < 3 || ((before | set) & ~clear) == before)
 		return 0;
 	q->h.incompatible = (before | set) & ~clear;
-	r = header_write(q);
-	if (r == 0)
-		r = q->file->ops->sync(q->file);
+	r = header_switch(q);
 	if (r < 0)
 		q->h.incompatible = before;
 	return r;

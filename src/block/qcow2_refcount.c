@@ -204,9 +204,7 @@ static int reftable_grow(struct qcow2 *q)
 	if (r == 0) {
 		q->h.reftable_offset = w.offset;
 		q->h.reftable_clusters = (uint32_t)clusters;
-		r = header_write(q);
-		if (r == 0)
-			r = q->file->ops->sync(q->file);
+		r = header_switch(q);
 	}
 	if (r < 0) {
 		q->h.reftable_offset = old.offset;

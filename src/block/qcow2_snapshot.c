@@ -122,9 +122,7 @@ static int switch_header(struct qcow2 *q, const struct header *now)
 	if (r < 0)
 		return r;
 	q->h = *now;
-	r = header_write(q);
-	if (r == 0)
-		r = q->file->ops->sync(q->file);
+	r = header_switch(q);
 	if (r < 0)
 		q->h = before;
 	return r;
@@ -456,8 +454,19 @@ static int apply(struct qcow2 *q, const struct snapshot *s)
 	return r < 0 ? r : end(q);
 }
 
+/* What an operation that failed had begun is undone by a repair: now, before the next one, or when the image is opened next. */
+static int repair(struct qcow2 *q)
+{
+	struct qcow2_check_result result;
+	int r = q->unsettled ? qcow2_check(q->im, true, true, NULL, NULL, &result) : 0;
+
+	return r == 0 && q->unsettled ? -EIO : r;
+}
+
 static bool say(struct qcow2 *q, int r, const char *what, const char *name, GError **error)
 {
+	if (r < 0)
+		repair(q);
 	if (r == -E2BIG)
 		return blk_fail(error, "%s: %s the snapshot %s: the image's refcounts of %u bits cannot count one more reference; "
 				"convert it to one with refcounts of 16 bits", q->file->path, what, name, 1u << q->h.refcount_order);
@@ -475,8 +484,10 @@ bool qcow2_snapshot_create(struct image *im, const char *name, GError **error)
 		return blk_fail(error, "%s: has a snapshot %s already", q->file->path, name);
 	if (q->h.snapshots == MAX_SNAPSHOTS)
 		return blk_fail(error, "%s: has %u snapshots, which is the limit", q->file->path, MAX_SNAPSHOTS);
+	r = repair(q);
 	pthread_mutex_lock(&q->lock);
-	r = create(q, name);
+	if (r == 0)
+		r = create(q, name);
 	pthread_mutex_unlock(&q->lock);
 	return say(q, r, "making", name, error);
 }
@@ -495,8 +506,10 @@ bool qcow2_snapshot_apply(struct image *im, const char *name, GError **error)
 
 	if (!find_or_fail(q, name, &index, error))
 		return false;
+	r = repair(q);
 	pthread_mutex_lock(&q->lock);
-	r = apply(q, &q->snapshot[index]);
+	if (r == 0)
+		r = apply(q, &q->snapshot[index]);
 	pthread_mutex_unlock(&q->lock);
 	return say(q, r, "going back to", name, error);
 }
@@ -508,8 +521,10 @@ bool qcow2_snapshot_delete(struct image *im, const char *name, GError **error)
 
 	if (!find_or_fail(q, name, &index, error))
 		return false;
+	r = repair(q);
 	pthread_mutex_lock(&q->lock);
-	r = delete(q, (uint32_t)index);
+	if (r == 0)
+		r = delete(q, (uint32_t)index);
 	pthread_mutex_unlock(&q->lock);
 	return say(q, r, "deleting", name, error);
 }

@@ -33,6 +33,8 @@ struct vm_nic {
 	char *capture; /* pcap file, or NULL */
 };
 
+enum panic_action { PANIC_POWEROFF, PANIC_PAUSE, PANIC_RESET, PANIC_IGNORE };
+
 struct vm_config {
 	char *name;
 	char *engine;    /* "auto", "kvm", "bt", "interp" */
@@ -52,6 +54,7 @@ struct vm_config {
 	char *debugcon; /* chardev spec or NULL */
 	bool debug_exit;
 	bool no_reboot;
+	enum panic_action on_panic;
 	bool paused; /* start stopped */
 };
 

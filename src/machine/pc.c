@@ -14,6 +14,7 @@
 #include "dev/fw_cfg.h"
 #include "dev/hpet.h"
 #include "dev/i440fx.h"
+#include "dev/i6300esb.h"
 #include "dev/i8042.h"
 #include "dev/ide.h"
 #include "dev/ioapic.h"
@@ -22,9 +23,11 @@
 #include "dev/piix3.h"
 #include "dev/pit.h"
 #include "dev/port92.h"
+#include "dev/pvpanic.h"
 #include "dev/rtc.h"
 #include "dev/uart.h"
 #include "dev/vga.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_console.h"
 #include "dev/virtio_rng.h"
@@ -139,6 +142,20 @@ static void engine_route_pin(void *opaque, unsigned pin, uint64_t address, uint3
 
 static void want_reset(void *opaque) { vm_request(((struct pc *)opaque)->vm, VM_REQ_RESET); }
 static void want_poweroff(void *opaque) { vm_request(((struct pc *)opaque)->vm, VM_REQ_POWEROFF); }
+
+static void want_watchdog(void *opaque) { vm_request(((struct pc *)opaque)->vm, VM_REQ_WATCHDOG); }
+
+static void panicked(void *opaque, enum pvpanic_event event)
+{
+	struct vm *vm = ((struct pc *)opaque)->vm;
+
+	if (event == PVPANIC_CRASH_LOADED)
+		vm_post(vm, VM_EVENT_CRASH_LOADED);
+	else
+		vm_request(vm, VM_REQ_PANIC);
+}
+
+static void balloon_changed(void *opaque, uint64_t bytes) { vm_post(((struct pc *)opaque)->vm, VM_EVENT_BALLOON); }
 
 static void want_exit(void *opaque, uint32_t value)
 {
@@ -348,6 +365,20 @@ static bool make_network(struct pc *pc, GError **error)
 	return true;
 }
 
+/* What serves the guest best when it knows that it is one. */
+static void make_guest_helpers(struct pc *pc)
+{
+	struct vm *vm = pc->vm;
+
+	plug(pc, virtio_rng_device(virtio_rng_create(pc->pci, DEVFN(3, 0), vm->clock)));
+	if (pc->console)
+		plug(pc, virtio_console_device(virtio_console_create(pc->pci, DEVFN(12, 0), vm->clock, pc->console)));
+	pc->balloon = virtio_balloon_create(pc->pci, DEVFN(13, 0), vm->clock, vm->mem, vm->config.memory, balloon_changed, pc);
+	plug(pc, virtio_balloon_device(pc->balloon));
+	plug(pc, i6300esb_device(i6300esb_create(pc->pci, DEVFN(14, 0), vm->clock, want_watchdog, pc)));
+	plug(pc, pvpanic_device(pvpanic_create(pc->ports, panicked, pc)));
+}
+
 static bool open_streams(struct pc *pc, GError **error)
 {
 	struct vm *vm = pc->vm;
@@ -389,9 +420,7 @@ struct pc *pc_create(struct vm *vm, GError **error)
 	plug(pc, fw_cfg_device(pc->fw_cfg));
 	if (!make_display(pc, error) || !make_disks(pc, error) || !make_network(pc, error))
 		return NULL;
-	plug(pc, virtio_rng_device(virtio_rng_create(pc->pci, DEVFN(3, 0), vm->clock)));
-	if (pc->console)
-		plug(pc, virtio_console_device(virtio_console_create(pc->pci, DEVFN(12, 0), vm->clock, pc->console)));
+	make_guest_helpers(pc);
 	pc->input = (struct input_sink){ key, mouse, pc };
 	if (!pc_boot_prepare(pc, error))
 		return NULL;

@@ -206,7 +206,7 @@ void vm_resume(struct vm *vm)
 	bool changed;
 
 	vm_lock(vm);
-	changed = vm->status == VM_PAUSED;
+	changed = vm->status == VM_PAUSED || vm->status == VM_PANICKED;
 	if (changed) {
 		vm->status = VM_RUNNING;
 		clock_resume(vm->clock);
@@ -290,6 +290,30 @@ void vm_powerdown(struct vm *vm)
 	tell(vm, VM_EVENT_POWERDOWN, false);
 }
 
+/* The guest has said that it cannot go on. */
+static void panicked(struct vm *vm)
+{
+	tell(vm, VM_EVENT_PANIC, true);
+	switch (vm->config.on_panic) {
+	case PANIC_POWEROFF:
+		g_printerr("guise: the guest panicked\n");
+		end(vm, 1, true);
+		break;
+	case PANIC_PAUSE:
+		vm_pause(vm);
+		vm->status = VM_PANICKED;
+		break;
+	case PANIC_RESET:
+		reset_now(vm, true);
+		break;
+	case PANIC_IGNORE:
+		vm_lock(vm);
+		vm_release(vm);
+		vm_unlock(vm);
+		break;
+	}
+}
+
 /* Main loop: carries out what was requested, most final first. */
 static gboolean service(gpointer opaque)
 {
@@ -309,7 +333,11 @@ static gboolean service(gpointer opaque)
 		g_printerr("guise: the engine stopped: %s\n", vm->error_message);
 		end(vm, 1, true);
 		vm->status = VM_ENGINE_ERROR;
-	} else if (what & (VM_REQ_RESET | VM_REQ_TRIPLE_FAULT)) {
+	} else if (what & VM_REQ_PANIC) {
+		panicked(vm);
+	} else if (what & (VM_REQ_RESET | VM_REQ_TRIPLE_FAULT | VM_REQ_WATCHDOG)) {
+		if (what & VM_REQ_WATCHDOG)
+			tell(vm, VM_EVENT_WATCHDOG, true);
 		if (vm->config.no_reboot) {
 			if (what & VM_REQ_TRIPLE_FAULT)
 				g_printerr("guise: the guest shut down by a triple fault\n");
@@ -333,9 +361,26 @@ void vm_request(struct vm *vm, enum vm_request what)
 		g_idle_add_full(G_PRIORITY_HIGH, service, vm, NULL);
 }
 
+static gboolean deliver(gpointer opaque)
+{
+	struct vm *vm = opaque;
+	unsigned posted = __atomic_exchange_n(&vm->posted, 0, __ATOMIC_SEQ_CST);
+
+	for (unsigned event = 0; posted; event++, posted >>= 1)
+		if (posted & 1)
+			tell(vm, event, true);
+	return G_SOURCE_REMOVE;
+}
+
+void vm_post(struct vm *vm, enum vm_event event)
+{
+	if (!__atomic_fetch_or(&vm->posted, 1u << event, __ATOMIC_SEQ_CST))
+		g_idle_add(deliver, vm);
+}
+
 const char *vm_status_name(const struct vm *vm)
 {
-	static const char *const names[] = { "paused", "running", "shutdown", "internal-error" };
+	static const char *const names[] = { "paused", "running", "shutdown", "internal-error", "guest-panicked" };
 
 	return names[vm->status];
 }

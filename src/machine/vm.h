@@ -18,7 +18,7 @@
 struct vm;
 struct pc;
 
-enum vm_status { VM_PAUSED, VM_RUNNING, VM_SHUTDOWN, VM_ENGINE_ERROR };
+enum vm_status { VM_PAUSED, VM_RUNNING, VM_SHUTDOWN, VM_ENGINE_ERROR, VM_PANICKED };
 
 enum vm_request {
 	VM_REQ_RESET = 1 << 0,       /* the guest or a user asks for a reset */
@@ -27,9 +27,21 @@ enum vm_request {
 	VM_REQ_DEBUG_EXIT = 1 << 3,  /* isa-debug-exit */
 	VM_REQ_ERROR = 1 << 4,       /* the engine gave up; vm_error_message */
 	VM_REQ_QUIT = 1 << 5,        /* a user ends it */
+	VM_REQ_PANIC = 1 << 6,       /* the guest's kernel gave up; config.on_panic says what follows */
+	VM_REQ_WATCHDOG = 1 << 7,    /* the guest did not feed its watchdog: reset */
 };
 
-enum vm_event { VM_EVENT_STOP, VM_EVENT_RESUME, VM_EVENT_RESET, VM_EVENT_POWERDOWN, VM_EVENT_SHUTDOWN };
+enum vm_event {
+	VM_EVENT_STOP,
+	VM_EVENT_RESUME,
+	VM_EVENT_RESET,
+	VM_EVENT_POWERDOWN,
+	VM_EVENT_SHUTDOWN,
+	VM_EVENT_PANIC,
+	VM_EVENT_CRASH_LOADED, /* a panicked guest saves its memory itself */
+	VM_EVENT_WATCHDOG,
+	VM_EVENT_BALLOON, /* the guest's memory changed its size */
+};
 
 struct vm_listener {
 	/* On the main thread, VM lock not held. `guest` says whose wish it was. */
@@ -71,6 +83,7 @@ struct vm {
 	bool hold;  /* vCPU threads stay out of run() */
 	bool quit;  /* vCPU threads end */
 	unsigned requests;
+	unsigned posted; /* bit per enum vm_event */
 	struct accel_host *bridge;
 	int debug_exit_value;
 	char error_message[200];
@@ -100,6 +113,8 @@ const char *vm_status_name(const struct vm *vm);
 
 /* Any thread, with or without the lock. */
 void vm_request(struct vm *vm, enum vm_request what);
+/* Tells the listener soon, on the main thread; the guest runs on. */
+void vm_post(struct vm *vm, enum vm_event event);
 
 /* With the lock held: wakes a vCPU's thread after set_irq. */
 void vm_wake_vcpu(struct vm *vm, unsigned cpu);

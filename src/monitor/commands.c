@@ -3,6 +3,7 @@
 
 #include "base/bytes.h"
 #include "block/blk.h"
+#include "dev/virtio_balloon.h"
 #include "machine/pc.h"
 #include "monitor/qmp.h"
 #include "monitor/typist.h"
@@ -275,6 +276,56 @@ static JsonNode *human_monitor_command(struct vm *vm, JsonObject *args, GError *
 	return n;
 }
 
+static JsonNode *query_balloon(struct vm *vm, JsonObject *args, GError **error)
+{
+	JsonObject *o = json_object_new();
+
+	vm_lock(vm);
+	json_object_set_int_member(o, "actual", (gint64)virtio_balloon_size(vm->pc->balloon));
+	vm_unlock(vm);
+	return take(o);
+}
+
+static JsonNode *balloon(struct vm *vm, JsonObject *args, GError **error)
+{
+	JsonNode *n = args ? json_object_get_member(args, "value") : NULL;
+
+	if (!n || json_node_get_value_type(n) != G_TYPE_INT64 || json_node_get_int(n) <= 0)
+		return fail(error, "Parameter 'value' is missing or is not a number of bytes");
+	vm_lock(vm);
+	virtio_balloon_set_target(vm->pc->balloon, (uint64_t)json_node_get_int(n));
+	vm_unlock(vm);
+	return empty();
+}
+
+/* Ours: what the guest said of its memory (asking again), and what came back to the host. */
+static JsonNode *guise_memory(struct vm *vm, JsonObject *args, GError **error)
+{
+	static const struct { const char *name; size_t offset; } fields[] = {
+		{ "swap-in", offsetof(struct balloon_stats, swap_in) }, { "swap-out", offsetof(struct balloon_stats, swap_out) },
+		{ "major-faults", offsetof(struct balloon_stats, major_faults) },
+		{ "minor-faults", offsetof(struct balloon_stats, minor_faults) },
+		{ "free", offsetof(struct balloon_stats, free) }, { "total", offsetof(struct balloon_stats, total) },
+		{ "available", offsetof(struct balloon_stats, available) }, { "caches", offsetof(struct balloon_stats, caches) },
+	};
+	JsonObject *o = json_object_new();
+	struct balloon_stats t;
+
+	vm_lock(vm);
+	t = *virtio_balloon_stats(vm->pc->balloon);
+	json_object_set_int_member(o, "actual", (gint64)virtio_balloon_size(vm->pc->balloon));
+	json_object_set_int_member(o, "inflated", (gint64)virtio_balloon_inflated(vm->pc->balloon));
+	json_object_set_int_member(o, "reported-free", (gint64)virtio_balloon_reported(vm->pc->balloon));
+	vm_unlock(vm);
+	for (size_t i = 0; i < ARRAY_LEN(fields) && t.when >= 0; i++) {
+		uint64_t value = *(uint64_t *)((char *)&t + fields[i].offset);
+
+		if (value != UINT64_MAX)
+			json_object_set_int_member(o, fields[i].name, (gint64)value);
+	}
+	return take(o);
+}
+
 /* Ours: the text screen, and typing a text on the US keyboard. */
 static JsonNode *guise_screen(struct vm *vm, JsonObject *args, GError **error)
 {
@@ -314,12 +365,14 @@ static const char *const command_names[] = {
 	"qmp_capabilities", "query-version", "query-status", "query-kvm", "query-name", "query-cpus-fast", "query-block",
 	"query-chardev", "query-commands", "stop", "cont", "system_reset", "system_powerdown", "quit", "screendump",
 	"send-key", "human-monitor-command", "x-guise-screen", "x-guise-type",
+	"query-balloon", "balloon", "x-guise-memory",
 };
 /* Same order; qmp_capabilities belongs to the session. */
 static const qmp_command command_fns[] = {
 	NULL, query_version, query_status, query_kvm, query_name, query_cpus_fast, query_block,
 	query_chardev, query_commands, stop, cont, system_reset, system_powerdown, quit, screendump,
 	send_key, human_monitor_command, guise_screen, guise_type,
+	query_balloon, balloon, guise_memory,
 };
 _Static_assert(ARRAY_LEN(command_names) == ARRAY_LEN(command_fns), "one function a name");
 

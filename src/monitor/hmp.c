@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "dev/virtio_balloon.h"
 #include "machine/pc.h"
 #include "monitor/qmp.h"
 #include "x86/cpu_state.h"
@@ -229,6 +230,28 @@ static void hmp_sendkey(struct vm *vm, char **args, GString *out)
 	vm_unlock(vm);
 }
 
+static void info_balloon(struct vm *vm, char **args, GString *out)
+{
+	vm_lock(vm);
+	g_string_append_printf(out, "balloon: actual=%" G_GUINT64_FORMAT "\n", virtio_balloon_size(vm->pc->balloon) >> 20);
+	g_string_append_printf(out, "given back: %" G_GUINT64_FORMAT " MiB by the balloon, %" G_GUINT64_FORMAT " MiB as free pages\n",
+			       virtio_balloon_inflated(vm->pc->balloon) >> 20, virtio_balloon_reported(vm->pc->balloon) >> 20);
+	vm_unlock(vm);
+}
+
+static void hmp_balloon(struct vm *vm, char **args, GString *out)
+{
+	guint64 mib;
+
+	if (!args[0] || !g_ascii_string_to_unsigned(args[0], 10, 1, G_MAXUINT64 >> 20, &mib, NULL)) {
+		g_string_append(out, "write the memory it shall live with, in MiB\n");
+		return;
+	}
+	vm_lock(vm);
+	virtio_balloon_set_target(vm->pc->balloon, mib << 20);
+	vm_unlock(vm);
+}
+
 static void hmp_help(struct vm *vm, char **args, GString *out);
 
 static const struct {
@@ -242,6 +265,7 @@ static const struct {
 	{ "info tlb", "mapped pages", info_tlb },
 	{ "info pci", "PCI devices", info_pci },
 	{ "info irq", "interrupts counted", info_irq },
+	{ "info balloon", "the guest's memory, and what it gave back", info_balloon },
 	{ "info mtree", "memory, MMIO and ports", info_mtree },
 	{ "info stats", "the engine's counters", info_stats },
 	{ "x", "/FMT ADDRESS: memory at a linear address", hmp_x },
@@ -252,6 +276,7 @@ static const struct {
 	{ "system_reset", "reset", hmp_reset },
 	{ "system_powerdown", "press the power button", hmp_powerdown },
 	{ "sendkey", "KEYS: press keys, such as ctrl-alt-delete", hmp_sendkey },
+	{ "balloon", "MIB: ask the guest to live with so much memory", hmp_balloon },
 	{ "quit", "end the machine", hmp_quit },
 	{ "help", "this list", hmp_help },
 };

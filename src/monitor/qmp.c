@@ -8,6 +8,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "dev/virtio_balloon.h"
+#include "machine/pc.h"
+
 #define QMP_MAX_REQUEST (64 * 1024)
 #define QMP_MAX_SESSIONS 16
 
@@ -325,9 +328,21 @@ void qmp_event(struct qmp *q, const char *name, JsonObject *data)
 		json_object_unref(data);
 }
 
+static uint64_t balloon_size(struct vm *vm)
+{
+	uint64_t bytes;
+
+	vm_lock(vm);
+	bytes = virtio_balloon_size(vm->pc->balloon);
+	vm_unlock(vm);
+	return bytes;
+}
+
 void qmp_vm_event(struct qmp *q, enum vm_event event, bool guest)
 {
-	static const char *const names[] = { "STOP", "RESUME", "RESET", "POWERDOWN", "SHUTDOWN" };
+	static const char *const names[] = { "STOP", "RESUME", "RESET", "POWERDOWN", "SHUTDOWN", "GUEST_PANICKED",
+					     "GUEST_CRASHLOADED", "WATCHDOG", "BALLOON_CHANGE" };
+	static const char *const panic_actions[] = { "poweroff", "pause", "reset", "run" };
 	JsonObject *data = NULL;
 
 	if (event == VM_EVENT_RESET || event == VM_EVENT_SHUTDOWN) {
@@ -338,5 +353,15 @@ void qmp_vm_event(struct qmp *q, enum vm_event event, bool guest)
 		json_object_set_boolean_member(data, "guest", guest);
 		json_object_set_string_member(data, "reason", reason);
 	}
+	if (event >= VM_EVENT_PANIC)
+		data = json_object_new();
+	if (event == VM_EVENT_PANIC)
+		json_object_set_string_member(data, "action", panic_actions[q->vm->config.on_panic]);
+	if (event == VM_EVENT_CRASH_LOADED)
+		json_object_set_string_member(data, "action", "run");
+	if (event == VM_EVENT_WATCHDOG)
+		json_object_set_string_member(data, "action", "reset");
+	if (event == VM_EVENT_BALLOON)
+		json_object_set_int_member(data, "actual", (gint64)balloon_size(q->vm));
 	qmp_event(q, names[event], data);
 }

@@ -5,6 +5,7 @@ usage: run.py PATH-TO-GUISE [NAME...]
 """
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -197,6 +198,115 @@ def test_linux_smp():
     linux('linux-smp', '--cpus', '4', '--memory', '1G', words=['4 CPUs'])
 
 
+def with_init(script):
+    """The guest's initramfs with another first process: a second archive goes over the first."""
+    def entry(name, mode, data):
+        head = b'070701' + b''.join(b'%08x' % v for v in
+                                    (0, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0))
+        head += name.encode() + b'\0'
+        return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+
+    path = os.path.join(WORK, 'initrd')
+    with open(path, 'wb') as f:
+        with open(os.path.join(GUESTS, 'initramfs.cpio.gz'), 'rb') as base:
+            f.write(base.read())
+        f.write(bytes(-f.tell() % 4))
+        f.write(entry('init', 0o100755, script.encode()) + entry('TRAILER!!!', 0, b''))
+    return path
+
+
+VIRTIO_INIT = '''#!/bin/sh
+export PATH=/bin:/sbin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+for m in virtio_pci virtio_blk virtio_net virtio_console virtio-rng virtio_balloon pvpanic-mmio; do modprobe $m; done
+for d in /sys/bus/virtio/devices/*; do echo "virtio $(cat $d/device) $(ls -d $d/driver/module >/dev/null && echo bound)"; done
+echo "serial $(cat /sys/block/vda/serial)"
+dd if=/dev/vda of=/tmp/disk bs=64k 2>/dev/null
+dd if=/tmp/disk of=/dev/vdb bs=64k 2>/dev/null
+dd if=/dev/zero of=/dev/vda bs=512 count=1 2>&1 | grep -o 'Operation not permitted'
+sync
+echo "entropy $(dd if=/dev/hwrng bs=64 count=4 2>/dev/null | sort -u | wc -c)"
+exec 3<>/dev/hvc0
+echo hello from hvc0 >&3
+read answer <&3
+echo "heard $answer"
+rm /tmp/disk
+dd if=/dev/zero of=/tmp/big bs=1M count=128 2>/dev/null
+echo MEMORY-TAKEN
+read answer <&3
+rm /tmp/big
+echo MEMORY-FREED
+read answer <&3
+while [ $(sed -n 's/MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo) -gt 300000 ]; do sleep 1; done
+echo BALLOON-FULL
+read answer <&3
+echo c > /proc/sysrq-trigger
+'''
+
+
+def test_virtio_boot():
+    """SeaBIOS finds the disk, although it is not transitional."""
+    image = boot_sector(print_and_exit('from a virtio disk', 0x15))
+    con = os.path.join(WORK, 'virtio.con')
+    status, _, err = guise('run', '--disk', image + ',format=raw,bus=virtio', '--display', 'none', '--serial', 'none',
+                           '--debugcon', con, '--debug-exit', '--memory', '64M', timeout=90)
+    text = open(con, 'rb').read().decode(errors='replace')
+    check('from a virtio disk' in text, f'debugcon: {text[-400:]!r}; {err}')
+    check(status == 0x15 * 2 + 1, f'status {status}; {err}')
+
+
+def resident(pid):
+    """Bytes that the host spends on a machine's memory files."""
+    total = 0
+    for fd in os.listdir(f'/proc/{pid}/fd'):
+        path = f'/proc/{pid}/fd/{fd}'
+        if os.readlink(path).startswith('/memfd:ram'):
+            total += os.stat(path).st_blocks * 512
+    return total
+
+
+def test_virtio():
+    """Linux's drivers on every virtio device: data, randomness, a console, memory given back, a panic."""
+    source, copy = os.path.join(WORK, 'source.img'), os.path.join(WORK, 'copy.img')
+    data = os.urandom(4 << 20)
+    with open(source, 'wb') as f:
+        f.write(data)
+    with open(copy, 'wb') as f:
+        f.truncate(len(data))
+    path = os.path.join(WORK, 'hvc.sock')
+    with Machine('virtio', os.path.join(GUESTS, 'vmlinuz'), '--initrd', with_init(VIRTIO_INIT),
+                 '--append', 'console=ttyS0 panic=-1', '--memory', '512M', '--on-panic', 'pause', '--console', 'unix:' + path,
+                 '--disk', source + ',format=raw,bus=virtio,readonly', '--disk', copy + ',format=raw,bus=virtio') as m:
+        m.connect()
+        hvc = socket.socket(socket.AF_UNIX)
+        hvc.settimeout(240)
+        hvc.connect(path)
+        check(b'hello from hvc0' in hvc.recv(64), 'no greeting on the virtio console')
+        hvc.sendall(b'you\n')
+        m.wait_console('heard you', 30)
+        for device, name in (('0x0001', 'net'), ('0x0002', 'blk'), ('0x0003', 'console'), ('0x0004', 'rng'), ('0x0005', 'balloon')):
+            check(f'virtio {device} bound' in m.console(), f'{name} has no driver: {m.console()[-2000:]}')
+        check('serial virtio0' in m.console() and 'Operation not permitted' in m.console(), m.console()[-800:])
+        check(re.search('entropy 2[0-9][0-9]', m.console()), 'no entropy')
+        with open(copy, 'rb') as f:
+            check(f.read() == data, 'what was copied from disk to disk differs')
+        m.wait_console('MEMORY-TAKEN', 60)
+        before = resident(m.process.pid)
+        hvc.sendall(b'\n')
+        m.wait_console('MEMORY-FREED', 30)
+        m.wait(lambda: resident(m.process.pid) < before - (100 << 20), 90, 'free pages stay with the guest',
+               lambda: f'{before >> 20} MiB, now {resident(m.process.pid) >> 20}: {m.qmp("x-guise-memory")}')
+        m.qmp('balloon', value=256 << 20)
+        hvc.sendall(b'\n')
+        m.wait_console('BALLOON-FULL', 60)
+        m.wait(lambda: m.qmp('query-balloon')['actual'] == 256 << 20, 30, 'the balloon is not full', m.console)
+        hvc.sendall(b'\n')
+        m.wait(lambda: m.qmp('query-status')['status'] == 'guest-panicked', 30, 'no panic', m.console)
+        hvc.close()
+        m.qmp('quit')
+        check(m.end() == 0, 'status')
+
+
 def refused(words, *args, status=2):
     got, out, err = guise('run', *args, timeout=20)
     check(got == status, f'status {got}, not {status}: {err}')
@@ -231,7 +341,7 @@ def test_same_name_twice():
 
 
 TESTS = [test_bad_input, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot, test_same_name_twice,
-         test_linux, test_linux_smp]
+         test_virtio_boot, test_linux, test_linux_smp, test_virtio]
 
 
 def main():

@@ -237,7 +237,7 @@ read answer <&3
 rm /tmp/big
 echo MEMORY-FREED
 read answer <&3
-while [ $(sed -n 's/MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo) -gt 300000 ]; do sleep 1; done
+while [ $(awk '/MemFree/ { print $2 }' /proc/meminfo) -gt 220000 ]; do sleep 1; done
 echo BALLOON-FULL
 read answer <&3
 echo c > /proc/sysrq-trigger

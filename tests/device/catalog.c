@@ -8,10 +8,12 @@
 #include "dev/debug_exit.h"
 #include "dev/debugcon.h"
 #include "dev/dma8237.h"
+#include "dev/e1000.h"
 #include "dev/fdc.h"
 #include "dev/fw_cfg.h"
 #include "dev/hpet.h"
 #include "dev/i440fx.h"
+#include "dev/i6300esb.h"
 #include "dev/i8042.h"
 #include "dev/ide.h"
 #include "dev/ioapic.h"
@@ -20,11 +22,14 @@
 #include "dev/piix3.h"
 #include "dev/pit.h"
 #include "dev/port92.h"
+#include "dev/pvpanic.h"
 #include "dev/rtc.h"
 #include "dev/uart.h"
 #include "dev/vga.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_console.h"
+#include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
 #include "fake_blk.h"
 #include "harness.h"
@@ -55,6 +60,8 @@ static void ignore_eoi(void *opaque, uint8_t vector) { }
 static int extint_ack(void *opaque) { return 0x20; }
 static uint64_t tsc_now(void *opaque, unsigned cpu) { return (uint64_t)clock_now(((struct board *)opaque)->clock) * 2; }
 static void ignore_pam(void *opaque, unsigned segment, bool read_ram, bool write_ram) { g_assert_cmpuint(segment, <, 13); }
+
+static void ignore_frame(void *opaque, const uint8_t *frame, size_t len) { }
 
 static const struct msi_sink no_msi = { ignore_msi, NULL };
 
@@ -329,7 +336,7 @@ static void poke_dma8237(struct board *b, uint32_t what)
 
 static void make_fdc(struct board *b)
 {
-	const struct fdc_drive drives[FDC_DRIVES] = { { true, b->disk }, { true, NULL } };
+	const struct fdc_drive drives[FDC_DRIVES] = { { true, b->floppy }, { true, NULL } };
 	struct dma8237 *dma = dma8237_create(b->ports, b->mem);
 	struct fdc *f = fdc_create(b->ports, board_irq(b, 6), dma, 2, drives);
 
@@ -340,11 +347,72 @@ static void make_fdc(struct board *b)
 static void poke_fdc(struct board *b, uint32_t what)
 {
 	if (what & 3) {
-		fake_blk_run(b->disk);
+		fake_blk_run(b->floppy);
 		return;
 	}
 	fdc_change_media(b->chip, 0, NULL);
-	fdc_change_media(b->chip, 0, b->disk);
+	fdc_change_media(b->chip, 0, b->floppy);
+}
+
+static void ignore_panic(void *opaque, enum pvpanic_event event) { }
+
+static void make_pvpanic(struct board *b)
+{
+	struct pvpanic *p = pvpanic_create(b->ports, ignore_panic, NULL);
+
+	put(b, p, pvpanic_device(p));
+}
+
+static void make_i6300esb(struct board *b)
+{
+	struct i6300esb *w = i6300esb_create(b->pci, BOARD_DEVFN, b->clock, ignore, NULL);
+
+	put(b, w, i6300esb_device(w));
+}
+
+static const uint8_t mac[6] = { 0x52, 0x54, 0, 0x12, 0x34, 0x56 };
+
+static void make_e1000(struct board *b)
+{
+	struct e1000 *e = e1000_create(b->pci, BOARD_DEVFN, b->clock, b->nd, mac, "net0");
+
+	put(b, e, &e1000_pci(e)->device);
+}
+
+static void make_virtio_net(struct board *b)
+{
+	struct virtio_net *n = virtio_net_create(b->pci, BOARD_DEVFN, b->clock, b->nd, mac, 2, "net0");
+
+	put(b, n, virtio_net_device(n));
+}
+
+static void poke_net(struct board *b, uint32_t what)
+{
+	uint8_t frame[1600] = { [12] = 0x08 };
+
+	switch (what & 3) {
+	case 0: netdev_set_link(b->nd, what & 4); break;
+	case 1: netdev_memory_block(b->nd, what & 4); break;
+	default:
+		memcpy(frame, what & 4 ? mac : (const uint8_t *)"\xff\xff\xff\xff\xff\xff", 6);
+		netdev_memory_input(b->nd, frame, 14 + (what >> 8) % (sizeof(frame) - 14));
+		break;
+	}
+}
+
+static void make_virtio_balloon(struct board *b)
+{
+	struct virtio_balloon *v = virtio_balloon_create(b->pci, BOARD_DEVFN, b->clock, b->mem, BOARD_RAM, NULL, NULL);
+
+	put(b, v, virtio_balloon_device(v));
+}
+
+static void poke_virtio_balloon(struct board *b, uint32_t what)
+{
+	if (what & 1)
+		virtio_balloon_set_target(b->chip, what >> 8);
+	else
+		virtio_balloon_stats(b->chip);
 }
 
 static void make_virtio_blk(struct board *b)
@@ -407,6 +475,11 @@ const struct catalog_entry catalog[] = {
 	{ "fdc", make_fdc, poke_fdc },
 	{ "virtio_blk", make_virtio_blk, poke_virtio_blk },
 	{ "virtio_rng", make_virtio_rng, NULL },
+	{ "virtio_net", make_virtio_net, poke_net },
+	{ "virtio_balloon", make_virtio_balloon, poke_virtio_balloon },
+	{ "e1000", make_e1000, poke_net },
+	{ "pvpanic", make_pvpanic, NULL },
+	{ "i6300esb", make_i6300esb, NULL },
 	{ "virtio_console", make_virtio_console, poke_virtio_console },
 };
 
@@ -440,6 +513,8 @@ struct board *board_create(const struct catalog_entry *e)
 	b->pci = pci_bus_create(b->ports, b->mmio, b->mem, intx, &no_msi);
 	b->disk = fake_blk_new(64, 0x11);
 	b->media = fake_blk_new(64, 0x55);
+	b->floppy = fake_blk_new(720, 0x33); /* the smallest that a drive takes */
+	b->nd = netdev_memory_new(ignore_frame, NULL);
 	b->devfn = BOARD_DEVFN;
 	e->make(b);
 	g_assert_nonnull(b->device);
@@ -450,11 +525,14 @@ void board_destroy(struct board *b)
 {
 	blk_drain(b->disk);
 	blk_drain(b->media);
+	blk_drain(b->floppy);
 	b->device->ops->destroy(b->device);
 	if (b->helper)
 		b->helper->ops->destroy(b->helper);
 	blk_close(b->disk);
 	blk_close(b->media);
+	blk_close(b->floppy);
+	netdev_destroy(b->nd);
 	pci_bus_destroy(b->pci);
 	chardev_destroy(b->cd);
 	clock_destroy(b->clock);

@@ -15,6 +15,7 @@
 #include "host/chardev.h"
 #include "host/clock.h"
 #include "mem/mem.h"
+#include "net/netdev.h"
 
 #define BOARD_RAM (256u << 10)
 #define BOARD_DEVFN 0x18
@@ -27,7 +28,8 @@ struct board {
 	struct clock *clock;
 	struct pci_bus *pci;
 	struct chardev *cd;
-	struct blk *disk, *media;
+	struct blk *disk, *media, *floppy;
+	struct netdev *nd;
 	uint32_t lines; /* interrupt lines that are up */
 	struct device *device;
 	struct device *helper; /* another chip that it works with, or NULL */

@@ -143,7 +143,8 @@ void x87_set_top(struct cpu_state *s, unsigned top);
 uint16_t x87_full_tags(const struct cpu_state *s);
 uint8_t x87_abridged_tags(uint16_t full);
 
-typedef bool vec_bind_fn(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops);
+typedef bool vec_bind_fn(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi,
+			 const ZydisDecodedOperand *ops);
 vec_bind_fn vec_simd_bind, vec_masked_bind, vec_x87_bind, vec_env_bind, vec_xsave_bind;
 
 #endif

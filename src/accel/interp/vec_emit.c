@@ -228,7 +228,8 @@ static void put_immediate(struct code *c, const struct insn *in, const ZydisDeco
 	code_put(c, in->bytes + at, in->length - at);
 }
 
-static void put_insn(struct code *c, const struct insn *in, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+static void put_insn(struct code *c, const struct insn *in, const ZydisDecodedInstruction *zi,
+		     const ZydisDecodedOperand *ops)
 {
 	uint8_t reg = zi->raw.modrm.reg, rm = zi->raw.modrm.rm, clear = 0; /* clear: R, X, B as 80, 40, 20 */
 	bool mem = zi->raw.modrm.mod != 3;
@@ -271,7 +272,8 @@ static bool writes_flags(const ZydisDecodedInstruction *zi, const ZydisDecodedOp
 }
 
 /* Operands in, the instruction, its flags into r10. */
-static void put_execution(struct code *c, const struct insn *in, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+static void put_execution(struct code *c, const struct insn *in, const ZydisDecodedInstruction *zi,
+			  const ZydisDecodedOperand *ops)
 {
 	bool vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
 

@@ -234,8 +234,8 @@ static void move_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstr
 	in->fn = !vec_feature(cpu, integer ? "avx2" : "avx") ? vec_undefined : store ? do_maskstore : do_maskload;
 }
 
-static void maskmov_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
-			 insn_fn fn, const char *feature)
+static void maskmov_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi,
+			 const ZydisDecodedOperand *ops, insn_fn fn, const char *feature)
 {
 	struct masked m = { .element = 1, .dst = number(&ops[0]), .mask = number(&ops[1]) };
 

@@ -196,7 +196,8 @@ static void do_x87(struct icpu *cpu, const struct insn *in)
 	execute(cpu, vec_op_of(cpu, in), NULL);
 }
 
-static uint64_t operand_address(struct icpu *cpu, const struct insn *in, const struct vec_op *op, uint64_t offset, bool write)
+static uint64_t operand_address(struct icpu *cpu, const struct insn *in, const struct vec_op *op, uint64_t offset,
+				bool write)
 {
 	uint64_t lin = cpu_linear(cpu, in->seg, offset, op->mem_size, write);
 

@@ -72,6 +72,8 @@ struct icpu {
 	bool block_ends;  /* a handler asks the loop to leave the block (mode or mapping changed) */
 	bool shutdown;    /* triple fault */
 	bool stepping;    /* set_step */
+	bool debug_on;    /* a breakpoint of the debug registers is enabled (debug.c) */
+	uint32_t debug_hit; /* breakpoints met by the instruction in progress: DR6 bits */
 	struct interp *interp;
 	struct mmu *mmu;       /* core's: the soft TLB */
 	bool mmu_owned;        /* allocated by mmu_init */
@@ -121,6 +123,18 @@ uint64_t cpu_ea(struct icpu *cpu, const struct insn *in, unsigned len, bool writ
 uint64_t cpu_offset(struct icpu *cpu, const struct insn *in);
 /* Any segment + offset: same checks. */
 uint64_t cpu_linear(struct icpu *cpu, enum x86_seg seg, uint64_t offset, unsigned len, bool write);
+
+/* ---- breakpoints (debug.c) ---- */
+#define DR6_SINGLE_STEP 0x4000u
+/* After DR7, DR0 to DR3 or all state changed. */
+void debug_changed(struct icpu *cpu);
+bool debug_watches_page(const struct icpu *cpu, uint64_t lin);
+/* Notes a data or port access; the trap comes after the instruction. */
+void debug_access(struct icpu *cpu, uint64_t lin, unsigned len, bool write);
+void debug_port(struct icpu *cpu, uint16_t port, unsigned len);
+/* Raises the fault of an instruction breakpoint. */
+void debug_before(struct icpu *cpu);
+_Noreturn void debug_raise(struct icpu *cpu, uint32_t causes);
 
 /* ---- stack (core): by the current stack size, with checks; RSP moves only after success. ---- */
 void cpu_push(struct icpu *cpu, unsigned len, uint64_t value);

@@ -205,18 +205,32 @@ static uint64_t rip_mask(const struct icpu *cpu)
 /* One instruction with everything that fast execution leaves out: TF, the interrupt shadow. */
 void icpu_step(struct icpu *cpu, const struct insn *in)
 {
-	bool shadow = cpu->s.interrupt_shadow;
-	bool trap = cpu->s.rflags & RFLAGS_TF;
+	bool shadow = cpu->s.interrupt_shadow, blocks;
+	uint64_t before = cpu->s.rflags, start = cpu->s.rip;
 
-	cpu->next_rip = (cpu->s.rip + in->length) & rip_mask(cpu);
+	if (cpu->debug_on)
+		debug_before(cpu);
+	/* RF holds for one instruction; what loads it anew (IRET) does so for the next. */
+	cpu->s.rflags &= ~(uint64_t)RFLAGS_RF;
+	cpu->next_rip = (start + in->length) & rip_mask(cpu);
 	in->fn(cpu, in);
 	cpu->s.rip = cpu->next_rip;
+	if (cpu->s.rip == start)
+		cpu->s.rflags |= before & RFLAGS_RF; /* a repeated string instruction goes on */
+	/* SDM 3A 6.8.3: a load of SS holds debug traps off as well, STI does not. */
+	blocks = cpu->s.interrupt_shadow && !shadow && in->mnemonic != ZYDIS_MNEMONIC_STI;
 	if (shadow)
 		cpu->s.interrupt_shadow = false;
-	cpu->s.rflags &= ~(uint64_t)RFLAGS_RF;
-	if (trap && !(cpu->s.interrupt_shadow && !shadow)) {
-		cpu->s.dr6 |= 0x4000;
-		cpu_raise(cpu, EXC_DB);
+	/* SYSCALL traps by the flag that it leaves, everything else by the one it found. */
+	if (in->mnemonic == ZYDIS_MNEMONIC_SYSCALL)
+		before = cpu->s.rflags;
+	if ((before & RFLAGS_TF) && !blocks)
+		cpu->debug_hit |= DR6_SINGLE_STEP;
+	if (cpu->debug_hit && !blocks) {
+		uint32_t causes = cpu->debug_hit;
+
+		cpu->debug_hit = 0;
+		debug_raise(cpu, causes);
 	}
 }
 
@@ -226,7 +240,7 @@ static void run_block(struct icpu *cpu, const struct block *b)
 	uint64_t mask = rip_mask(cpu);
 
 	cpu->block_ends = false;
-	if ((cpu->s.rflags & RFLAGS_TF) || cpu->s.interrupt_shadow || cpu->stepping || trace_on(TRACE_EXEC | TRACE_CPU)) {
+	if ((cpu->s.rflags & (RFLAGS_TF | RFLAGS_RF)) || cpu->s.interrupt_shadow || cpu->stepping || cpu->debug_on || trace_on(TRACE_EXEC | TRACE_CPU)) {
 		if (trace_on(TRACE_EXEC | TRACE_CPU))
 			trace_insn(cpu, in);
 		atomic_fetch_add_explicit(&cpu->vcpu.instructions, 1, memory_order_relaxed);
@@ -251,6 +265,8 @@ static void run_block(struct icpu *cpu, const struct block *b)
 void icpu_deliver_fault(struct icpu *cpu)
 {
 	cpu->block_ends = false;
+	cpu->debug_hit = 0;
+	cpu->s.mp_state = MP_RUNNING; /* a trap after HLT */
 	trace_event(cpu, cpu->exc_vector, cpu->exc_error, cpu->exc_soft ? "software interrupt" : "exception");
 	deliver_event(cpu, cpu->exc_vector, cpu->exc_has_error, cpu->exc_error, cpu->exc_soft ? EVENT_SOFT : EVENT_EXCEPTION);
 	cpu->s.interrupt_shadow = false;
@@ -365,6 +381,7 @@ int interp_set_state(struct vcpu *v, const struct cpu_state *s)
 	cpu->shutdown = false;
 	cpu_mode_changed(cpu);
 	mmu_flush_all(cpu);
+	debug_changed(cpu);
 	return 0;
 }
 

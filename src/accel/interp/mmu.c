@@ -337,7 +337,7 @@ static void fill(struct icpu *cpu, uint64_t lin, enum access access, const struc
 	bool store = access == ACCESS_WRITE && (page >= cpu->interp->pages ||
 						!atomic_load_explicit(&cpu->interp->code[page], memory_order_relaxed));
 
-	if (!t->host || access == ACCESS_EXEC)
+	if (!t->host || access == ACCESS_EXEC || (cpu->debug_on && debug_watches_page(cpu, lin)))
 		return;
 	for (unsigned v = 0; v < VIEW_COUNT; v++) {
 		same |= e->tag[v][ACCESS_READ] == tag && e->host == host;
@@ -435,10 +435,19 @@ void blocks_written(struct icpu *cpu, uint64_t gpa, unsigned len)
 	note_store(cpu, gpa, len);
 }
 
+/* Notes a data breakpoint; the hits of an instruction that faults are forgotten. */
+static void watch(struct icpu *cpu, uint64_t lin, unsigned len, bool write)
+{
+	if (cpu->debug_on)
+		debug_access(cpu, lin, len, write);
+}
+
 static uint64_t load_slow(struct icpu *cpu, uint64_t lin, unsigned len, enum mmu_view view)
 {
 	struct mmu_target t;
 	unsigned first = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
+
+	watch(cpu, lin, len, false);
 
 	if (first < len) {
 		uint8_t bytes[8];
@@ -494,6 +503,8 @@ static void store_slow(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t va
 {
 	struct mmu_target t;
 	unsigned first = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
+
+	watch(cpu, lin, len, true);
 
 	if (first < len) {
 		struct mmu_target u;
@@ -568,6 +579,7 @@ void cpu_load_bytes(struct icpu *cpu, uint64_t lin, void *buf, unsigned len)
 	unsigned first = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
 	uint8_t *to = buf;
 
+	watch(cpu, lin, len, false);
 	if (first > len)
 		first = len;
 	mmu_translate(cpu, lin, ACCESS_READ, mmu_view(cpu), &t[0]);
@@ -591,6 +603,7 @@ void cpu_store_bytes(struct icpu *cpu, uint64_t lin, const void *buf, unsigned l
 	struct mmu_target t[2];
 	unsigned first = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
 
+	watch(cpu, lin, len, true);
 	if (first > len)
 		first = len;
 	mmu_translate(cpu, lin, ACCESS_WRITE, mmu_view(cpu), &t[0]);
@@ -623,6 +636,8 @@ const void *cpu_read_ptr(struct icpu *cpu, uint64_t lin, unsigned len)
 	if (p || (lin & (PAGE_SIZE - 1)) + len > PAGE_SIZE)
 		return p;
 	mmu_translate(cpu, lin, ACCESS_READ, view, &t);
+	if (t.host)
+		watch(cpu, lin, len, false);
 	return t.host;
 }
 
@@ -641,6 +656,7 @@ void *cpu_rmw_ptr(struct icpu *cpu, uint64_t lin, unsigned len)
 	mmu_translate(cpu, lin, ACCESS_WRITE, view, &t);
 	if (!t.host)
 		return NULL;
+	watch(cpu, lin, len, true);
 	ram_mark_dirty(t.slot->ram, t.slot->ram_offset + (t.gpa - t.slot->gpa), len);
 	note_store(cpu, t.gpa, len);
 	return t.host;

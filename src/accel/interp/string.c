@@ -73,11 +73,13 @@ static inline void element(struct icpu *cpu, const struct insn *in, unsigned op)
 		cpu_check_io(cpu, port, size);
 		lin = index_linear(cpu, in, RDI, true);
 		cpu_check_write(cpu, lin, size);
+		debug_port(cpu, port, size);
 		cpu_store(cpu, lin, size, cpu->host->port_read(cpu->host->opaque, cpu->vcpu.index, port, size));
 		break;
 	default:
 		cpu_check_io(cpu, port, size);
 		v = cpu_load(cpu, index_linear(cpu, in, RSI, false), size);
+		debug_port(cpu, port, size);
 		cpu->host->port_write(cpu->host->opaque, cpu->vcpu.index, port, size, v);
 		break;
 	}
@@ -171,9 +173,9 @@ static uint64_t string_run(struct icpu *cpu, const struct insn *in, unsigned op,
 
 static inline void string_repeat(struct icpu *cpu, const struct insn *in, unsigned op)
 {
-	unsigned budget = cpu->s.rflags & RFLAGS_TF ? 1 : STRING_BUDGET;
+	unsigned budget = (cpu->s.rflags & RFLAGS_TF) || cpu->debug_on ? 1 : STRING_BUDGET;
 	bool compares = op == OP_CMPS || op == OP_SCAS;
-	bool runs = (op == OP_MOVS || op == OP_STOS) && !(cpu->s.rflags & (RFLAGS_DF | RFLAGS_TF));
+	bool runs = (op == OP_MOVS || op == OP_STOS) && !(cpu->s.rflags & (RFLAGS_DF | RFLAGS_TF)) && !cpu->debug_on;
 	uint64_t count = gpr_get(cpu, RCX, in->addrsize);
 
 	while (count) {

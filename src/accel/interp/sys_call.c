@@ -60,6 +60,11 @@ static void do_sysret(struct icpu *cpu, const struct insn *in)
 		enter(cpu, (uint16_t)((selector + 16) | 3), ATTR_CODE64, (uint16_t)((selector + 8) | 3), 3, cpu->s.gpr[RCX]);
 	else
 		enter(cpu, (uint16_t)(selector | 3), ATTR_CODE32, (uint16_t)((selector + 8) | 3), 3, (uint32_t)cpu->s.gpr[RCX]);
+	/* Unlike IRET and POPF it is trapped by the flag that it loads. */
+	if (cpu->s.rflags & RFLAGS_TF) {
+		cpu->s.rip = cpu->next_rip;
+		debug_raise(cpu, DR6_SINGLE_STEP);
+	}
 }
 
 static void do_sysenter(struct icpu *cpu, const struct insn *in)

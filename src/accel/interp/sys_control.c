@@ -165,6 +165,8 @@ static void mov_to_dr(struct icpu *cpu, const struct insn *in)
 		cpu->s.dr6 = (value & 0xe00f) | 0xffff0ff0;
 	else
 		cpu->s.dr7 = (value & 0xffff2bff) | 0x400;
+	if (n != 6)
+		debug_changed(cpu);
 	cpu->block_ends = true;
 }
 
@@ -231,7 +233,9 @@ static void do_invpcid(struct icpu *cpu, const struct insn *in)
 	require_cpl0(cpu);
 	lin = cpu_ea(cpu, in, 16, false);
 	descriptor = cpu_load(cpu, lin, 8);
-	if (type > 3 || (type < 2 && descriptor >> 12))
+	if (type > 3 || (type < 2 && (descriptor >> 12 || (descriptor && !(cpu->s.cr4 & CR4_PCIDE)))))
+		raise_gp(cpu, 0);
+	if (type == 0 && !is_canonical(cpu_load(cpu, lin + 8, 8)))
 		raise_gp(cpu, 0);
 	/* There are no tags: whatever is named goes, and more. */
 	if (type == 0)

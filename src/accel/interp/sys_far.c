@@ -328,8 +328,7 @@ static void do_ret_far(struct icpu *cpu, const struct insn *in)
 
 /* ---- IRET ---- */
 
-/* RF only holds off instruction breakpoints, which are not modelled: it is dropped. */
-#define FLAGS_USER (RFLAGS_STATUS | RFLAGS_TF | RFLAGS_DF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID)
+#define FLAGS_USER (RFLAGS_STATUS | RFLAGS_RF | RFLAGS_TF | RFLAGS_DF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID)
 
 static void iret_flags(struct icpu *cpu, uint64_t flags, unsigned size, unsigned old_cpl, unsigned iopl)
 {

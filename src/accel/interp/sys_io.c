@@ -32,6 +32,7 @@ static void do_in(struct icpu *cpu, const struct insn *in)
 	uint64_t v;
 
 	cpu_check_io(cpu, port, in->opsize);
+	debug_port(cpu, port, in->opsize);
 	v = cpu->host->port_read(cpu->host->opaque, cpu->vcpu.index, port, in->opsize);
 	if (in->opsize == 4)
 		cpu->s.gpr[RAX] = (uint32_t)v;
@@ -44,6 +45,7 @@ static void do_out(struct icpu *cpu, const struct insn *in)
 	uint16_t port = port_of(cpu, in);
 
 	cpu_check_io(cpu, port, in->opsize);
+	debug_port(cpu, port, in->opsize);
 	cpu->host->port_write(cpu->host->opaque, cpu->vcpu.index, port, in->opsize, cpu->s.gpr[RAX] & mask_bytes(in->opsize));
 	/* It may have asked for a reset or an interrupt. */
 	cpu->block_ends = true;

@@ -68,7 +68,6 @@ static const struct {
 	{ 0x186, 0x18d, 0 }, /* event selectors */
 	{ 0x198, 0x199, 0 }, /* P-states */
 	{ 0x19a, 0x19c, 0 }, /* thermal */
-	{ 0x400, 0x47f, 0 }, /* machine-check banks */
 	{ 0xc0010000, 0xc0010007, 0 }, /* AMD performance events */
 	{ 0xc0010010, 0xc0010010, 0 }, /* SYSCFG */
 	{ 0xc0010015, 0xc0010015, 0x1000000 }, /* HWCR: the TSC runs at P0 */

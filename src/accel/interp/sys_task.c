@@ -180,6 +180,7 @@ static void take_registers(struct icpu *cpu, const struct x86_segment *tss, cons
 		cpu->s.seg[i] = (struct x86_segment){ .selector = t->seg[i],
 						      .attr = (uint16_t)(SEG_UNUSABLE | (t->seg[SEG_CS] & 3) << 5) };
 	cpu->s.dr7 &= ~UINT64_C(0x55);
+	debug_changed(cpu);
 }
 
 void task_switch(struct icpu *cpu, uint16_t selector, enum task_source source, uint64_t resume_rip, bool has_error,

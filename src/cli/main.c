@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cli/doctor.h"
+#include "cli/image.h"
 #include "cli/manage.h"
 #include "cli/options.h"
 #include "cli/run.h"
@@ -18,6 +19,7 @@ static int help(FILE *to)
 	      "       guise type NAME TEXT            type on its keyboard (\\n is Enter)\n"
 	      "       guise key NAME KEYS             such as ctrl-alt-delete\n"
 	      "       guise monitor NAME [COMMAND]\n"
+	      "       guise image COMMAND             make, check, convert ... disk images (guise image help)\n"
 	      "       guise doctor                    check this host\n"
 	      "       guise version\n",
 	      to);
@@ -35,6 +37,8 @@ int main(int argc, char **argv)
 		return help(stderr);
 	if (!strcmp(argv[1], "run"))
 		return run_command(argc - 2, argv + 2);
+	if (!strcmp(argv[1], "image"))
+		return image_command(argc - 2, argv + 2);
 	if (!strcmp(argv[1], "doctor"))
 		return doctor_command();
 	if (!strcmp(argv[1], "version") || !strcmp(argv[1], "--version")) {

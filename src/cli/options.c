@@ -2,6 +2,7 @@
 #include "cli/options.h"
 
 #include <errno.h>
+#include <glib/gstdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -9,10 +10,11 @@
 #include "base/bytes.h"
 #include "base/log.h"
 #include "cli/net_option.h"
+#include "dev/fdc.h"
 #include "fw/detect.h"
 
 enum option_id {
-	OPT_ENGINE, OPT_CPU, OPT_CPUS, OPT_MEMORY, OPT_KERNEL, OPT_INITRD, OPT_APPEND, OPT_CDROM, OPT_DISK, OPT_BOOT,
+	OPT_ENGINE, OPT_CPU, OPT_CPUS, OPT_MEMORY, OPT_KERNEL, OPT_INITRD, OPT_APPEND, OPT_CDROM, OPT_DISK, OPT_FLOPPY, OPT_BOOT,
 	OPT_FIRMWARE, OPT_NET, OPT_CAPTURE, OPT_DISPLAY, OPT_SERIAL, OPT_CONSOLE, OPT_NAME, OPT_DETACH, OPT_QMP, OPT_DEBUGCON, OPT_DEBUG_EXIT,
 	OPT_NO_REBOOT, OPT_ON_PANIC, OPT_TRACE, OPT_TRACE_FILE, OPT_STATS, OPT_PAUSED, OPT_HELP,
 };
@@ -29,8 +31,9 @@ static const struct option {
 	{ "initrd", "FILE", "initial RAM disk for the kernel", OPT_INITRD },
 	{ "append", "STRING", "kernel command line", OPT_APPEND },
 	{ "cdrom", "FILE", "CD-ROM image", OPT_CDROM },
-	{ "disk", "FILE[,format=raw|qcow2][,bus=ide|virtio][,readonly][,snapshot]", "hard disk image", OPT_DISK },
-	{ "boot", "cd|disk|net[,...]", "boot order", OPT_BOOT },
+	{ "disk", "FILE[,format=raw|qcow2][,bus=ide|virtio|sata][,readonly][,snapshot]", "hard disk image", OPT_DISK },
+	{ "floppy", "FILE[,format=raw|qcow2][,readonly][,snapshot]", "floppy disk image; twice for two drives", OPT_FLOPPY },
+	{ "boot", "cd|disk|floppy|net[,...]", "boot order", OPT_BOOT },
 	{ "firmware", "bios|PATH", "firmware (bios: SeaBIOS)", OPT_FIRMWARE },
 	{ "net", "none|user[,..]|tap=IF|socket=PATH", "network card and what it is plugged into (user); repeat for more", OPT_NET },
 	{ "capture", "FILE", "write the first card's frames to a pcap file", OPT_CAPTURE },
@@ -161,34 +164,62 @@ static bool parse_cpus(const char *text, unsigned *out, GError **error)
 	return true;
 }
 
-static bool parse_disk(struct vm_config *c, const char *text, GError **error)
+static bool parse_bus(struct vm_disk *d, const char *bus)
 {
-	struct vm_disk *d = &c->disk[c->disks];
-	g_auto(GStrv) parts = g_strsplit(text, ",", -1);
+	static const char *const name[] = { [DISK_IDE] = "ide", [DISK_VIRTIO] = "virtio", [DISK_SATA] = "sata" };
 
-	if (c->disks == VM_MAX_DISKS)
-		return fail(error, "--disk: at most %d disks", VM_MAX_DISKS);
+	for (unsigned i = 0; i < ARRAY_LEN(name); i++) {
+		if (strcmp(bus, name[i]))
+			continue;
+		d->bus = (enum disk_bus)i;
+		return true;
+	}
+	return false;
+}
+
+/* FILE[,part...]: `option` is "disk", which has bus=, or "floppy". */
+static bool parse_image(struct vm_disk *d, const char *option, const char *text, GError **error)
+{
+	g_auto(GStrv) parts = g_strsplit(text, ",", -1);
+	bool has_bus = !strcmp(option, "disk");
+
 	if (!parts[0] || !*parts[0])
-		return fail(error, "--disk: a file name is missing");
+		return fail(error, "--%s: a file name is missing", option);
 	memset(d, 0, sizeof(*d));
 	for (char **p = parts + 1; *p; p++) {
 		if (!strcmp(*p, "format=raw"))
 			d->format = BLK_RAW;
 		else if (!strcmp(*p, "format=qcow2"))
 			d->format = BLK_QCOW2;
-		else if (!strcmp(*p, "bus=ide"))
-			d->bus = DISK_IDE;
-		else if (!strcmp(*p, "bus=virtio"))
-			d->bus = DISK_VIRTIO;
 		else if (!strcmp(*p, "readonly"))
 			d->readonly = true;
 		else if (!strcmp(*p, "snapshot"))
 			d->snapshot = true;
-		else
-			return fail(error, "--disk: unknown part \"%s\"; there are format=, bus=, readonly, snapshot", *p);
+		else if (!has_bus || !g_str_has_prefix(*p, "bus=") || !parse_bus(d, *p + 4))
+			return fail(error, "--%s: unknown part \"%s\"; there are format=raw|qcow2, %sreadonly, snapshot", option, *p,
+				    has_bus ? "bus=ide|virtio|sata, " : "");
 	}
 	d->path = g_strdup(parts[0]);
+	return true;
+}
+
+static bool parse_disk(struct vm_config *c, const char *text, GError **error)
+{
+	if (c->disks == VM_MAX_DISKS)
+		return fail(error, "--disk: at most %d disks", VM_MAX_DISKS);
+	if (!parse_image(&c->disk[c->disks], "disk", text, error))
+		return false;
 	c->disks++;
+	return true;
+}
+
+static bool parse_floppy(struct vm_config *c, const char *text, GError **error)
+{
+	if (c->floppies == VM_MAX_FLOPPIES)
+		return fail(error, "--floppy: at most %d drives", VM_MAX_FLOPPIES);
+	if (!parse_image(&c->floppy[c->floppies], "floppy", text, error))
+		return false;
+	c->floppies++;
 	return true;
 }
 
@@ -207,7 +238,7 @@ static bool check_boot(const char *text, GError **error)
 	g_auto(GStrv) parts = g_strsplit(text, ",", -1);
 
 	for (char **p = parts; *p; p++) {
-		if (!one_of("boot", *p, (const char *const[]){ "cd", "disk", "net", NULL }, error))
+		if (!one_of("boot", *p, (const char *const[]){ "cd", "disk", "floppy", "net", NULL }, error))
 			return false;
 	}
 	return true;
@@ -256,6 +287,7 @@ static bool take(struct run_options *o, const struct option *opt, const char *va
 	case OPT_APPEND: set_string(&c->append, value); return true;
 	case OPT_CDROM: set_string(&c->cdrom, value); return true;
 	case OPT_DISK: return parse_disk(c, value, error);
+	case OPT_FLOPPY: return parse_floppy(c, value, error);
 	case OPT_BOOT: set_string(&c->boot, value); return check_boot(value, error);
 	case OPT_FIRMWARE: set_string(&c->firmware, value); return true;
 	case OPT_NET: return net_option_parse(&o->vm, &o->no_net, value, error);
@@ -309,6 +341,13 @@ static void set_defaults(struct run_options *o)
 	o->display = g_strdup("auto");
 }
 
+static bool is_floppy(const char *path)
+{
+	GStatBuf st;
+
+	return !g_stat(path, &st) && fdc_is_standard((uint64_t)st.st_size);
+}
+
 /* IMAGE: what it is decides where it goes. */
 static bool take_image(struct run_options *o, const char *path, GError **error)
 {
@@ -326,6 +365,11 @@ static bool take_image(struct run_options *o, const char *path, GError **error)
 		set_string(&c->kernel, path);
 		return true;
 	case IMAGE_DISK:
+		if (is_floppy(path) && c->floppies < VM_MAX_FLOPPIES) {
+			c->floppy[c->floppies++] = (struct vm_disk){ .path = g_strdup(path), .format = BLK_RAW };
+			return true;
+		}
+		/* fall through */
 	case IMAGE_QCOW2:
 		if (c->disks == VM_MAX_DISKS)
 			return fail(error, "at most %d disks", VM_MAX_DISKS);
@@ -408,7 +452,7 @@ void run_options_finish(struct run_options *o)
 
 void run_options_help(void)
 {
-	g_print("usage: guise run [IMAGE] [options]\n\nIMAGE is an ISO, a disk image, a bzImage or an ELF kernel.\n\n");
+	g_print("usage: guise run [IMAGE] [options]\n\nIMAGE is an ISO, a hard or floppy disk image, a bzImage or an ELF kernel.\n\n");
 	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
 		g_autofree char *left = g_strdup_printf("--%s %s", options[i].name, options[i].value ? options[i].value : "");
 

@@ -31,8 +31,7 @@ static const struct fdc_geometry geometries[] = {
 	{ 83, 2, 21, 0, 4 }, { 80, 2, 20, 0, 4 }, { 80, 2, 10, 2, 4 },
 };
 
-/* The format of that size; an odd size is the beginning of a 1.44M or 2.88M disk. */
-static const struct fdc_geometry *geometry_of(uint64_t bytes)
+static const struct fdc_geometry *standard_geometry(uint64_t bytes)
 {
 	for (unsigned i = 0; i < ARRAY_LEN(geometries); i++) {
 		const struct fdc_geometry *g = &geometries[i];
@@ -40,6 +39,21 @@ static const struct fdc_geometry *geometry_of(uint64_t bytes)
 		if (bytes == (uint64_t)g->tracks * g->heads * g->sectors * FDC_SECTOR)
 			return g;
 	}
+	return NULL;
+}
+
+bool fdc_is_standard(uint64_t bytes)
+{
+	return standard_geometry(bytes) != NULL;
+}
+
+/* The format of that size; an odd size is the beginning of a 1.44M or 2.88M disk. */
+static const struct fdc_geometry *geometry_of(uint64_t bytes)
+{
+	const struct fdc_geometry *g = standard_geometry(bytes);
+
+	if (g)
+		return g;
 	if (!bytes || bytes > 2880 * 1024)
 		return NULL;
 	return &geometries[bytes > 1440 * 1024];

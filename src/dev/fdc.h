@@ -25,6 +25,8 @@ struct fdc *fdc_create(struct space *ports, struct irq irq, struct dma8237 *dma,
 struct device *fdc_device(struct fdc *f);
 /* Whether an image is small enough for a floppy disk. What it lacks to a standard size reads as zeros. */
 bool fdc_fits(uint64_t bytes);
+/* Whether it has exactly the size of a standard format. */
+bool fdc_is_standard(uint64_t bytes);
 /* The drive's type as CMOS byte 0x10 has it: 0 none, 1: 360K, 2: 1.2M, 4: 1.44M, 5: 2.88M. */
 uint8_t fdc_drive_type(const struct fdc *f, unsigned drive);
 /* Another disk, or none. -ENODEV without that drive, -EINVAL for an image that is too large. */

@@ -15,6 +15,7 @@ struct acpi_config {
 	uint64_t high_size; /* RAM from 4 GiB up */
 	bool hpet;          /* one at 0xfed00000 */
 	unsigned serial;    /* bit per COM port present */
+	bool floppy;
 };
 
 /* Three blobs, each the contents of a fw_cfg file. Addresses inside are offsets into tables, to

@@ -233,6 +233,13 @@ void res_irq(GByteArray *r, unsigned irq)
 	put_le(r, 2, 1u << irq);
 }
 
+void res_dma(GByteArray *r, unsigned channel)
+{
+	aml_byte(r, 0x2a);
+	aml_byte(r, (uint8_t)(1u << channel));
+	aml_byte(r, 0); /* 8 bits, compatible timing */
+}
+
 /* An address space descriptor of 2, 4 or 8 byte width. */
 static void res_window(GByteArray *r, uint8_t tag, unsigned width, uint8_t type, uint8_t specific,
 		       uint64_t first, uint64_t last)

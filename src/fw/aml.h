@@ -38,6 +38,7 @@ void aml_buffer(GByteArray *a, const void *p, guint len);
 void aml_resources(GByteArray *a, GByteArray *res);
 
 void res_io(GByteArray *r, uint16_t base, uint8_t len);
+void res_dma(GByteArray *r, unsigned channel);
 void res_irq(GByteArray *r, unsigned irq);
 void res_bus(GByteArray *r, uint16_t first, uint16_t last);
 void res_ports(GByteArray *r, uint16_t first, uint16_t last);

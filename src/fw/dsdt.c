@@ -205,6 +205,17 @@ static void serial_build(GByteArray *a, unsigned present)
 	}
 }
 
+static void floppy_build(GByteArray *a)
+{
+	GByteArray *r = g_byte_array_new();
+
+	res_io(r, 0x3f2, 4);
+	res_io(r, 0x3f7, 1);
+	res_irq(r, 6);
+	res_dma(r, 2);
+	isa_device(a, "FDC0", "PNP0700", -1, r);
+}
+
 static void isa_build(GByteArray *a, const struct acpi_config *c)
 {
 	struct aml_mark isa = aml_device(a, "ISA"), field;
@@ -232,6 +243,8 @@ static void isa_build(GByteArray *a, const struct acpi_config *c)
 	res_irq(r, 12);
 	isa_device(a, "MOU", "PNP0F13", -1, r);
 	serial_build(a, c->serial);
+	if (c->floppy)
+		floppy_build(a);
 	panic_build(a);
 	for (unsigned i = 0; i < 4; i++)
 		link_build(a, i);

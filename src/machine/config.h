@@ -10,11 +10,12 @@
 #include "net/netdev.h"
 
 #define VM_MAX_DISKS 8
+#define VM_MAX_FLOPPIES 2
 #define VM_MAX_SERIAL 4
 #define VM_MAX_CPUS 64
 #define VM_MAX_NICS 8
 
-enum disk_bus { DISK_IDE, DISK_VIRTIO };
+enum disk_bus { DISK_IDE, DISK_VIRTIO, DISK_SATA };
 
 struct vm_disk {
 	char *path;
@@ -45,6 +46,8 @@ struct vm_config {
 	char *cdrom;
 	struct vm_disk disk[VM_MAX_DISKS];
 	unsigned disks;
+	struct vm_disk floppy[VM_MAX_FLOPPIES];
+	unsigned floppies;
 	struct vm_nic nic[VM_MAX_NICS];
 	unsigned nics;
 	char *boot;     /* of "cd,disk,net"; NULL: all of them in this order */

@@ -7,10 +7,12 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "block/blk.h"
 #include "dev/acpi_pm.h"
+#include "dev/ahci.h"
 #include "dev/debug_exit.h"
 #include "dev/debugcon.h"
+#include "dev/dma8237.h"
+#include "dev/fdc.h"
 #include "dev/fw_cfg.h"
 #include "dev/hpet.h"
 #include "dev/i440fx.h"
@@ -31,6 +33,7 @@
 #include "dev/virtio_blk.h"
 #include "dev/virtio_console.h"
 #include "dev/virtio_rng.h"
+#include "machine/pc_drives.h"
 #include "machine/pc_memory.h"
 #include "machine/vm.h"
 #include "net/netdev.h"
@@ -258,6 +261,8 @@ static void make_legacy(struct pc *pc)
 	hpet = hpet_create(pc->mmio, 0xfed00000, pc->vm->clock, lines);
 	plug(pc, hpet_device(hpet));
 	plug(pc, pit_device(pit_create(pc->ports, hpet_legacy_input(hpet, 0), pc->vm->clock)));
+	pc->dma = dma8237_create(pc->ports, pc->vm->mem);
+	plug(pc, dma8237_device(pc->dma));
 	pc->rtc = rtc_create(pc->ports, hpet_legacy_input(hpet, 8), pc->vm->clock);
 	plug(pc, rtc_device(pc->rtc));
 	pc->i8042 = i8042_create(pc->ports, gsi(pc, 1), gsi(pc, 12), pc->vm->clock, want_reset, a20_changed, pc);
@@ -294,62 +299,26 @@ static bool make_display(struct pc *pc, GError **error)
 
 /* ---- disks ---- */
 
-static struct blk *open_drive(struct pc *pc, const struct vm_disk *disk, const char *id, GError **error)
-{
-	const struct blk_options opt = { .format = disk->format, .readonly = disk->readonly, .snapshot = disk->snapshot };
-	struct pc_drive *d = &pc->drive[pc->drives];
-
-	d->blk = blk_open(disk->path, &opt, &pc->vm->lock, error);
-	if (!d->blk)
-		return NULL;
-	g_strlcpy(d->id, id, sizeof(d->id));
-	pc->drives++;
-	return d->blk;
-}
-
-/* The drive opened last; a queue for each CPU, up to four. */
-static void plug_virtio_disk(struct pc *pc, unsigned devfn, struct blk *blk)
-{
-	plug(pc, virtio_blk_device(virtio_blk_create(pc->pci, devfn, pc->vm->clock, blk, pc->drive[pc->drives - 1].id,
-						     MIN(pc->vm->cpus, 4))));
-}
-
-/* Disks take the primary channel first; the CD-ROM is the secondary channel's master. */
 static bool make_disks(struct pc *pc, GError **error)
 {
-	static const uint8_t disk_units[] = { 0, 1, 3 };
-	const struct vm_config *c = &pc->vm->config;
-	struct ide_drive drives[4] = { 0 };
-	unsigned ide = 0, slot = 4;
+	struct pc_units u;
 
-	for (unsigned i = 0; i < c->disks; i++) {
-		const struct vm_disk *d = &c->disk[i];
-		g_autofree char *id = g_strdup_printf("%s%u", d->bus == DISK_VIRTIO ? "virtio" : "ide0-hd", i);
-		struct blk *blk;
-
-		if (d->bus == DISK_IDE && ide == G_N_ELEMENTS(disk_units)) {
-			g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "--disk: three IDE disks at most; use bus=virtio");
-			return false;
-		}
-		blk = open_drive(pc, d, id, error);
-		if (!blk)
-			return false;
-		if (d->bus == DISK_IDE)
-			drives[disk_units[ide++]].blk = blk;
-		else
-			plug_virtio_disk(pc, DEVFN(slot++, 0), blk);
-	}
-	drives[2].cdrom = true;
-	if (c->cdrom) {
-		const struct vm_disk disc = { .path = c->cdrom, .format = BLK_RAW, .readonly = true };
-
-		drives[2].blk = open_drive(pc, &disc, "ide1-cd0", error);
-		if (!drives[2].blk)
-			return false;
-		pc->drive[pc->drives - 1].removable = true;
-	}
-	pc->ide = ide_create(pc->pci, DEVFN(1, 1), pc->ports, gsi(pc, 14), gsi(pc, 15), drives);
+	if (!pc_drives_open(pc, &u, error))
+		return false;
+	pc->ide = ide_create(pc->pci, DEVFN(1, 1), pc->ports, gsi(pc, 14), gsi(pc, 15), u.ide);
 	plug(pc, ide_device(pc->ide));
+	if (u.satas) {
+		pc->ahci = ahci_create(pc->pci, DEVFN(14, 0), u.sata);
+		plug(pc, ahci_device(pc->ahci));
+	}
+	if (u.floppy[0].present) {
+		pc->fdc = fdc_create(pc->ports, gsi(pc, 6), pc->dma, 2, u.floppy);
+		plug(pc, fdc_device(pc->fdc));
+	}
+	/* A queue for each CPU, up to four. */
+	for (unsigned i = 0; i < u.virtios; i++)
+		plug(pc, virtio_blk_device(virtio_blk_create(pc->pci, DEVFN(4 + i, 0), pc->vm->clock, u.virtio[i]->blk,
+							     u.virtio[i]->id, MIN(pc->vm->cpus, 4))));
 	return true;
 }
 
@@ -432,8 +401,7 @@ void pc_destroy(struct pc *pc)
 	if (!pc)
 		return;
 	/* Images first: what is in flight completes into devices that still stand. */
-	for (unsigned i = 0; i < pc->drives; i++)
-		blk_close(pc->drive[i].blk);
+	pc_drives_close(pc);
 	for (unsigned i = 0; i < VM_MAX_NICS && pc->net[i]; i++)
 		netdev_stop(pc->net[i]);
 	/* In reverse: PCI devices before the interrupt router that their pins lead to. */

@@ -19,10 +19,14 @@ struct netdev;
 
 #define PC_MAX_DEVICES 64
 
+enum pc_drive_kind { PC_DISK, PC_CDROM, PC_FLOPPY };
+
 struct pc_drive {
-	char id[16]; /* "ide0-cd0", "virtio0" */
-	struct blk *blk;
-	bool removable;
+	char id[16];	 /* "ide1-cd0", "virtio0" */
+	struct blk *blk; /* NULL: empty */
+	enum pc_drive_kind kind;
+	enum disk_bus bus; /* of a disk */
+	unsigned unit;	   /* of its controller */
 };
 
 struct pc {
@@ -40,6 +44,9 @@ struct pc {
 	struct i8042 *i8042;
 	struct vga *vga;
 	struct ide *ide;
+	struct ahci *ahci; /* NULL without SATA disks */
+	struct fdc *fdc;   /* NULL without floppy drives */
+	struct dma8237 *dma;
 	struct fw_cfg *fw_cfg;
 	struct rtc *rtc;
 	struct virtio_balloon *balloon;

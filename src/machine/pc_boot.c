@@ -10,6 +10,7 @@
 #include "fw/pvh.h"
 #include "fw/smbios.h"
 #include "machine/pc.h"
+#include "machine/pc_drives.h"
 #include "machine/vm.h"
 
 #define CMOS_BOOT_HIGH 0x38
@@ -17,7 +18,8 @@
 
 static struct acpi_config acpi_config(const struct pc *pc)
 {
-	struct acpi_config c = { .cpus = pc->vm->cpus, .low_size = pc->low_size, .high_size = pc->high_size, .hpet = true };
+	struct acpi_config c = { .cpus = pc->vm->cpus, .low_size = pc->low_size, .high_size = pc->high_size, .hpet = true,
+				.floppy = pc->fdc != NULL };
 
 	for (unsigned i = 0; i < VM_MAX_SERIAL; i++)
 		c.serial |= pc->serial[i] ? 1u << i : 0;
@@ -30,15 +32,16 @@ static void cmos_u16(struct pc *pc, unsigned index, uint64_t value)
 	rtc_set_cmos(pc->rtc, index + 1, (uint8_t)(value >> 8));
 }
 
-/* Three nibbles, first to last: 2 hard disk, 3 CD, 4 network. Bit 0 of the high byte: no floppy checks. */
+/* Three nibbles, first to last: 1 floppy, 2 hard disk, 3 CD, 4 network. Bit 0 of the high byte: no floppy checks. */
 static void fill_boot_order(struct pc *pc)
 {
-	const char *order = pc->vm->config.boot ? pc->vm->config.boot : "cd,disk,net";
+	const char *usual = pc->vm->config.floppies ? "cd,disk,floppy" : "cd,disk,net";
+	const char *order = pc->vm->config.boot ? pc->vm->config.boot : usual;
 	g_auto(GStrv) part = g_strsplit(order, ",", -1);
 	unsigned nibble[3] = { 0 };
 
 	for (unsigned i = 0; i < 3 && part[i]; i++)
-		nibble[i] = part[i][0] == 'd' ? 2 : part[i][0] == 'c' ? 3 : 4;
+		nibble[i] = part[i][0] == 'f' ? 1 : part[i][0] == 'd' ? 2 : part[i][0] == 'c' ? 3 : 4;
 	rtc_set_cmos(pc->rtc, CMOS_BOOT_LOW, (uint8_t)(nibble[1] << 4 | nibble[0]));
 	rtc_set_cmos(pc->rtc, CMOS_BOOT_HIGH, (uint8_t)(nibble[2] << 4 | 1));
 }
@@ -57,6 +60,7 @@ static void fill_cmos(struct pc *pc)
 	rtc_set_cmos(pc->rtc, 0x5d, (uint8_t)(pc->high_size >> 32));
 	rtc_set_cmos(pc->rtc, 0x5f, (uint8_t)(pc->vm->cpus - 1));
 	fill_boot_order(pc);
+	pc_drives_fill_cmos(pc);
 }
 
 bool pc_boot_prepare(struct pc *pc, GError **error)

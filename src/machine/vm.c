@@ -20,6 +20,8 @@ void vm_config_finish(struct vm_config *c)
 	g_free(c->cdrom);
 	for (unsigned i = 0; i < c->disks; i++)
 		g_free(c->disk[i].path);
+	for (unsigned i = 0; i < c->floppies; i++)
+		g_free(c->floppy[i].path);
 	for (unsigned i = 0; i < c->nics; i++) {
 		net_config_finish(&c->nic[i].net);
 		g_free(c->nic[i].capture);

@@ -5,6 +5,7 @@
 #include "block/blk.h"
 #include "dev/virtio_balloon.h"
 #include "machine/pc.h"
+#include "machine/pc_drives.h"
 #include "monitor/qmp.h"
 #include "monitor/typist.h"
 
@@ -121,8 +122,10 @@ static JsonNode *query_block(struct vm *vm, JsonObject *args, GError **error)
 
 		json_object_set_string_member(o, "device", d->id);
 		json_object_set_string_member(o, "type", "unknown");
-		json_object_set_boolean_member(o, "removable", d->removable);
-		json_object_set_boolean_member(o, "locked", FALSE);
+		json_object_set_boolean_member(o, "removable", d->kind != PC_DISK);
+		json_object_set_boolean_member(o, "locked", pc_drive_locked(vm->pc, d));
+		if (d->kind == PC_CDROM)
+			json_object_set_boolean_member(o, "tray_open", pc_drive_open(vm->pc, d));
 		if (d->blk) {
 			JsonObject *in = json_object_new(), *image = json_object_new();
 
@@ -138,6 +141,44 @@ static JsonNode *query_block(struct vm *vm, JsonObject *args, GError **error)
 		json_array_add_object_element(a, o);
 	}
 	return take_array(a);
+}
+
+/* The drive is "id" or, as of old, "device". */
+static const char *drive_arg(JsonObject *args, GError **error)
+{
+	return string_arg(args, args && json_object_has_member(args, "id") ? "id" : "device", error);
+}
+
+static JsonNode *eject(struct vm *vm, JsonObject *args, GError **error)
+{
+	const char *id = drive_arg(args, error);
+	bool force = args && json_object_get_boolean_member_with_default(args, "force", FALSE);
+
+	return id && pc_change_medium(vm->pc, id, NULL, force, error) ? empty() : NULL;
+}
+
+static JsonNode *change_medium(struct vm *vm, JsonObject *args, GError **error)
+{
+	const char *id = drive_arg(args, error);
+	const char *file = id ? string_arg(args, "filename", error) : NULL;
+	const char *format = file && json_object_has_member(args, "format") ? string_arg(args, "format", error) : "raw";
+	struct vm_disk medium = { .path = (char *)file, .format = BLK_RAW };
+	const char *mode;
+
+	if (!file || !format)
+		return NULL;
+	if (!strcmp(format, "qcow2"))
+		medium.format = BLK_QCOW2;
+	else if (strcmp(format, "raw"))
+		return fail(error, "format '%s': there are raw and qcow2", format);
+	if (json_object_has_member(args, "read-only-mode")) {
+		mode = string_arg(args, "read-only-mode", error);
+		if (!mode)
+			return NULL;
+		medium.readonly = !strcmp(mode, "read-only");
+	}
+	return pc_change_medium(vm->pc, id, &medium, json_object_get_boolean_member_with_default(args, "force", FALSE), error) ?
+		       empty() : NULL;
 }
 
 static JsonNode *query_chardev(struct vm *vm, JsonObject *args, GError **error)
@@ -366,6 +407,7 @@ static const char *const command_names[] = {
 	"query-chardev", "query-commands", "stop", "cont", "system_reset", "system_powerdown", "quit", "screendump",
 	"send-key", "human-monitor-command", "x-guise-screen", "x-guise-type",
 	"query-balloon", "balloon", "x-guise-memory",
+	"eject", "blockdev-change-medium",
 };
 /* Same order; qmp_capabilities belongs to the session. */
 static const qmp_command command_fns[] = {
@@ -373,6 +415,7 @@ static const qmp_command command_fns[] = {
 	query_chardev, query_commands, stop, cont, system_reset, system_powerdown, quit, screendump,
 	send_key, human_monitor_command, guise_screen, guise_type,
 	query_balloon, balloon, guise_memory,
+	eject, change_medium,
 };
 _Static_assert(ARRAY_LEN(command_names) == ARRAY_LEN(command_fns), "one function a name");
 

@@ -3,8 +3,10 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "block/blk.h"
 #include "dev/virtio_balloon.h"
 #include "machine/pc.h"
+#include "machine/pc_drives.h"
 #include "monitor/qmp.h"
 #include "x86/cpu_state.h"
 #include "x86/walk.h"
@@ -252,6 +254,56 @@ static void hmp_balloon(struct vm *vm, char **args, GString *out)
 	vm_unlock(vm);
 }
 
+static void change_medium(struct vm *vm, const char *id, const struct vm_disk *medium, bool force, GString *out)
+{
+	GError *err = NULL;
+
+	if (pc_change_medium(vm->pc, id, medium, force, &err))
+		return;
+	g_string_append_printf(out, "Error: %s\n", err->message);
+	g_error_free(err);
+}
+
+static void hmp_eject(struct vm *vm, char **args, GString *out)
+{
+	bool force = args[0] && !strcmp(args[0], "-f");
+	const char *id = args[force];
+
+	if (!id)
+		g_string_append(out, "eject [-f] DRIVE; info block lists them\n");
+	else
+		change_medium(vm, id, NULL, force, out);
+}
+
+static void hmp_change(struct vm *vm, char **args, GString *out)
+{
+	struct vm_disk medium = { .format = BLK_RAW };
+
+	if (!args[0] || !args[1]) {
+		g_string_append(out, "change DRIVE FILE; info block lists the drives\n");
+		return;
+	}
+	medium.path = args[1];
+	change_medium(vm, args[0], &medium, false, out);
+}
+
+static void info_block(struct vm *vm, char **args, GString *out)
+{
+	for (unsigned i = 0; i < vm->pc->drives; i++) {
+		const struct pc_drive *d = &vm->pc->drive[i];
+
+		if (!d->blk)
+			g_string_append_printf(out, "%s: [not inserted]", d->id);
+		else
+			g_string_append_printf(out, "%s: %s (%s%s)", d->id, blk_path(d->blk), blk_format_name(d->blk),
+					       blk_readonly(d->blk) ? ", read-only" : "");
+		if (d->kind != PC_DISK)
+			g_string_append_printf(out, ", removable, %slocked, tray %s", pc_drive_locked(vm->pc, d) ? "" : "not ",
+					       pc_drive_open(vm->pc, d) ? "open" : "closed");
+		g_string_append_c(out, '\n');
+	}
+}
+
 static void hmp_help(struct vm *vm, char **args, GString *out);
 
 static const struct {
@@ -267,9 +319,12 @@ static const struct {
 	{ "info irq", "interrupts counted", info_irq },
 	{ "info balloon", "the guest's memory, and what it gave back", info_balloon },
 	{ "info mtree", "memory, MMIO and ports", info_mtree },
+	{ "info block", "drives and their images", info_block },
 	{ "info stats", "the engine's counters", info_stats },
 	{ "x", "/FMT ADDRESS: memory at a linear address", hmp_x },
 	{ "xp", "/FMT ADDRESS: memory at a physical address", hmp_xp },
+	{ "eject", "[-f] DRIVE: take the medium out", hmp_eject },
+	{ "change", "DRIVE FILE: put another medium in", hmp_change },
 	{ "stop", "pause", hmp_stop },
 	{ "cont", "go on", hmp_cont },
 	{ "c", "go on", hmp_cont },

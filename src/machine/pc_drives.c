@@ -1,0 +1,221 @@
+/*
+ * The board's drives: which image goes to which controller, what CMOS tells of them, and media that change
+ * while the machine runs.
+ */
+#include "machine/pc_drives.h"
+
+#include <errno.h>
+#include <gio/gio.h>
+#include <string.h>
+
+#include "dev/rtc.h"
+#include "machine/pc.h"
+#include "machine/vm.h"
+
+#define CMOS_FLOPPIES 0x10
+#define CMOS_EQUIPMENT 0x14
+#define CMOS_TRANSLATION 0x39
+
+#define EQUIPMENT_FPU 0x02
+#define EQUIPMENT_MOUSE 0x04
+
+static bool open_image(struct pc *pc, struct pc_drive *d, const struct vm_disk *disk, GError **error)
+{
+	const struct blk_options opt = { .format = disk->format, .readonly = disk->readonly, .snapshot = disk->snapshot };
+
+	d->blk = blk_open(disk->path, &opt, &pc->vm->lock, error);
+	return d->blk != NULL;
+}
+
+static struct pc_drive *add_drive(struct pc *pc, enum pc_drive_kind kind, unsigned unit, const char *id)
+{
+	struct pc_drive *d = &pc->drive[pc->drives++];
+
+	d->kind = kind;
+	d->unit = unit;
+	g_strlcpy(d->id, id, sizeof(d->id));
+	return d;
+}
+
+static bool too_many(const char *what, GError **error)
+{
+	g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "--disk: %s at most; use bus=virtio", what);
+	return false;
+}
+
+/* IDE disks take the primary channel first; the secondary channel's master is the CD-ROM drive. */
+static bool open_disk(struct pc *pc, unsigned i, struct pc_units *u, GError **error)
+{
+	static const uint8_t ide_units[] = { 0, 1, 3 };
+	static const char *const prefix[] = { [DISK_IDE] = "ide0-hd", [DISK_VIRTIO] = "virtio", [DISK_SATA] = "sata0-hd" };
+	const struct vm_disk *disk = &pc->vm->config.disk[i];
+	g_autofree char *id = g_strdup_printf("%s%u", prefix[disk->bus], i);
+	struct pc_drive *d;
+
+	if (disk->bus == DISK_IDE && u->ides == G_N_ELEMENTS(ide_units))
+		return too_many("three IDE disks", error);
+	if (disk->bus == DISK_SATA && u->satas == AHCI_PORTS)
+		return too_many("six SATA disks", error);
+	d = add_drive(pc, PC_DISK, 0, id);
+	d->bus = disk->bus;
+	if (!open_image(pc, d, disk, error))
+		return false;
+	switch (disk->bus) {
+	case DISK_IDE:
+		d->unit = ide_units[u->ides++];
+		u->ide[d->unit].blk = d->blk;
+		break;
+	case DISK_SATA:
+		d->unit = u->satas++;
+		u->sata[d->unit].blk = d->blk;
+		break;
+	case DISK_VIRTIO:
+		d->unit = u->virtios++;
+		u->virtio[d->unit] = d;
+		break;
+	}
+	return true;
+}
+
+static bool open_cdrom(struct pc *pc, struct pc_units *u, GError **error)
+{
+	const struct vm_disk disc = { .path = pc->vm->config.cdrom, .format = BLK_RAW, .readonly = true };
+	struct pc_drive *d = add_drive(pc, PC_CDROM, 2, "ide1-cd0");
+
+	u->ide[2].cdrom = true;
+	if (disc.path && !open_image(pc, d, &disc, error))
+		return false;
+	u->ide[2].blk = d->blk;
+	return true;
+}
+
+static bool fits_floppy(const struct blk *b, GError **error)
+{
+	if (fdc_fits(blk_size(b)))
+		return true;
+	g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "%s: larger than a floppy disk (2.88M); a hard disk goes with --disk",
+		    blk_path(b));
+	return false;
+}
+
+static bool open_floppy(struct pc *pc, unsigned i, struct pc_units *u, GError **error)
+{
+	g_autofree char *id = g_strdup_printf("floppy%u", i);
+	struct pc_drive *d = add_drive(pc, PC_FLOPPY, i, id);
+
+	if (!open_image(pc, d, &pc->vm->config.floppy[i], error) || !fits_floppy(d->blk, error))
+		return false;
+	u->floppy[i] = (struct fdc_drive){ .present = true, .blk = d->blk };
+	return true;
+}
+
+bool pc_drives_open(struct pc *pc, struct pc_units *u, GError **error)
+{
+	const struct vm_config *c = &pc->vm->config;
+
+	memset(u, 0, sizeof(*u));
+	for (unsigned i = 0; i < c->disks; i++)
+		if (!open_disk(pc, i, u, error))
+			return false;
+	for (unsigned i = 0; i < c->floppies; i++)
+		if (!open_floppy(pc, i, u, error))
+			return false;
+	return open_cdrom(pc, u, error);
+}
+
+void pc_drives_close(struct pc *pc)
+{
+	for (unsigned i = 0; i < pc->drives; i++)
+		blk_close(pc->drive[i].blk);
+	pc->drives = 0;
+}
+
+/* How the firmware's CHS calls see an IDE disk: as it is up to 1024 cylinders, by LBA assist above. */
+static unsigned translation(const struct pc_drive *d)
+{
+	bool is_ide = d->kind == PC_DISK && d->bus == DISK_IDE;
+
+	return is_ide && blk_size(d->blk) / 512 > 1024u * 16 * 63 ? 1u << 2 * d->unit : 0;
+}
+
+void pc_drives_fill_cmos(struct pc *pc)
+{
+	uint8_t equipment = EQUIPMENT_FPU | EQUIPMENT_MOUSE;
+	unsigned translations = 0;
+
+	for (unsigned i = 0; i < pc->drives; i++)
+		translations |= translation(&pc->drive[i]);
+	rtc_set_cmos(pc->rtc, CMOS_TRANSLATION, (uint8_t)translations);
+	if (pc->fdc) {
+		uint8_t a = fdc_drive_type(pc->fdc, 0), b = fdc_drive_type(pc->fdc, 1);
+
+		rtc_set_cmos(pc->rtc, CMOS_FLOPPIES, (uint8_t)(a << 4 | b));
+		equipment |= b ? 0x41 : 0x01;
+	}
+	rtc_set_cmos(pc->rtc, CMOS_EQUIPMENT, equipment);
+}
+
+/* ---- media change ---- */
+
+static struct pc_drive *find_removable(struct pc *pc, const char *id, GError **error)
+{
+	for (unsigned i = 0; i < pc->drives; i++) {
+		struct pc_drive *d = &pc->drive[i];
+
+		if (strcmp(d->id, id))
+			continue;
+		if (d->kind != PC_DISK)
+			return d;
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "Device '%s' is not removable", id);
+		return NULL;
+	}
+	g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND, "Device '%s' not found", id);
+	return NULL;
+}
+
+static int put_medium(struct pc *pc, const struct pc_drive *d, struct blk *blk, bool force)
+{
+	if (d->kind == PC_FLOPPY)
+		return fdc_change_media(pc->fdc, d->unit, blk);
+	return ide_change_media(pc->ide, d->unit, blk, force);
+}
+
+bool pc_change_medium(struct pc *pc, const char *id, const struct vm_disk *medium, bool force, GError **error)
+{
+	struct pc_drive *d = find_removable(pc, id, error);
+	struct pc_drive fresh = { 0 };
+	struct vm_disk disk = medium ? *medium : (struct vm_disk){ 0 };
+	struct blk *old;
+	int err;
+
+	if (!d)
+		return false;
+	disk.readonly |= d->kind == PC_CDROM;
+	if (medium && !open_image(pc, &fresh, &disk, error))
+		return false;
+	if (medium && d->kind == PC_FLOPPY && !fits_floppy(fresh.blk, error)) {
+		blk_close(fresh.blk);
+		return false;
+	}
+	vm_lock(pc->vm);
+	old = d->blk;
+	err = put_medium(pc, d, fresh.blk, force);
+	if (!err)
+		d->blk = fresh.blk;
+	vm_unlock(pc->vm);
+	blk_close(err ? fresh.blk : old);
+	if (err)
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY,
+			    "Device '%s' is locked and force was not specified; the guest has been asked to let the medium go", id);
+	return !err;
+}
+
+bool pc_drive_locked(const struct pc *pc, const struct pc_drive *d)
+{
+	return d->kind == PC_CDROM && ide_tray_locked(pc->ide, d->unit);
+}
+
+bool pc_drive_open(const struct pc *pc, const struct pc_drive *d)
+{
+	return d->kind == PC_CDROM && ide_tray_open(pc->ide, d->unit);
+}

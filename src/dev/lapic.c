@@ -511,6 +511,9 @@ static bool write_base(struct lapic *a, uint64_t value)
 	if ((value & ~(UINT64_C(0xfffffff000) | BASE_BSP | BASE_X2APIC | BASE_ENABLE)) || (value & BASE_X2APIC && !(value & BASE_ENABLE)))
 		return false;
 	/* From x2APIC one goes back only through off. */
+	/* From off only to xAPIC mode, from x2APIC mode only to off. */
+	if (!(a->base & BASE_ENABLE) && (value & BASE_X2APIC))
+		return false;
 	if ((a->base & BASE_X2APIC) && !(value & BASE_X2APIC) && (value & BASE_ENABLE))
 		return false;
 	/* The page does not move. */
@@ -568,6 +571,8 @@ bool lapic_msr_write(struct lapic_bus *b, unsigned cpu, uint32_t msr, uint64_t v
 	else if (value >> 32)
 		return false;
 	/* EOI and ESR take zero only. */
+	if (msr == 0x83f && value > 0xff)
+		return false;
 	if ((msr - 0x800 == REG_EOI || msr - 0x800 == REG_ESR) && value)
 		return false;
 	return write_register(a, msr - 0x800, (uint32_t)value);

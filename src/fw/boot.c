@@ -7,11 +7,11 @@
 
 #include "base/bytes.h"
 
-#define GDT_GPA 0x8000u
+#define GDT_GPA 0x5f00u
 #define PML4_GPA 0x9000u
 #define PDPT_GPA 0xa000u
 #define PD_GPA 0xb000u /* four pages */
-#define STACK_GPA 0x8000u
+#define STACK_GPA 0x5f00u
 
 static unsigned e820_add(struct e820_entry *e, unsigned n, uint64_t addr, uint64_t end, uint32_t type)
 {

@@ -56,6 +56,7 @@ struct vm_config {
 	char *console;  /* of the virtio console: chardev spec, or NULL for none */
 	char *debugcon; /* chardev spec or NULL */
 	bool debug_exit;
+	bool test_device;
 	bool no_reboot;
 	enum panic_action on_panic;
 	bool paused; /* start stopped */

@@ -27,6 +27,7 @@
 #include "dev/port92.h"
 #include "dev/pvpanic.h"
 #include "dev/rtc.h"
+#include "dev/testdev.h"
 #include "dev/uart.h"
 #include "dev/vga.h"
 #include "dev/virtio_balloon.h"
@@ -278,6 +279,8 @@ static void make_legacy(struct pc *pc)
 	plug(pc, debugcon_device(debugcon_create(pc->ports, 0x402, pc->debugcon)));
 	if (pc->vm->config.debug_exit)
 		plug(pc, debug_exit_device(debug_exit_create(pc->ports, 0xf4, want_exit, pc)));
+	if (pc->vm->config.test_device)
+		plug(pc, testdev_device(testdev_create(pc->ports, pc->mmio, lines)));
 }
 
 static bool make_display(struct pc *pc, GError **error)

@@ -6,6 +6,7 @@
 #include "dev/acpi_pm.h"
 #include "dev/ahci.h"
 #include "dev/debug_exit.h"
+#include "dev/testdev.h"
 #include "dev/debugcon.h"
 #include "dev/dma8237.h"
 #include "dev/e1000.h"
@@ -202,6 +203,14 @@ static void make_debug_exit(struct board *b)
 	struct debug_exit *x = debug_exit_create(b->ports, 0xf4, ignore_value, NULL);
 
 	put(b, x, debug_exit_device(x));
+}
+
+static void make_testdev(struct board *b)
+{
+	struct irq lines[TESTDEV_LINES] = { 0 };
+	struct testdev *t = testdev_create(b->ports, b->mmio, lines);
+
+	put(b, t, testdev_device(t));
 }
 
 static void make_hpet(struct board *b)
@@ -463,6 +472,7 @@ const struct catalog_entry catalog[] = {
 	{ "port92", make_port92, NULL },
 	{ "debugcon", make_debugcon, NULL },
 	{ "debug_exit", make_debug_exit, NULL },
+	{ "testdev", make_testdev, NULL },
 	{ "hpet", make_hpet, poke_hpet },
 	{ "acpi_pm", make_acpi_pm, poke_acpi_pm },
 	{ "vga", make_vga, NULL, true },

@@ -138,6 +138,7 @@ struct vcpu {
 	_Atomic uint64_t instructions; /* executed so far, where the engine counts */
 };
 
+extern const struct accel_ops accel_bt_ops;
 extern const struct accel_ops accel_interp_ops;
 extern const struct accel_ops accel_kvm_ops;
 

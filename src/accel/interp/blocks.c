@@ -79,8 +79,7 @@ static void fetch_target(struct icpu *cpu, uint64_t lin, struct mmu_target *t)
 		t->host += lin & (PAGE_SIZE - 1);
 }
 
-/* From now on stores to the page are noticed, by every vCPU. */
-static uint32_t watch_page(struct icpu *cpu, uint64_t gpa)
+uint32_t blocks_watch_page(struct icpu *cpu, uint64_t gpa)
 {
 	struct interp *in = cpu->interp;
 	uint64_t page = gpa >> PAGE_SHIFT;
@@ -197,9 +196,9 @@ static const struct block *block_at(struct icpu *cpu, uint64_t lin, const struct
 		if (second.gpa == b->gpa2 && b->written == page_written(cpu, b->gpa) &&
 		    (!b->gpa2 || b->written2 == page_written(cpu, b->gpa2)))
 			return b;
-		w = watch_page(cpu, b->gpa);
+		w = blocks_watch_page(cpu, b->gpa);
 		if (b->gpa2)
-			w2 = watch_page(cpu, b->gpa2);
+			w2 = blocks_watch_page(cpu, b->gpa2);
 		if (second.gpa == b->gpa2 && t->host && (!b->gpa2 || second.host) && unchanged(b, t->host, second.host)) {
 			b->written = w;
 			b->written2 = w2;
@@ -214,7 +213,7 @@ static const struct block *block_at(struct icpu *cpu, uint64_t lin, const struct
 	if (bs->count >= BLOCKS_LIMIT)
 		drop_all(bs);
 	{
-		uint32_t w = watch_page(cpu, t->gpa);
+		uint32_t w = blocks_watch_page(cpu, t->gpa);
 
 		b = decode_block(cpu, lin, t);
 		if (!b)
@@ -223,7 +222,7 @@ static const struct block *block_at(struct icpu *cpu, uint64_t lin, const struct
 		b->written2 = 0;
 		if (b->gpa2) {
 			/* The second page is watched from here on: verified at the next look-up. */
-			b->written2 = watch_page(cpu, b->gpa2) - 1;
+			b->written2 = blocks_watch_page(cpu, b->gpa2) - 1;
 		}
 	}
 	place = &bs->hash[hash_of(b->gpa, b->bits)];

@@ -122,6 +122,8 @@ static inline enum mmu_view mmu_view(const struct icpu *cpu)
 }
 /* Full translation with rights; raises #PF. Remembers RAM pages in the soft TLB. */
 void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, struct mmu_target *t);
+/* The same without faults: whether the page is now remembered for such an access. */
+bool mmu_fill(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view);
 /* Drops what a changed memory map or a new code page has made stale. Between blocks. */
 void mmu_sync(struct icpu *cpu);
 
@@ -135,6 +137,8 @@ struct block {
 	struct insn insn[];
 };
 
+/* From now on stores to the page are noticed, by every vCPU. Returns its `written`. */
+uint32_t blocks_watch_page(struct icpu *cpu, uint64_t gpa);
 /* The block at cs:rip; decodes it if needed. Raises faults of the fetch. */
 const struct block *blocks_lookup(struct icpu *cpu);
 int blocks_init(struct icpu *cpu);

@@ -389,6 +389,23 @@ void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_
 	fill(cpu, lin, access, &w, t);
 }
 
+bool mmu_fill(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view)
+{
+	struct walk w = { 0 };
+	struct mmu_target t;
+	uint64_t gpa = lin;
+
+	if (cpu->s.cr0 & CR0_PG) {
+		if (walk_tables(cpu, lin, &w) || !rights_allow(cpu, &w, access, view))
+			return false;
+		walk_mark(cpu, access == ACCESS_WRITE, &w);
+		gpa = w.page | (lin & (PAGE_SIZE - 1));
+	}
+	find_target(cpu, gpa, access, &t);
+	fill(cpu, lin, access, &w, &t);
+	return cpu->mmu->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE].tag[view][access] == (lin & ~(uint64_t)(PAGE_SIZE - 1));
+}
+
 bool mmu_probe(struct icpu *cpu, uint64_t lin, uint64_t *gpa)
 {
 	struct walk w;

@@ -1,0 +1,217 @@
+/* The translator as an engine: the interpreter's vCPU with a code cache beside it. */
+#include "accel/bt/bt.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#define CACHE_DEFAULT (64u << 20)
+
+static void poll_others(struct interp *in)
+{
+	for (unsigned i = 0; i < in->cfg.cpus; i++) {
+		if (in->cpus[i])
+			atomic_store_explicit(&in->cpus[i]->poll, 1, memory_order_release);
+	}
+}
+
+/* ---- changes of code ---- */
+
+static void tell(struct bt_cpu *b, uint64_t gpa, uint64_t len)
+{
+	struct bt_inbox *in = &b->inbox;
+
+	g_mutex_lock(&in->lock);
+	if (in->count < INBOX_SIZE) {
+		in->change[in->count].gpa = gpa;
+		in->change[in->count++].len = len;
+	} else {
+		in->count = INBOX_SIZE + 1;
+	}
+	g_mutex_unlock(&in->lock);
+	atomic_store_explicit(&b->cpu.poll, 1, memory_order_release);
+}
+
+static void code_stored(struct icpu *cpu, uint64_t gpa, unsigned len, bool released)
+{
+	struct bt *bt = (struct bt *)cpu->interp;
+
+	if (released) {
+		gpa &= ~(uint64_t)(PAGE_SIZE - 1);
+		len = PAGE_SIZE;
+	}
+	for (unsigned i = 0; i < bt->interp.cfg.cpus; i++) {
+		struct bt_cpu *b = (struct bt_cpu *)bt->interp.cpus[i];
+
+		if (b && &b->cpu == cpu)
+			bt_code_changed(b, gpa, len);
+		else if (b)
+			tell(b, gpa, len);
+	}
+}
+
+static void code_changed(struct interp *in, uint64_t gpa, uint64_t len)
+{
+	for (unsigned i = 0; i < in->cfg.cpus; i++) {
+		if (in->cpus[i])
+			tell((struct bt_cpu *)in->cpus[i], gpa, len);
+	}
+}
+
+static const struct interp_hooks hooks = { bt_flushed, code_stored, code_changed };
+
+/* ---- the engine ---- */
+
+static void host_features(struct bt *bt)
+{
+	unsigned a, c, d, ebx = 0, ecx = 0;
+
+	__cpuid(1, a, ebx, ecx, d);
+	bt->avx = ecx >> 28 & 1;
+	bt->xsave = ecx >> 27 & 1;
+	if (__get_cpuid_count(7, 0, &a, &ebx, &c, &d))
+		bt->bmi2 = ebx >> 8 & 1;
+}
+
+static void bt_close(struct accel *a)
+{
+	if (!a)
+		return;
+	bt_signals_finish((struct bt *)a);
+	interp_finish((struct interp *)a);
+	g_free(a);
+}
+
+static struct accel *bt_open(const struct accel_config *cfg, GError **error)
+{
+	struct bt *bt = g_new0(struct bt, 1);
+
+	host_features(bt);
+	if (bt_signals_init(bt) || interp_init(&bt->interp, cfg, &accel_bt_ops, &hooks)) {
+		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM, "no memory for the translator");
+		bt_close(&bt->interp.accel);
+		return NULL;
+	}
+	if (!bt->xsave) {
+		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOSYS, "this processor has no XSAVE; use --engine interp");
+		bt_close(&bt->interp.accel);
+		return NULL;
+	}
+	return &bt->interp.accel;
+}
+
+static int bt_map_ram(struct accel *a, unsigned index, const struct mem_slot *slot)
+{
+	poll_others((struct interp *)a);
+	return 0;
+}
+
+static int bt_unmap_ram(struct accel *a, unsigned index)
+{
+	poll_others((struct interp *)a);
+	return 0;
+}
+
+static void bt_dirty_log(struct accel *a, unsigned index, const struct mem_slot *slot)
+{
+	atomic_fetch_add(&((struct interp *)a)->code_epoch, 1);
+	poll_others((struct interp *)a);
+}
+
+static void bt_vcpu_destroy(struct vcpu *v)
+{
+	struct bt_cpu *b = (struct bt_cpu *)v;
+
+	if (!b)
+		return;
+	b->cpu.interp->cpus[v->index] = NULL;
+	icpu_finish(&b->cpu);
+	bt_cache_finish(b);
+	g_mutex_clear(&b->inbox.lock);
+	free(b->alt_stack);
+	free(b);
+}
+
+static struct vcpu *bt_vcpu_create(struct accel *a, unsigned index, GError **error)
+{
+	struct interp *in = (struct interp *)a;
+	struct bt_cpu *b = aligned_alloc(64, (sizeof(*b) + 63) & ~(size_t)63);
+	size_t cache = in->cfg.bt_cache ? in->cfg.bt_cache : CACHE_DEFAULT;
+
+	if (b) {
+		memset(b, 0, sizeof(*b));
+		b->cpu.mmu = &b->mmu;
+		b->mode = MODE_NONE;
+		g_mutex_init(&b->inbox.lock);
+		if (!bt_thread_init(b) && !bt_cache_init(b, cache / in->cfg.cpus) && !icpu_init(&b->cpu, in, index))
+			return &b->cpu.vcpu;
+		b->cpu.interp = in;
+		bt_vcpu_destroy(&b->cpu.vcpu);
+	}
+	g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM, "no memory for virtual CPU %u", index);
+	return NULL;
+}
+
+static void print_cpu(const struct bt_cpu *b, GString *out)
+{
+	const struct bt_stats *s = &b->stats;
+
+	g_string_append_printf(out, "cpu%u: %lu blocks, %lu guest bytes -> %lu, %lu flushes, %lu invalidated, %u KiB in use\n",
+			       b->cpu.vcpu.index, s->blocks, s->guest_bytes, s->host_bytes, s->flushes, s->invalidated, b->at >> 10);
+	g_string_append_printf(out, "cpu%u: %lu links, %lu again, %lu look-ups, %lu polls, %lu entries, %lu blocks interpreted\n",
+			       b->cpu.vcpu.index, s->links, s->relinks, s->misses, s->polls, s->enters, s->interp_blocks);
+	g_string_append_printf(out, "cpu%u: %lu TLB misses, %lu fills, %lu to the interpreter, %lu faults, %lu host faults, %lu/%lu FP loads/saves\n",
+			       b->cpu.vcpu.index, s->slow_fill, b->mmu.fills, s->slow_interp, s->faults, s->native_faults, s->fp_loads,
+			       s->fp_saves);
+}
+
+/* The instructions that went to the interpreter most often. */
+static void print_mnemonics(const struct bt_cpu *b, GString *out)
+{
+	bool done[ZYDIS_MNEMONIC_MAX_VALUE + 1] = { false };
+
+	for (unsigned n = 0; n < 16; n++) {
+		unsigned best = 0;
+
+		for (unsigned i = 1; i <= ZYDIS_MNEMONIC_MAX_VALUE; i++) {
+			if (!done[i] && b->stats.by_mnemonic[i] > b->stats.by_mnemonic[best])
+				best = i;
+		}
+		if (done[best] || !b->stats.by_mnemonic[best])
+			return;
+		done[best] = true;
+		g_string_append_printf(out, "cpu%u: interpreted %s %lu\n", b->cpu.vcpu.index, ZydisMnemonicGetString((ZydisMnemonic)best),
+				       b->stats.by_mnemonic[best]);
+	}
+}
+
+static void bt_print_stats(struct accel *a, GString *out)
+{
+	struct interp *in = (struct interp *)a;
+
+	for (unsigned i = 0; i < in->cfg.cpus; i++) {
+		if (in->cpus[i]) {
+			print_cpu((const struct bt_cpu *)in->cpus[i], out);
+			print_mnemonics((const struct bt_cpu *)in->cpus[i], out);
+		}
+	}
+}
+
+const struct accel_ops accel_bt_ops = {
+	.name = "bt",
+	.open = bt_open,
+	.close = bt_close,
+	.map_ram = bt_map_ram,
+	.unmap_ram = bt_unmap_ram,
+	.dirty_log = bt_dirty_log,
+	.vcpu_create = bt_vcpu_create,
+	.vcpu_destroy = bt_vcpu_destroy,
+	.run = bt_run,
+	.kick = interp_kick,
+	.set_irq = interp_set_irq,
+	.get_state = interp_get_state,
+	.set_state = interp_set_state,
+	.has_work = interp_has_work,
+	.print_stats = bt_print_stats,
+	.send_msi = interp_send_msi,
+};

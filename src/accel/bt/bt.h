@@ -1,0 +1,231 @@
+/*
+ * The translator's own parts. A vCPU is the interpreter's with a code cache beside it; translated code runs with
+ * the guest's registers in the host's and with the GS base at the soft TLB, the first member of struct mmu, so
+ * that an inline probe needs no base register.
+ *
+ * Registers in translated code: every guest register sits in the host register of the same number, but for
+ * RSP (host R15) and R10, R11, R15 (in struct cpu_state, at GS). Host R10 and R11 are scratch, host RSP is the
+ * return stack: a guest call is a host call, and a guest return checks that it lands where it was expected.
+ */
+#ifndef ACCEL_BT_BT_H
+#define ACCEL_BT_BT_H
+
+#include <signal.h>
+#include <stddef.h>
+
+#include "accel/interp/core.h"
+
+#define HOST_SP R15
+#define TEMP0 R10
+#define TEMP1 R11
+
+/* What translated code depends on besides its bytes and its address. */
+enum bt_mode {
+	MODE_USER = 1 << 0,
+	MODE_CODE32 = 1 << 1,
+	MODE_AC = 1 << 2,   /* supervisor with EFLAGS.AC set and SMAP on */
+	MODE_SMAP = 1 << 3,
+	MODE_SEG = 1 << 4,  /* << enum x86_seg: 32-bit code may use the segment (flat, but for FS and GS) */
+	MODE_NONE = 1 << 30, /* not translated: 16-bit code, odd segments */
+};
+
+struct bt_block;
+
+/* A way out of a block to a known guest address; a jump of the block is patched when it is linked. */
+struct bt_exit {
+	struct bt_block *block, *target; /* target NULL: not linked */
+	struct bt_exit *next;            /* in the target's list of incoming ones */
+	uint64_t lin;
+	uint32_t site;       /* offset in the cache of the 32-bit displacement */
+	uint32_t stub;       /* where an unlinked jump goes */
+	uint32_t epoch_site; /* of the comparison with an epoch: disp32, imm32; 0 when target and block share a page */
+	bool saved_flags;    /* linked to the target's indirect entry: flags are in the image */
+};
+
+/* An instruction of a block that may need C. */
+struct bt_rec {
+	struct bt_block *block;
+	struct insn *insn;   /* decoded for the interpreter when it was first needed */
+	uint32_t retry, next; /* offsets in the cache: start over, and go on behind */
+	uint16_t guest;      /* offset in the block */
+	uint8_t size;        /* of the access */
+	uint8_t count;       /* instructions that this one stands for */
+	uint8_t level;       /* of the vector unit that it needs */
+	bool write;
+	uint64_t lin;        /* a constant address */
+};
+
+struct bt_block {
+	struct bt_block *hash_next, *page_next;
+	struct bt_exit *incoming;
+	uint64_t lin, gpa;
+	uint32_t mode;
+	uint32_t host, host_end;    /* offsets in the cache */
+	uint32_t direct, indirect;  /* entries: flags in the flags register, or in the image */
+	uint32_t first_rec, first_exit;
+	uint16_t recs, exits;
+	uint16_t length;  /* guest bytes */
+	uint8_t insns;
+	bool dead, uses_fp, global;
+};
+
+/* Of the guest pages that blocks stand on. */
+struct bt_page {
+	struct bt_page *next;
+	uint64_t gpa;
+	uint64_t lines; /* a bit for each 64 bytes that hold translated code */
+	struct bt_block *blocks;
+};
+
+#define JUMP_SIZE 4096u
+struct bt_jump {
+	uint64_t tag; /* linear address ^ salt */
+	uint8_t *target;
+};
+
+#define EXEC_SIZE 256u
+/* A page that code was fetched from. */
+struct bt_exec {
+	uint64_t lin; /* page, | 1 for user; ~0 none */
+	uint64_t gpa;
+	uint8_t *host;
+	uint32_t epoch;
+	bool global;
+};
+
+#define RETURN_STACK (256u << 10)
+
+enum { EPOCH_LOCAL, EPOCH_GLOBAL };
+
+struct bt_stats {
+	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidated, links, relinks, misses, slow_fill, slow_interp,
+		enters, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks;
+	uint64_t by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+};
+
+/* Changes of code that others made, waiting for this vCPU. */
+#define INBOX_SIZE 64u
+struct bt_inbox {
+	GMutex lock;
+	unsigned count; /* INBOX_SIZE + 1: overflow, everything */
+	struct { uint64_t gpa, len; } change[INBOX_SIZE];
+};
+
+struct bt_cpu {
+	struct icpu cpu; /* must be first */
+	struct mmu mmu;
+
+	/* Read by translated code and the stubs. */
+	uint32_t epoch[2];
+	uint32_t fp_level;   /* 0: the guest's vector state is in memory; 1: x87 and SSE usable in place; 2: AVX too */
+	uint32_t flags;      /* the image: AH and AL as LAHF and SETO AL leave them */
+	uint64_t salt[2];    /* supervisor, user */
+	uint64_t scratch;
+	uint64_t resume;
+	uint64_t c_rsp, return_sp;
+	uint8_t *lookup;     /* the mode's indirect look-up */
+	struct bt_jump jump[4][JUMP_SIZE]; /* by MODE_USER | MODE_CODE32 */
+
+	/* The code cache: one memory, written through rw and executed at rx. */
+	uint8_t *rw, *rx;
+	size_t code_size;
+	uint32_t at, code_start; /* next free byte, first behind the stubs */
+	struct bt_block *blocks;
+	struct bt_rec *recs;
+	struct bt_exit *exits;
+	uint32_t block_count, rec_count, exit_count, page_count;
+	uint32_t block_max, rec_max, exit_max, page_max;
+	struct bt_block **hash;
+	struct bt_page **page_hash;
+	struct bt_page *pages;
+	struct bt_exec exec[EXEC_SIZE];
+	uint64_t exec_seen[2][64]; /* by a hash of the page, local and global: code ran from it in this epoch */
+	bool supervisor_local;     /* supervisor code ran from pages that are not global */
+
+	uint8_t *return_stack; /* guard page below */
+	void *alt_stack;
+	uint32_t mode;
+	bool flags_in_image;   /* or in cpu.s.rflags */
+	uint8_t xsave_bv;      /* the image's own, while the state is in the registers */
+	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll, stub_poll_flags,
+		stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_lookup[4];
+	struct bt_inbox inbox;
+	struct bt_stats stats;
+};
+
+struct bt {
+	struct interp interp; /* must be first */
+	bool avx, bmi2, xsave; /* of the host */
+	struct sigaction old_segv, old_bus, old_fpe;
+};
+
+/* GS displacement of a member. */
+#define GS_OF(member) ((int32_t)(offsetof(struct bt_cpu, member) - offsetof(struct bt_cpu, mmu)))
+
+static inline struct bt *bt_of(const struct bt_cpu *b) { return (struct bt *)b->cpu.interp; }
+static inline enum mmu_view mode_view(uint32_t mode)
+{
+	return mode & MODE_USER ? VIEW_USER : mode & MODE_AC ? VIEW_SUPERVISOR_AC : VIEW_SUPERVISOR;
+}
+
+/* ---- cache.c ---- */
+int bt_cache_init(struct bt_cpu *b, size_t bytes);
+void bt_cache_finish(struct bt_cpu *b);
+void bt_cache_flush(struct bt_cpu *b);
+/* Whether another block surely fits; flushes when not. */
+void bt_cache_reserve(struct bt_cpu *b);
+struct bt_block *bt_block_find(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode);
+void bt_block_add(struct bt_cpu *b, struct bt_block *block);
+void bt_block_kill(struct bt_cpu *b, struct bt_block *block);
+/* Drops the translations of [gpa, gpa + len). */
+void bt_code_changed(struct bt_cpu *b, uint64_t gpa, uint64_t len);
+void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target);
+void bt_jump_set(struct bt_cpu *b, const struct bt_block *block);
+/* The record of the instruction at a host address of translated code, or NULL. */
+struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host);
+/* The return stack holds nothing any more. */
+void bt_returns_reset(struct bt_cpu *b);
+
+/* ---- exec.c: where code is, and what is known of the map ---- */
+/* The page of code at lin for the present privilege; raises the fetch's faults. */
+const struct bt_exec *bt_exec_page(struct bt_cpu *b, uint64_t lin);
+/* The same without faults and side effects, for looking ahead; NULL when it is not known. */
+const uint8_t *bt_exec_peek(struct bt_cpu *b, uint64_t lin);
+void bt_flushed(struct icpu *cpu, enum flush_kind kind, uint64_t lin);
+uint32_t bt_mode_now(struct bt_cpu *b);
+/* Follows the vCPU's state: mode, look-up, return stack. */
+void bt_mode_update(struct bt_cpu *b);
+
+/* ---- translate.c ---- */
+struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_exec *page);
+
+/* ---- stubs.c ---- */
+void bt_stubs_make(struct bt_cpu *b);
+
+/* ---- run.c: called by the stubs; each returns where to go on, or NULL to leave translated code. ---- */
+uint8_t *bt_help_fill(struct bt_cpu *b, uint64_t id, uint64_t offset, uint64_t index);
+uint8_t *bt_help_fill_lin(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unused);
+uint8_t *bt_help_insn(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
+uint8_t *bt_help_fp(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
+uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
+uint8_t *bt_help_poll(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
+uint8_t *bt_help_miss(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unused2);
+uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
+void bt_run(struct vcpu *v, struct vcpu_exit *exit);
+
+/* ---- fp.c ---- */
+/* The guest's vector state into the host's registers if it may be used in place; the level reached. */
+unsigned bt_fp_load(struct bt_cpu *b);
+void bt_fp_save(struct bt_cpu *b);
+
+/* ---- signals.c ---- */
+int bt_signals_init(struct bt *bt);
+void bt_signals_finish(struct bt *bt);
+int bt_thread_init(struct bt_cpu *b);
+/* Before translated code runs on this thread. */
+void bt_thread_enter(struct bt_cpu *b);
+
+/* ---- trace.c ---- */
+void bt_trace_block(struct bt_cpu *b, const struct bt_block *block, const uint8_t *code);
+
+#endif

@@ -1,0 +1,334 @@
+/*
+ * The code cache of a vCPU: blocks by address, the guest pages they stand on, the jumps between them.
+ * Compiled without vector registers, since they may hold the guest's.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "accel/bt/translate.h"
+
+#define HASH_SIZE 65536u
+#define PAGE_HASH_SIZE 16384u
+/* Bytes of code for which one block, record, exit is provided. */
+#define BYTES_PER_BLOCK 160u
+#define BYTES_PER_REC 40u
+#define BYTES_PER_EXIT 80u
+#define BYTES_PER_PAGE 2048u
+
+static void *reserve(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void release(void *p, size_t bytes)
+{
+	if (p)
+		munmap(p, bytes);
+}
+
+static bool map_code(struct bt_cpu *b)
+{
+	int fd = memfd_create("guise-bt", MFD_CLOEXEC);
+	void *rw, *rx;
+
+	if (fd < 0)
+		return false;
+	if (ftruncate(fd, (off_t)b->code_size) < 0) {
+		close(fd);
+		return false;
+	}
+	rw = mmap(NULL, b->code_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	rx = mmap(NULL, b->code_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	close(fd);
+	b->rw = rw == MAP_FAILED ? NULL : rw;
+	b->rx = rx == MAP_FAILED ? NULL : rx;
+	return b->rw && b->rx;
+}
+
+/* A guard page, the stack, and some room above the first entry. */
+static bool map_returns(struct bt_cpu *b)
+{
+	b->return_stack = reserve(RETURN_STACK + 2 * PAGE_SIZE);
+	return b->return_stack && !mprotect(b->return_stack, PAGE_SIZE, PROT_NONE);
+}
+
+int bt_cache_init(struct bt_cpu *b, size_t bytes)
+{
+	b->code_size = (bytes / 8 * 5) & ~(size_t)(PAGE_SIZE - 1);
+	if (b->code_size < 4 << 20)
+		b->code_size = 4 << 20;
+	b->block_max = (uint32_t)(b->code_size / BYTES_PER_BLOCK);
+	b->rec_max = (uint32_t)(b->code_size / BYTES_PER_REC);
+	b->exit_max = (uint32_t)(b->code_size / BYTES_PER_EXIT);
+	b->page_max = (uint32_t)(b->code_size / BYTES_PER_PAGE);
+	b->blocks = reserve(b->block_max * sizeof(*b->blocks));
+	b->recs = reserve(b->rec_max * sizeof(*b->recs));
+	b->exits = reserve(b->exit_max * sizeof(*b->exits));
+	b->pages = reserve(b->page_max * sizeof(*b->pages));
+	b->hash = reserve(HASH_SIZE * sizeof(*b->hash));
+	b->page_hash = reserve(PAGE_HASH_SIZE * sizeof(*b->page_hash));
+	if (!b->blocks || !b->recs || !b->exits || !b->pages || !b->hash || !b->page_hash || !map_code(b) || !map_returns(b))
+		return -ENOMEM;
+	bt_stubs_make(b);
+	bt_cache_flush(b);
+	b->stats.flushes = 0;
+	return 0;
+}
+
+static void free_insns(struct bt_cpu *b)
+{
+	for (uint32_t i = 0; i < b->rec_count; i++)
+		free(b->recs[i].insn);
+}
+
+void bt_cache_finish(struct bt_cpu *b)
+{
+	if (b->recs)
+		free_insns(b);
+	release(b->rw, b->code_size);
+	release(b->rx, b->code_size);
+	release(b->blocks, b->block_max * sizeof(*b->blocks));
+	release(b->recs, b->rec_max * sizeof(*b->recs));
+	release(b->exits, b->exit_max * sizeof(*b->exits));
+	release(b->pages, b->page_max * sizeof(*b->pages));
+	release(b->hash, HASH_SIZE * sizeof(*b->hash));
+	release(b->page_hash, PAGE_HASH_SIZE * sizeof(*b->page_hash));
+	release(b->return_stack, RETURN_STACK + 2 * PAGE_SIZE);
+}
+
+void bt_returns_reset(struct bt_cpu *b)
+{
+	uint64_t *top = (uint64_t *)(b->return_stack + PAGE_SIZE + RETURN_STACK);
+
+	*top = (uint64_t)(b->rx + b->stub_bottom);
+	b->return_sp = (uint64_t)top;
+}
+
+void bt_cache_flush(struct bt_cpu *b)
+{
+	free_insns(b);
+	memset(b->hash, 0, HASH_SIZE * sizeof(*b->hash));
+	memset(b->page_hash, 0, PAGE_HASH_SIZE * sizeof(*b->page_hash));
+	for (unsigned m = 0; m < 4; m++) {
+		for (unsigned i = 0; i < JUMP_SIZE; i++)
+			b->jump[m][i].tag = UINT64_MAX;
+	}
+	b->at = b->code_start;
+	b->block_count = b->exit_count = b->page_count = 0;
+	b->rec_count = 0;
+	bt_returns_reset(b);
+	b->stats.flushes++;
+}
+
+void bt_cache_reserve(struct bt_cpu *b)
+{
+	if (b->at + BLOCK_CODE_MAX > b->code_size || b->block_count + 1 >= b->block_max || b->page_count + 1 >= b->page_max ||
+	    b->rec_count + 3 * BLOCK_INSNS >= b->rec_max || b->exit_count + BLOCK_LATER >= b->exit_max)
+		bt_cache_flush(b);
+}
+
+/* ---- look-up ---- */
+
+static unsigned hash_of(uint64_t lin, uint64_t gpa, uint32_t mode)
+{
+	uint64_t h = (lin ^ (gpa >> PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)mode << 40) * UINT64_C(0xff51afd7ed558ccd);
+
+	return (unsigned)(h >> 40) % HASH_SIZE;
+}
+
+struct bt_block *bt_block_find(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode)
+{
+	struct bt_block *k = b->hash[hash_of(lin, gpa, mode)];
+
+	while (k && (k->lin != lin || k->gpa != gpa || k->mode != mode))
+		k = k->hash_next;
+	return k;
+}
+
+static struct bt_page **page_place(struct bt_cpu *b, uint64_t gpa)
+{
+	struct bt_page **p = &b->page_hash[(gpa >> PAGE_SHIFT) % PAGE_HASH_SIZE];
+
+	while (*p && (*p)->gpa != gpa)
+		p = &(*p)->next;
+	return p;
+}
+
+/* The 64-byte lines of a page that hold [offset, offset + len). */
+static uint64_t lines_of(unsigned offset, unsigned len)
+{
+	unsigned first = offset / 64, last = (offset + len - 1) / 64;
+
+	if (last > 63)
+		last = 63;
+	return (~UINT64_C(0) >> (63 - (last - first))) << first;
+}
+
+void bt_block_add(struct bt_cpu *b, struct bt_block *block)
+{
+	uint64_t gpa = block->gpa & ~(uint64_t)(PAGE_SIZE - 1);
+	struct bt_block **place = &b->hash[hash_of(block->lin, block->gpa, block->mode)];
+	struct bt_page **p = page_place(b, gpa);
+
+	block->hash_next = *place;
+	*place = block;
+	if (!*p) {
+		*p = &b->pages[b->page_count++];
+		**p = (struct bt_page){ .gpa = gpa };
+	}
+	(*p)->lines |= lines_of((unsigned)(block->gpa & (PAGE_SIZE - 1)), block->length);
+	block->page_next = (*p)->blocks;
+	(*p)->blocks = block;
+}
+
+struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host)
+{
+	uint32_t at, low = 0, high = b->block_count;
+
+	if (host < b->rx + b->code_start || host >= b->rx + b->at)
+		return NULL;
+	at = (uint32_t)(host - b->rx);
+	while (high - low > 1) {
+		uint32_t mid = (low + high) / 2;
+
+		if (b->blocks[mid].host <= at)
+			low = mid;
+		else
+			high = mid;
+	}
+	for (unsigned i = 0; i < b->blocks[low].recs; i++) {
+		struct bt_rec *r = &b->recs[b->blocks[low].first_rec + i];
+
+		if (r->retry <= at && at < r->next)
+			return r;
+	}
+	return NULL;
+}
+
+/* ---- jumps between blocks ---- */
+
+void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target)
+{
+	if (e->block->dead)
+		return;
+	if (e->epoch_site) {
+		uint32_t which = target->global ? EPOCH_GLOBAL : EPOCH_LOCAL, disp = (uint32_t)GS_OF(epoch) + which * 4;
+
+		memcpy(b->rw + e->epoch_site, &disp, 4);
+		memcpy(b->rw + e->epoch_site + 4, &b->epoch[which], 4);
+	}
+	if (e->target == target)
+		return;
+	if (e->target) {
+		struct bt_exit **p = &e->target->incoming;
+
+		while (*p != e)
+			p = &(*p)->next;
+		*p = e->next;
+	}
+	emit_patch(b->rw, e->site, e->saved_flags ? target->indirect : target->direct);
+	e->target = target;
+	e->next = target->incoming;
+	target->incoming = e;
+}
+
+static unsigned jump_index(uint64_t lin) { return (unsigned)(lin ^ lin >> 8) & (JUMP_SIZE - 1); }
+
+void bt_jump_set(struct bt_cpu *b, const struct bt_block *block)
+{
+	struct bt_jump *j;
+
+	if (block->mode & MODE_AC)
+		return;
+	if (!(block->mode & MODE_USER) && !block->global)
+		b->supervisor_local = true;
+	j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)][jump_index(block->lin)];
+	j->tag = block->lin ^ b->salt[block->mode & MODE_USER ? 1 : 0];
+	j->target = b->rx + block->indirect;
+}
+
+static void unlink_exit(struct bt_cpu *b, struct bt_exit *e)
+{
+	emit_patch(b->rw, e->site, e->stub);
+	e->target = NULL;
+}
+
+static void drop_jump(struct bt_cpu *b, const struct bt_block *block)
+{
+	struct bt_jump *j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)][jump_index(block->lin)];
+
+	if (j->target == b->rx + block->indirect)
+		j->tag = UINT64_MAX;
+}
+
+void bt_block_kill(struct bt_cpu *b, struct bt_block *block)
+{
+	struct bt_block **p = &b->hash[hash_of(block->lin, block->gpa, block->mode)];
+
+	while (*p != block)
+		p = &(*p)->hash_next;
+	*p = block->hash_next;
+	while (block->incoming) {
+		struct bt_exit *e = block->incoming;
+
+		block->incoming = e->next;
+		unlink_exit(b, e);
+	}
+	for (unsigned i = 0; i < block->exits; i++) {
+		struct bt_exit *e = &b->exits[block->first_exit + i];
+
+		if (e->target) {
+			struct bt_exit **q = &e->target->incoming;
+
+			while (*q != e)
+				q = &(*q)->next;
+			*q = e->next;
+			unlink_exit(b, e);
+		}
+	}
+	drop_jump(b, block);
+	block->dead = true;
+	b->stats.invalidated++;
+}
+
+/* ---- changes of code ---- */
+
+static void page_changed(struct bt_cpu *b, struct bt_page *page, unsigned offset, unsigned len)
+{
+	struct bt_block **p = &page->blocks;
+
+	if (!(page->lines & lines_of(offset, len)))
+		return;
+	page->lines = 0;
+	while (*p) {
+		struct bt_block *k = *p;
+		unsigned first = (unsigned)(k->gpa & (PAGE_SIZE - 1));
+
+		if (first < offset + len && offset < first + k->length) {
+			*p = k->page_next;
+			bt_block_kill(b, k);
+		} else {
+			page->lines |= lines_of(first, k->length);
+			p = &k->page_next;
+		}
+	}
+}
+
+void bt_code_changed(struct bt_cpu *b, uint64_t gpa, uint64_t len)
+{
+	while (len) {
+		unsigned offset = (unsigned)(gpa & (PAGE_SIZE - 1));
+		uint64_t here = PAGE_SIZE - offset < len ? PAGE_SIZE - offset : len;
+		struct bt_page *page = *page_place(b, gpa - offset);
+
+		if (page)
+			page_changed(b, page, offset, (unsigned)here);
+		gpa += here;
+		len -= here;
+	}
+}

@@ -1,0 +1,321 @@
+/* Branches, calls and returns, and the ways out of a block. */
+#include "accel/bt/translate.h"
+
+static uint64_t page_of(uint64_t lin) { return lin & ~(uint64_t)(PAGE_SIZE - 1); }
+
+static struct bt_exit *exit_new(struct tr *t, uint64_t lin, bool saved, uint32_t *id)
+{
+	struct bt_exit *x = &t->b->exits[*id = t->b->exit_count++];
+
+	*x = (struct bt_exit){ .block = t->block, .lin = t->code32 ? (uint32_t)lin : lin, .saved_flags = saved };
+	t->block->exits++;
+	return x;
+}
+
+/* Another page's address may lead elsewhere after the map has changed: jumps to it are good for an epoch. */
+static uint32_t epoch_check(struct tr *t, struct bt_exit *x, uint32_t id)
+{
+	struct emit *e = &t->e;
+
+	e1(e, 0x65), e1(e, 0x81);
+	emit_modrm_mem(e, 7, (struct host_mem){ -1, -1, 0, GS_OF(epoch) });
+	x->epoch_site = emit_at(e) - 4;
+	e4(e, UINT32_MAX);
+	later_add(t, LATER_EXIT, emit_jcc(e, CC_NE, 0), id, 0, 0);
+	return t->laters - 1;
+}
+
+/* Leaves for lin; `live`: the flags that matter there. */
+void emit_exit(struct tr *t, uint64_t lin, bool poll, uint8_t live)
+{
+	bool cross = page_of(lin) != page_of(t->block->lin), host;
+	struct bt_exit *x;
+	uint32_t id;
+
+	if (live && (poll || cross))
+		flags_in_image(t);
+	if (poll || cross)
+		t->flags = FLAGS_IMAGE;
+	host = t->flags != FLAGS_IMAGE;
+	x = exit_new(t, lin, live && !host, &id);
+	if (poll) {
+		emit_cmp_gs8(&t->e, GS_OF(cpu.poll), 0);
+		later_add(t, LATER_POLL, emit_jcc(&t->e, CC_NE, 0), id, 0, 0);
+	}
+	if (cross)
+		epoch_check(t, x, id);
+	x->site = emit_jmp(&t->e, 0);
+	later_add(t, live && t->flags == FLAGS_HOST ? LATER_EXIT_FLAGS : LATER_EXIT, x->site, id, 0, 0);
+}
+
+uint8_t live_at(struct tr *t, uint64_t lin)
+{
+	uint8_t need = GF_ALL, live = 0;
+	const uint8_t *p;
+	unsigned room = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
+
+	if (t->code32)
+		lin = (uint32_t)lin;
+	p = bt_exec_peek(t->b, lin);
+	if (!p)
+		return GF_ALL;
+	for (unsigned i = 0; i < 12 && need && room; i++) {
+		struct guest_insn g;
+
+		if (!guest_decode(&g, p, room, t->code32 ? 32 : 64) || !g.length)
+			break;
+		live |= need & g.flags_read;
+		need &= (uint8_t)~g.flags_written;
+		if (g.kind == G_JMP) {
+			int64_t to = (int64_t)((lin & (PAGE_SIZE - 1)) + g.length) + (int64_t)g.imm;
+
+			if (to < 0 || to >= PAGE_SIZE)
+				break;
+			p += to - (int64_t)(lin & (PAGE_SIZE - 1));
+			lin = page_of(lin) + (uint64_t)to;
+		} else if (g.ops & GO_ENDS) {
+			break;
+		} else {
+			p += g.length;
+			lin += g.length;
+		}
+		room = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
+		if (!(lin & (PAGE_SIZE - 1)))
+			break;
+	}
+	return live | need;
+}
+
+static uint64_t branch_target(const struct tr *t, const struct guest_insn *g)
+{
+	uint64_t to = t->lin + g->length + g->imm;
+
+	return t->code32 ? (uint32_t)to : to;
+}
+
+static void emit_jcc_insn(struct tr *t, const struct guest_insn *g)
+{
+	uint64_t to = branch_target(t, g), on = next_lin(t);
+	uint8_t live_to = live_at(t, to), live_on = live_at(t, on);
+	unsigned cond = g->op & 15;
+	enum flags_place here;
+
+	flags_need(t);
+	here = t->flags;
+	if (page_of(to) == page_of(t->block->lin) && to > t->lin) {
+		uint32_t id;
+		struct bt_exit *x = exit_new(t, to, false, &id);
+
+		x->site = emit_jcc(&t->e, cond, 0);
+		later_add(t, live_to && here == FLAGS_HOST ? LATER_EXIT_FLAGS : LATER_EXIT, x->site, id, 0, 0);
+	} else {
+		uint32_t over = emit_jcc(&t->e, cond ^ 1, 0);
+
+		emit_exit(t, to, to <= t->lin, live_to);
+		emit_patch(t->e.base, over, emit_at(&t->e));
+		t->flags = here;
+	}
+	emit_exit(t, on, false, live_on);
+}
+
+/* LOOP, JCXZ: the host's own, around a jump. */
+static void emit_loop_insn(struct tr *t, const struct guest_insn *g)
+{
+	uint64_t to = branch_target(t, g), on = next_lin(t);
+	uint8_t live_to = live_at(t, to), live_on = live_at(t, on), *taken;
+	enum flags_place here;
+
+	if (g->op < 0xe2)
+		flags_need(t);
+	here = t->flags;
+	if (g->addrsize == 4)
+		e1(&t->e, 0x67);
+	e1(&t->e, g->op);
+	e1(&t->e, 0);
+	taken = t->e.p;
+	/* The count is down already: an interrupt on this way out finds the instruction done. */
+	emit_exit(t, on, false, live_on);
+	taken[-1] = (uint8_t)(t->e.p - taken);
+	t->flags = here;
+	emit_exit(t, to, to <= t->lin, live_to);
+}
+
+static unsigned lookup_index(const struct tr *t) { return t->mode & (MODE_USER | MODE_CODE32); }
+
+/* Code that may use the jump cache and the return stack. */
+static bool paired(const struct tr *t) { return !(t->mode & MODE_AC); }
+
+/* Where a call's return arrives, with what came off the guest's stack in TEMP0. */
+static void emit_landing(struct tr *t)
+{
+	uint64_t back = next_lin(t);
+	bool cross = page_of(back) != page_of(t->block->lin);
+	struct bt_exit *x;
+	uint32_t id;
+
+	if (t->code32 || back == (uint64_t)(int64_t)(int32_t)back) {
+		emit_op_reg(&t->e, !t->code32, 0x81, 7, TEMP0);
+		e4(&t->e, (uint32_t)back);
+	} else {
+		emit_imm(&t->e, TEMP1, back);
+		emit_op_reg(&t->e, true, 0x39, TEMP1, TEMP0);
+	}
+	later_add(t, LATER_LOOKUP, emit_jcc(&t->e, CC_NE, 0), lookup_index(t), 0, 0);
+	x = exit_new(t, back, true, &id);
+	if (cross)
+		epoch_check(t, x, id);
+	x->site = emit_jmp(&t->e, 0);
+	later_add(t, LATER_EXIT, x->site, id, 0, 0);
+}
+
+/* Goes to the guest address in TEMP0; as a call, back to the landing behind. */
+static void emit_indirect(struct tr *t, bool call)
+{
+	struct emit *e = &t->e;
+	unsigned mode = lookup_index(t);
+	int32_t table = GS_OF(jump) + (int32_t)(mode * JUMP_SIZE * sizeof(struct bt_jump));
+	int32_t salt = GS_OF(salt) + (mode & MODE_USER ? 8 : 0);
+	uint32_t polled, missed;
+
+	if (!paired(t)) {
+		emit_jmp(e, t->b->stub_miss);
+		return;
+	}
+	emit_cmp_gs8(e, GS_OF(cpu.poll), 0);
+	polled = emit_jcc(e, CC_NE, 0);
+	emit_mov(e, TEMP1, TEMP0);
+	emit_op_reg(e, true, 0xc1, 5, TEMP1); /* shr */
+	e1(e, 8);
+	emit_op_reg(e, false, 0x33, TEMP1, TEMP0);
+	emit_op_reg(e, false, 0x81, 4, TEMP1);
+	e4(e, JUMP_SIZE - 1);
+	emit_op_reg(e, false, 0xc1, 4, TEMP1); /* shl */
+	e1(e, 4);
+	emit_op_gs(e, true, 0x33, TEMP0, salt);
+	e1(e, 0x65);
+	emit_op_mem(e, true, 0x3b, TEMP0, (struct host_mem){ TEMP1, -1, 0, table });
+	missed = emit_jcc(e, CC_NE, 0);
+	e1(e, 0x65);
+	emit_op_mem(e, false, 0xff, call ? 2 : 4, (struct host_mem){ TEMP1, -1, 0, table + 8 });
+	later_add(t, call ? LATER_CALL_MISS : LATER_MISS, polled, 0, 0, emit_at(e));
+	later_add(t, call ? LATER_CALL_SALTED : LATER_SALTED, missed, (uint32_t)salt, 0, emit_at(e));
+	if (call)
+		emit_landing(t);
+}
+
+static void emit_call_insn(struct tr *t, const struct guest_insn *g)
+{
+	uint64_t to = branch_target(t, g);
+	bool cross = page_of(to) != page_of(t->block->lin), back = to <= t->lin;
+	uint8_t live = live_at(t, to);
+	struct bt_rec *rec;
+	struct bt_exit *x;
+	uint32_t id, xid, polled = 0, stale = 0;
+
+	if (live)
+		flags_in_image(t);
+	t->flags = FLAGS_IMAGE;
+	rec = rec_new(t, &id);
+	emit_push_return(t, rec, id);
+	rec->next = 0;
+	if (!paired(t)) {
+		emit_exit(t, to, back, live);
+		return;
+	}
+	x = exit_new(t, to, live, &xid);
+	if (back) {
+		emit_cmp_gs8(&t->e, GS_OF(cpu.poll), 0);
+		later_add(t, LATER_POLL, emit_jcc(&t->e, CC_NE, 0), xid, 0, 0);
+		polled = t->laters;
+	}
+	if (cross)
+		stale = epoch_check(t, x, xid) + 1;
+	x->site = emit_call(&t->e, 0);
+	later_add(t, LATER_EXIT, x->site, xid, 0, 0);
+	if (polled)
+		t->later[polled - 1].back = emit_at(&t->e);
+	if (stale)
+		t->later[stale - 1].back = emit_at(&t->e);
+	emit_landing(t);
+}
+
+/* TEMP0 = the r/m operand. */
+static void emit_target(struct tr *t, const struct guest_insn *g, struct bt_rec *rec, uint32_t id)
+{
+	bool wide = !t->code32;
+
+	if (guest_mem(g)) {
+		struct host_mem m = emit_operand(t, g, rec, id, word(t), false, false);
+
+		emit_op_mem(&t->e, wide, 0x8b, TEMP0, m);
+	} else {
+		int host = host_register(g->rm);
+
+		if (host < 0)
+			emit_load_gs(&t->e, TEMP0, gs_gpr(g->rm));
+		else
+			emit_op_reg(&t->e, wide, 0x8b, TEMP0, (unsigned)host);
+	}
+}
+
+static void emit_call_ind(struct tr *t, const struct guest_insn *g)
+{
+	struct bt_rec *rec, *second;
+	uint32_t id, id2;
+
+	flags_in_image(t);
+	t->flags = FLAGS_IMAGE;
+	rec = rec_new(t, &id);
+	emit_target(t, g, rec, id);
+	emit_store_gs(&t->e, TEMP0, GS_OF(scratch));
+	second = rec_new(t, &id2);
+	second->retry = rec->retry;
+	emit_push_return(t, second, id2);
+	emit_load_gs(&t->e, TEMP0, GS_OF(scratch));
+	emit_indirect(t, true);
+}
+
+static void emit_jmp_ind(struct tr *t, const struct guest_insn *g)
+{
+	struct bt_rec *rec;
+	uint32_t id;
+
+	flags_in_image(t);
+	t->flags = FLAGS_IMAGE;
+	rec = rec_new(t, &id);
+	emit_target(t, g, rec, id);
+	emit_indirect(t, false);
+}
+
+static void emit_ret(struct tr *t, const struct guest_insn *g)
+{
+	unsigned size = word(t);
+	struct host_mem m;
+	struct bt_rec *rec;
+	uint32_t id;
+
+	flags_in_image(t);
+	t->flags = FLAGS_IMAGE;
+	rec = rec_new(t, &id);
+	emit_op_reg(&t->e, !t->code32, 0x8b, TEMP0, HOST_SP);
+	m = emit_probe(t, rec, id, size, false, false);
+	emit_op_mem(&t->e, !t->code32, 0x8b, TEMP0, m);
+	emit_lea(&t->e, !t->code32, HOST_SP, (struct host_mem){ HOST_SP, -1, 0, (int)(size + (g->imm & 0xffff)) });
+	if (paired(t))
+		e1(&t->e, 0xc3);
+	else
+		emit_jmp(&t->e, t->b->stub_miss);
+}
+
+void emit_control(struct tr *t, const struct guest_insn *g)
+{
+	switch (g->kind) {
+	case G_JCC: emit_jcc_insn(t, g); break;
+	case G_LOOP: emit_loop_insn(t, g); break;
+	case G_JMP: emit_exit(t, branch_target(t, g), branch_target(t, g) <= t->lin, live_at(t, branch_target(t, g))); break;
+	case G_JMP_IND: emit_jmp_ind(t, g); break;
+	case G_CALL: emit_call_insn(t, g); break;
+	case G_CALL_IND: emit_call_ind(t, g); break;
+	default: emit_ret(t, g); break;
+	}
+}

@@ -1,0 +1,103 @@
+/*
+ * The most frequent ways from translated code to C: soft TLB misses and jumps that are not linked yet.
+ * Compiled without vector registers, since they may hold the guest's.
+ */
+#include "accel/bt/run.h"
+
+static enum mmu_view view_now(const struct icpu *cpu)
+{
+	if (cpu->cpl == 3)
+		return VIEW_USER;
+	return (cpu->s.cr4 & CR4_SMAP) && (cpu->s.rflags & RFLAGS_AC) ? VIEW_SUPERVISOR_AC : VIEW_SUPERVISOR;
+}
+
+static uint8_t *fill(struct bt_cpu *b, struct bt_rec *rec, uint64_t lin, enum mmu_view view)
+{
+	bool whole = (lin & (PAGE_SIZE - 1)) + rec->size <= PAGE_SIZE;
+	bool canonical = (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
+
+	b->stats.slow_fill++;
+	if (whole && canonical && mmu_fill(&b->cpu, lin, rec->write ? ACCESS_WRITE : ACCESS_READ, view))
+		return b->rx + rec->retry;
+	return bt_interp_rec(b, rec);
+}
+
+uint8_t *bt_help_fill(struct bt_cpu *b, uint64_t id, uint64_t offset, uint64_t index)
+{
+	struct bt_rec *rec = &b->recs[id];
+	const struct tlb_entry *e = (const struct tlb_entry *)((const uint8_t *)b->mmu.tlb + index);
+	enum mmu_view view = view_now(&b->cpu);
+
+	return fill(b, rec, offset + e->tag[view][rec->write], view);
+}
+
+uint8_t *bt_help_fill_lin(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
+{
+	struct bt_rec *rec = &b->recs[id];
+
+	return fill(b, rec, rec->lin, view_now(&b->cpu));
+}
+
+/* The block at cs:rip if it is there already. */
+static struct bt_block *find(struct bt_cpu *b)
+{
+	uint64_t lin = b->cpu.s.rip;
+	const struct bt_exec *x;
+
+	if (b->mode & MODE_NONE || (uint64_t)((int64_t)(lin << 16) >> 16) != lin)
+		return NULL;
+	x = bt_exec_page(b, lin);
+	return x->host ? bt_block_find(b, lin, x->gpa + (lin & (PAGE_SIZE - 1)), b->mode) : NULL;
+}
+
+uint8_t *bt_continue(struct bt_cpu *b)
+{
+	struct bt_block *block;
+
+	if (atomic_load_explicit(&b->cpu.poll, memory_order_acquire))
+		return NULL;
+	bt_mode_update(b);
+	block = find(b);
+	if (!block)
+		block = bt_make(b);
+	if (!block)
+		return NULL;
+	bt_jump_set(b, block);
+	return b->rx + block->indirect;
+}
+
+uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
+{
+	struct bt_exit *e = &b->exits[id];
+	uint64_t flushes = b->stats.flushes;
+	struct bt_block *block;
+
+	b->cpu.s.rip = e->lin;
+	bt_mode_update(b);
+	block = find(b);
+	if (block && e->target == block)
+		b->stats.relinks++;
+	if (!block)
+		block = bt_make(b);
+	if (!block)
+		return NULL;
+	if (b->stats.flushes == flushes) {
+		bt_link(b, e, block);
+		b->stats.links++;
+	}
+	return b->rx + block->indirect;
+}
+
+uint8_t *bt_help_miss(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unused)
+{
+	b->cpu.s.rip = lin;
+	b->stats.misses++;
+	return bt_continue(b);
+}
+
+uint8_t *bt_help_poll(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
+{
+	b->cpu.s.rip = b->exits[id].lin;
+	b->stats.polls++;
+	return NULL;
+}

@@ -1,0 +1,45 @@
+/*
+ * The guest's x87, SSE and AVX state in the host's own registers while translated code uses them. It stays in
+ * memory while an exception is unmasked: such code is the interpreter's.
+ */
+#include "accel/bt/bt.h"
+
+enum { AT_FCW = 0, AT_FOP = 6, AT_FIP = 8, AT_MXCSR = 24, AT_MXCSR_MASK = 28, AT_BV = 512 };
+#define MXCSR_DEFAULT 0x1f80u
+#define MXCSR_MASKS 0x1f80u
+#define FCW_MASKS 0x3fu
+
+unsigned bt_fp_load(struct bt_cpu *b)
+{
+	struct icpu *cpu = &b->cpu;
+	uint8_t *x = cpu->s.xsave;
+
+	if (b->fp_level)
+		return b->fp_level;
+	if ((cpu->s.cr0 & (CR0_EM | CR0_TS)) || !(cpu->s.cr4 & CR4_OSFXSR) || (ld32le(x + AT_MXCSR) & MXCSR_MASKS) != MXCSR_MASKS ||
+	    (ld16le(x + AT_FCW) & FCW_MASKS) != FCW_MASKS)
+		return 0;
+	b->xsave_bv = x[AT_BV];
+	__asm__ volatile("xrstor64 %0" : : "m"(*x), "a"(7), "d"(0) : "memory");
+	b->fp_level = bt_of(b)->avx && (cpu->s.cr4 & CR4_OSXSAVE) && (cpu->s.xcr0 & 6) == 6 ? 2 : 1;
+	b->stats.fp_loads++;
+	return b->fp_level;
+}
+
+void bt_fp_save(struct bt_cpu *b)
+{
+	static const uint32_t mxcsr = MXCSR_DEFAULT;
+	uint8_t *x = b->cpu.s.xsave;
+
+	__asm__ volatile("xsave64 %0" : "+m"(*x) : "a"(7), "d"(0) : "memory");
+	__asm__ volatile("fninit; ldmxcsr %0" : : "m"(mxcsr));
+	if (bt_of(b)->avx)
+		__asm__ volatile("vzeroupper" : : : "memory");
+	x[AT_BV] = b->xsave_bv;
+	st32le(x + AT_MXCSR_MASK, 0xffff);
+	/* Addresses of ours, if any. */
+	memset(x + AT_FOP, 0, 2);
+	memset(x + AT_FIP, 0, 16);
+	b->fp_level = 0;
+	b->stats.fp_saves++;
+}

@@ -1,0 +1,102 @@
+/*
+ * Faults of translated code on the host: a misaligned vector operand, a division, the end of the return stack.
+ * The GS base of a thread in translated code leads to its vCPU.
+ */
+#include <asm/prctl.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "accel/bt/bt.h"
+
+#define ALT_STACK (64u << 10)
+
+static struct bt_cpu *thread_cpu(void)
+{
+	uint64_t base = 0;
+
+	if (syscall(SYS_arch_prctl, ARCH_GET_GS, &base) || !base)
+		return NULL;
+	return (struct bt_cpu *)(base - offsetof(struct bt_cpu, mmu));
+}
+
+/* Whether the fault is translated code's; if so the context is made to go on. */
+static bool resume(struct bt_cpu *b, const siginfo_t *info, ucontext_t *uc)
+{
+	greg_t *r = uc->uc_mcontext.gregs;
+	uint8_t *rip = (uint8_t *)r[REG_RIP], *at = info->si_addr;
+	struct bt_rec *rec;
+
+	if (rip < b->rx || rip >= b->rx + b->at)
+		return false;
+	if (info->si_signo == SIGSEGV && at >= b->return_stack && at < b->return_stack + PAGE_SIZE) {
+		/* The oldest entries are forgotten: their returns are looked up. */
+		bt_returns_reset(b);
+		r[REG_RSP] = (greg_t)b->return_sp;
+		return true;
+	}
+	rec = bt_rec_at(b, rip);
+	if (!rec)
+		return false;
+	b->stats.native_faults++;
+	r[REG_RSP] -= 8;
+	*(uint64_t *)r[REG_RSP] = (uint64_t)(rec - b->recs);
+	r[REG_RIP] = (greg_t)(b->rx + b->stub_insn);
+	return true;
+}
+
+static void on_fault(int sig, siginfo_t *info, void *context)
+{
+	struct bt_cpu *b = thread_cpu();
+	struct sigaction plain = { .sa_handler = SIG_DFL };
+
+	if (b && resume(b, info, context))
+		return;
+	if (b) {
+		const struct sigaction *old = sig == SIGFPE ? &bt_of(b)->old_fpe : sig == SIGBUS ? &bt_of(b)->old_bus : &bt_of(b)->old_segv;
+
+		if ((old->sa_flags & SA_SIGINFO) && old->sa_sigaction) {
+			old->sa_sigaction(sig, info, context);
+			return;
+		}
+	}
+	sigaction(sig, &plain, NULL);
+}
+
+int bt_signals_init(struct bt *bt)
+{
+	struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
+
+	sigemptyset(&sa.sa_mask);
+	if (sigaction(SIGSEGV, &sa, &bt->old_segv) || sigaction(SIGBUS, &sa, &bt->old_bus) || sigaction(SIGFPE, &sa, &bt->old_fpe))
+		return -errno;
+	return 0;
+}
+
+void bt_signals_finish(struct bt *bt)
+{
+	sigaction(SIGSEGV, &bt->old_segv, NULL);
+	sigaction(SIGBUS, &bt->old_bus, NULL);
+	sigaction(SIGFPE, &bt->old_fpe, NULL);
+}
+
+void bt_thread_enter(struct bt_cpu *b)
+{
+	stack_t now;
+
+	syscall(SYS_arch_prctl, ARCH_SET_GS, &b->mmu);
+	if (!sigaltstack(NULL, &now) && (now.ss_flags & SS_DISABLE)) {
+		stack_t mine = { .ss_sp = b->alt_stack, .ss_size = ALT_STACK };
+
+		sigaltstack(&mine, NULL);
+	}
+}
+
+int bt_thread_init(struct bt_cpu *b)
+{
+	b->alt_stack = malloc(ALT_STACK);
+	return b->alt_stack ? 0 : -ENOMEM;
+}

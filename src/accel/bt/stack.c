@@ -1,0 +1,174 @@
+/* PUSH, POP and their kin. Runs of them share one probe. */
+#include "accel/bt/translate.h"
+
+static unsigned opcode_register(const struct guest_insn *g) { return (g->op & 7u) | (g->rex & 1u) << 3; }
+
+/* TEMP0 = RSP + disp. */
+static void stack_address(struct tr *t, int disp)
+{
+	emit_lea(&t->e, !t->code32, TEMP0, (struct host_mem){ HOST_SP, -1, 0, disp });
+}
+
+static void stack_move(struct tr *t, int disp)
+{
+	emit_lea(&t->e, !t->code32, HOST_SP, (struct host_mem){ HOST_SP, -1, 0, disp });
+}
+
+static void store_imm(struct tr *t, struct host_mem m, uint32_t v)
+{
+	emit_op_mem(&t->e, !t->code32, 0xc7, 0, m);
+	e4(&t->e, v);
+}
+
+#define RUN_MAX 8
+
+static unsigned run_length(const struct tr *t, enum guest_kind a, enum guest_kind b)
+{
+	unsigned n = 0;
+
+	while (n < RUN_MAX && t->at + n < t->count && (t->insn[t->at + n].kind == a || t->insn[t->at + n].kind == b)) {
+		/* PUSH RSP and POP RSP stand alone. */
+		if ((t->insn[t->at + n].ops & GO_OPREG) && opcode_register(&t->insn[t->at + n]) == RSP)
+			return n ? n : 1;
+		n++;
+	}
+	return n;
+}
+
+unsigned emit_push_run(struct tr *t)
+{
+	unsigned n = run_length(t, G_PUSH_REG, G_PUSH_IMM), size = word(t);
+	struct bt_rec *rec;
+	uint32_t id;
+
+	flags_clobber(t);
+	rec = rec_new(t, &id);
+	rec->count = (uint8_t)n;
+	stack_address(t, -(int)(n * size));
+	emit_probe(t, rec, id, n * size, true, true);
+	for (unsigned i = 0; i < n; i++) {
+		const struct guest_insn *g = &t->insn[t->at + i];
+		struct host_mem m = { TEMP0, -1, 0, (int)((n - 1 - i) * size) };
+
+		if (g->kind == G_PUSH_IMM)
+			store_imm(t, m, (uint32_t)g->imm);
+		else
+			emit_op_mem(&t->e, !t->code32, 0x89, register_get(t, opcode_register(g), TEMP1), m);
+	}
+	stack_move(t, -(int)(n * size));
+	rec->next = emit_at(&t->e);
+	return n;
+}
+
+unsigned emit_pop_run(struct tr *t)
+{
+	unsigned n = run_length(t, G_POP_REG, G_POP_REG), size = word(t);
+	struct bt_rec *rec;
+	uint32_t id;
+
+	flags_clobber(t);
+	rec = rec_new(t, &id);
+	rec->count = (uint8_t)n;
+	stack_address(t, 0);
+	emit_probe(t, rec, id, n * size, false, true);
+	for (unsigned i = 0; i < n; i++) {
+		unsigned guest = opcode_register(&t->insn[t->at + i]);
+		int host = host_register(guest);
+
+		emit_op_mem(&t->e, !t->code32, 0x8b, host >= 0 ? (unsigned)host : TEMP1, (struct host_mem){ TEMP0, -1, 0, (int)(i * size) });
+		if (host < 0)
+			emit_store_gs(&t->e, TEMP1, gs_gpr(guest));
+	}
+	if (opcode_register(&t->insn[t->at]) != RSP)
+		stack_move(t, (int)(n * size));
+	rec->next = emit_at(&t->e);
+	return n;
+}
+
+void emit_push_mem(struct tr *t, const struct guest_insn *g)
+{
+	unsigned size = word(t);
+	struct host_mem m;
+	struct bt_rec *rec, *second;
+	uint32_t id, id2;
+
+	flags_clobber(t);
+	rec = rec_new(t, &id);
+	m = emit_operand(t, g, rec, id, size, false, false);
+	emit_op_mem(&t->e, !t->code32, 0x8b, TEMP1, m);
+	emit_store_gs(&t->e, TEMP1, GS_OF(scratch));
+	second = rec_new(t, &id2);
+	second->retry = rec->retry;
+	stack_address(t, -(int)size);
+	m = emit_probe(t, second, id2, size, true, true);
+	emit_load_gs(&t->e, TEMP1, GS_OF(scratch));
+	emit_op_mem(&t->e, !t->code32, 0x89, TEMP1, m);
+	stack_move(t, -(int)size);
+	rec->next = second->next = emit_at(&t->e);
+}
+
+void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id)
+{
+	uint64_t back = next_lin(t);
+	unsigned size = word(t);
+	struct host_mem m;
+	bool small = t->code32 || back == (uint64_t)(int64_t)(int32_t)back;
+
+	stack_address(t, -(int)size);
+	m = emit_probe(t, rec, id, size, true, !small);
+	if (small) {
+		store_imm(t, m, (uint32_t)back);
+	} else {
+		emit_imm(&t->e, TEMP1, back);
+		emit_op_mem(&t->e, true, 0x89, TEMP1, m);
+	}
+	stack_move(t, -(int)size);
+}
+
+/* Status flags come from the image, the others from the register in memory, where no status bit is set. */
+void emit_pushf(struct tr *t)
+{
+	struct emit *e = &t->e;
+	unsigned size = word(t);
+	struct host_mem m;
+	struct bt_rec *rec;
+	uint32_t id;
+
+	flags_in_image(t);
+	t->flags = FLAGS_IMAGE;
+	rec = rec_new(t, &id);
+	stack_address(t, -(int)size);
+	m = emit_probe(t, rec, id, size, true, true);
+	/* movzx r11d, byte gs:[flags + 1]; and r11d, 0xd5 */
+	e1(e, 0x65), e1(e, 0x44), e1(e, 0x0f), e1(e, 0xb6);
+	emit_modrm_mem(e, TEMP1, (struct host_mem){ -1, -1, 0, GS_OF(flags) + 1 });
+	emit_op_reg(e, false, 0x81, 4, TEMP1);
+	e4(e, 0xd5);
+	/* test byte gs:[flags], 1; jz +7; or r11d, OF */
+	e1(e, 0x65), e1(e, 0xf6);
+	emit_modrm_mem(e, 0, (struct host_mem){ -1, -1, 0, GS_OF(flags) });
+	e1(e, 1);
+	e1(e, 0x74), e1(e, 7);
+	emit_op_reg(e, false, 0x81, 1, TEMP1);
+	e4(e, RFLAGS_OF);
+	emit_op_gs(e, true, 0x0b, TEMP1, GS_OF(cpu.s.rflags));
+	emit_op_mem(e, !t->code32, 0x89, TEMP1, m);
+	stack_move(t, -(int)size);
+	rec->next = emit_at(e);
+}
+
+void emit_leave(struct tr *t)
+{
+	unsigned size = word(t);
+	struct host_mem m;
+	struct bt_rec *rec;
+	uint32_t id;
+
+	flags_clobber(t);
+	rec = rec_new(t, &id);
+	emit_op_reg(&t->e, !t->code32, 0x8b, TEMP0, RBP);
+	m = emit_probe(t, rec, id, size, false, false);
+	emit_lea(&t->e, !t->code32, HOST_SP, (struct host_mem){ RBP, -1, 0, (int)size });
+	emit_op_mem(&t->e, !t->code32, 0x8b, RBP, m);
+	rec->next = emit_at(&t->e);
+}

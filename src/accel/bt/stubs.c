@@ -1,0 +1,133 @@
+/* The code that stands once at the start of a cache: the way in, the ways to C and back, the look-ups. */
+#include "accel/bt/emit.h"
+
+static const uint8_t kept[] = { RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8, R9, R12, R13, R14 };
+
+static void emit_spill(struct emit *e)
+{
+	for (unsigned i = 0; i < sizeof(kept); i++)
+		emit_store_gs(e, kept[i], gs_gpr(kept[i]));
+	emit_store_gs(e, HOST_SP, gs_gpr(RSP));
+}
+
+/* Leaves translated code: back to whom the way in was called by. The stack pointer is C's. */
+static void emit_leave_code(struct emit *e)
+{
+	static const uint8_t code[] = { 0x48, 0x83, 0xc4, 8, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3 };
+
+	memcpy(e->p, code, sizeof(code));
+	e->p += sizeof(code);
+}
+
+/* Goes on at the address in RAX with all registers as in memory. */
+static void emit_reload(struct emit *e)
+{
+	emit_store_gs(e, RAX, GS_OF(resume));
+	emit_op_gs(e, false, 0x8b, RAX, GS_OF(flags));
+	e1(e, 0x04), e1(e, 0x7f), e1(e, 0x9e); /* add al, 0x7f; sahf */
+	for (unsigned i = 0; i < sizeof(kept); i++)
+		emit_load_gs(e, kept[i], gs_gpr(kept[i]));
+	emit_load_gs(e, HOST_SP, gs_gpr(RSP));
+	emit_load_gs(e, RSP, GS_OF(return_sp));
+	emit_op_gs(e, false, 0xff, 4, GS_OF(resume));
+}
+
+static void emit_enter(struct emit *e, uint32_t reload)
+{
+	static const uint8_t code[] = { 0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57, 0x48, 0x83, 0xec, 8 };
+
+	memcpy(e->p, code, sizeof(code));
+	e->p += sizeof(code);
+	emit_store_gs(e, RSP, GS_OF(c_rsp));
+	emit_mov(e, RAX, RDI);
+	emit_jmp(e, reload);
+}
+
+typedef uint8_t *helper(struct bt_cpu *b, uint64_t id, uint64_t temp0, uint64_t temp1);
+
+/* To C on C's stack, with what the block has pushed as `id`. */
+static uint32_t emit_helper(struct emit *e, struct bt_cpu *b, helper *fn, bool id, uint32_t reload)
+{
+	uint32_t at = emit_at(e), over;
+
+	emit_spill(e);
+	if (id)
+		e1(e, 0x5e); /* pop rsi */
+	emit_store_gs(e, RSP, GS_OF(return_sp));
+	emit_load_gs(e, RSP, GS_OF(c_rsp));
+	emit_mov(e, RDX, TEMP0);
+	emit_mov(e, RCX, TEMP1);
+	emit_imm(e, RDI, (uintptr_t)b);
+	emit_imm(e, RAX, (uintptr_t)fn);
+	e1(e, 0xff), e1(e, 0xd0); /* call rax */
+	emit_op_reg(e, true, 0x85, RAX, RAX);
+	over = emit_jcc(e, CC_NE, 0);
+	emit_leave_code(e);
+	emit_patch(e->base, over, emit_at(e));
+	emit_jmp(e, reload);
+	return at;
+}
+
+static uint32_t emit_saving(struct emit *e, uint32_t to)
+{
+	uint32_t at = emit_at(e);
+
+	emit_flags_save(e);
+	emit_jmp(e, to);
+	return at;
+}
+
+/* The mode's look-up of the guest address in TEMP0. */
+static uint32_t emit_lookup(struct emit *e, struct bt_cpu *b, unsigned mode)
+{
+	int32_t table = GS_OF(jump) + (int32_t)(mode * JUMP_SIZE * sizeof(struct bt_jump));
+	int32_t salt = GS_OF(salt) + (mode & MODE_USER ? 8 : 0);
+	uint32_t at = emit_at(e), missed;
+
+	emit_cmp_gs8(e, GS_OF(cpu.poll), 0);
+	emit_jcc(e, CC_NE, b->stub_miss);
+	emit_mov(e, TEMP1, TEMP0);
+	emit_op_reg(e, true, 0xc1, 5, TEMP1);
+	e1(e, 8);
+	emit_op_reg(e, false, 0x33, TEMP1, TEMP0);
+	emit_op_reg(e, false, 0x81, 4, TEMP1);
+	e4(e, JUMP_SIZE - 1);
+	emit_op_reg(e, false, 0xc1, 4, TEMP1);
+	e1(e, 4);
+	emit_op_gs(e, true, 0x33, TEMP0, salt);
+	e1(e, 0x65);
+	emit_op_mem(e, true, 0x3b, TEMP0, (struct host_mem){ TEMP1, -1, 0, table });
+	missed = emit_jcc(e, CC_NE, 0);
+	e1(e, 0x65);
+	emit_op_mem(e, false, 0xff, 4, (struct host_mem){ TEMP1, -1, 0, table + 8 });
+	emit_patch(e->base, missed, emit_at(e));
+	emit_op_gs(e, true, 0x33, TEMP0, salt);
+	emit_jmp(e, b->stub_miss);
+	return at;
+}
+
+void bt_stubs_make(struct bt_cpu *b)
+{
+	struct emit em = { b->rw, b->rw }, *e = &em;
+	uint32_t reload = b->stub_reload = emit_at(e);
+
+	emit_reload(e);
+	b->stub_enter = emit_at(e);
+	emit_enter(e, reload);
+	b->stub_fill = emit_helper(e, b, bt_help_fill, true, reload);
+	b->stub_fill_lin = emit_helper(e, b, bt_help_fill_lin, true, reload);
+	b->stub_insn = emit_helper(e, b, bt_help_insn, true, reload);
+	b->stub_fp = emit_helper(e, b, bt_help_fp, true, reload);
+	b->stub_exit = emit_helper(e, b, bt_help_exit, true, reload);
+	b->stub_exit_flags = emit_saving(e, b->stub_exit);
+	b->stub_poll = emit_helper(e, b, bt_help_poll, true, reload);
+	b->stub_miss = emit_helper(e, b, bt_help_miss, false, reload);
+	b->stub_cross = emit_helper(e, b, bt_help_cross, true, reload);
+	for (unsigned mode = 0; mode < 4; mode++)
+		b->stub_lookup[mode] = emit_lookup(e, b, mode);
+	/* Below the last return: it stays there. */
+	b->stub_bottom = emit_at(e);
+	emit_lea(e, true, RSP, (struct host_mem){ RSP, -1, 0, -8 });
+	emit_op_gs(e, false, 0xff, 4, GS_OF(lookup));
+	b->code_start = (emit_at(e) + 63) & ~63u;
+}

@@ -1,0 +1,76 @@
+/* The few system instructions that are done in place, and the way to the interpreter for all others. */
+#include "accel/bt/translate.h"
+
+void emit_interp(struct tr *t, bool ends)
+{
+	struct bt_rec *rec;
+	uint32_t id;
+
+	flags_in_image(t);
+	t->flags = FLAGS_IMAGE;
+	rec = rec_new(t, &id);
+	e1(&t->e, 0x68);
+	e4(&t->e, id);
+	emit_jmp(&t->e, t->b->stub_insn);
+	rec->next = ends ? 0 : emit_at(&t->e);
+}
+
+/* and, or dword gs:[rflags], imm32 */
+static void change_rflags(struct tr *t, unsigned op, uint32_t imm)
+{
+	e1(&t->e, 0x65), e1(&t->e, 0x81);
+	emit_modrm_mem(&t->e, op, (struct host_mem){ -1, -1, 0, GS_OF(cpu.s.rflags) });
+	e4(&t->e, imm);
+}
+#define AND 4
+#define OR 1
+
+static void emit_sti(struct tr *t)
+{
+	struct bt_rec *rec;
+	uint32_t id;
+
+	flags_clobber(t);
+	/* Something waits, or may: the interpreter knows of the shadow. */
+	flags_in_image(t);
+	rec = rec_new(t, &id);
+	emit_cmp_gs8(&t->e, GS_OF(cpu.irq), 0);
+	later_add(t, LATER_INSN, emit_jcc(&t->e, CC_NE, 0), id, 0, 0);
+	change_rflags(t, OR, RFLAGS_IF);
+	rec->next = emit_at(&t->e);
+}
+
+static void emit_swapgs(struct tr *t)
+{
+	int32_t base = GS_OF(cpu.s.seg) + SEG_GS * (int)sizeof(struct x86_segment), other = GS_OF(cpu.s.kernel_gs_base);
+
+	emit_load_gs(&t->e, TEMP0, base);
+	emit_load_gs(&t->e, TEMP1, other);
+	emit_store_gs(&t->e, TEMP0, other);
+	emit_store_gs(&t->e, TEMP1, base);
+}
+
+bool emit_system(struct tr *t, const struct guest_insn *g)
+{
+	switch (g->kind) {
+	case G_CLI:
+		flags_clobber(t);
+		change_rflags(t, AND, ~RFLAGS_IF);
+		return true;
+	case G_STI: emit_sti(t); return true;
+	case G_CLD:
+	case G_STD:
+		flags_clobber(t);
+		change_rflags(t, g->kind == G_CLD ? AND : OR, g->kind == G_CLD ? ~RFLAGS_DF : RFLAGS_DF);
+		return true;
+	case G_STAC:
+	case G_CLAC:
+		flags_clobber(t);
+		change_rflags(t, g->kind == G_CLAC ? AND : OR, g->kind == G_CLAC ? ~RFLAGS_AC : RFLAGS_AC);
+		if (t->mode & MODE_SMAP)
+			t->mode = g->kind == G_STAC ? t->mode | MODE_AC : t->mode & ~(uint32_t)MODE_AC;
+		return true;
+	case G_SWAPGS: emit_swapgs(t); return true;
+	default: return false;
+	}
+}

@@ -1,0 +1,280 @@
+/*
+ * From guest bytes to a block of host code: decode up to the block's end, find which flags matter where,
+ * emit. There is no intermediate form.
+ */
+#include "accel/bt/translate.h"
+
+#include "base/log.h"
+
+/* What cannot be translated as it stands goes to the interpreter. */
+static void to_interp(struct guest_insn *g)
+{
+	g->kind = G_INTERP;
+	g->ops &= GO_ENDS;
+	g->flags_read = GF_ALL;
+	g->flags_written = 0;
+	g->flags_touched = true;
+}
+
+static bool segment_usable(const struct tr *t, const struct guest_insn *g)
+{
+	unsigned seg = g->seg >= 0 ? (unsigned)g->seg : g->base == RSP || g->base == RBP ? SEG_SS : SEG_DS;
+
+	return !t->code32 || (t->mode & MODE_SEG << seg);
+}
+
+static bool stack_usable(const struct tr *t) { return !t->code32 || (t->mode & MODE_SEG << SEG_SS); }
+
+static void judge(const struct tr *t, struct guest_insn *g)
+{
+	bool supervisor = !(t->mode & MODE_USER), ok = true;
+
+	if (guest_mem(g) && g->kind != G_LEA && g->kind != G_NOP && !segment_usable(t, g))
+		ok = false;
+	switch (g->kind) {
+	case G_PLAIN: ok &= plain_supported(g); break;
+	case G_LEA: ok &= g->mod != 3 && g->opsize != 2; break;
+	case G_BIT_STRING: ok &= g->opsize != 2; break;
+	case G_PUSH_MEM: ok &= g->opsize == word(t) && stack_usable(t); break;
+	case G_PUSH_REG: case G_PUSH_IMM: case G_POP_REG: case G_LEAVE: case G_CALL: case G_RET: case G_CALL_IND:
+		ok &= stack_usable(t);
+		break;
+	case G_PUSHF: ok &= stack_usable(t) && supervisor; break;
+	case G_CLI: case G_STI: case G_STAC: case G_CLAC: ok &= supervisor; break;
+	case G_SWAPGS: ok &= supervisor && !t->code32; break;
+	case G_STRING: case G_SYSCALL: ok = false; break;
+	default: break;
+	}
+	if (g->lock && g->kind != G_PLAIN && g->kind != G_BIT_STRING)
+		ok = false;
+	if (!ok)
+		to_interp(g);
+}
+
+static void decode(struct tr *t, const uint8_t *code, unsigned room)
+{
+	unsigned used = 0;
+
+	while (t->count < BLOCK_INSNS) {
+		struct guest_insn *g = &t->insn[t->count];
+
+		t->offset[t->count] = (uint16_t)used;
+		if (used >= room || !guest_decode(g, code + used, room - used, t->code32 ? 32 : 64))
+			return;
+		judge(t, g);
+		t->count++;
+		used += g->length;
+		t->offset[t->count] = (uint16_t)used;
+		if ((g->ops & GO_ENDS) || !g->length)
+			return;
+	}
+}
+
+static void find_live(struct tr *t)
+{
+	const struct guest_insn *last = &t->insn[t->count - 1];
+	uint64_t next = t->block->lin + t->offset[t->count];
+	uint8_t live = GF_ALL;
+
+	if (!t->count)
+		return;
+	if (last->kind == G_JMP || last->kind == G_CALL)
+		live = live_at(t, next + last->imm);
+	else if (!(last->ops & GO_ENDS) && last->length)
+		live = live_at(t, next);
+	t->live[t->count] = live;
+	for (unsigned i = t->count; i-- > 0;) {
+		const struct guest_insn *g = &t->insn[i];
+
+		live = (uint8_t)((live & ~g->flags_written) | g->flags_read);
+		t->live[i] = live;
+	}
+}
+
+/* Whether the instruction's code destroys the flags register before it reads it. */
+static bool clobbers_first(const struct guest_insn *g)
+{
+	switch (g->kind) {
+	case G_PLAIN: return guest_mem(g) || (g->ops & (GO_X87 | GO_SIMD));
+	case G_NOP: case G_LEA: case G_JCC: case G_LOOP: case G_JMP: return false;
+	case G_SWAPGS: return false;
+	default: return true;
+	}
+}
+
+static bool reads_first(const struct guest_insn *g)
+{
+	return g->kind == G_JCC || g->kind == G_LOOP || (g->kind == G_PLAIN && !guest_mem(g) && g->flags_touched) || g->flags_read;
+}
+
+/* The two entries: flags in the register, flags in the image. */
+static void emit_entries(struct tr *t)
+{
+	bool save = false;
+
+	t->block->direct = t->block->indirect = emit_at(&t->e);
+	t->flags = FLAGS_IMAGE;
+	if (!t->live[0])
+		return;
+	for (unsigned i = 0; i < t->count; i++) {
+		if (clobbers_first(&t->insn[i])) {
+			save = true;
+			break;
+		}
+		if (reads_first(&t->insn[i]))
+			break;
+	}
+	if (save) {
+		emit_flags_save(&t->e);
+		t->block->indirect = emit_at(&t->e);
+	} else {
+		emit_flags_load(&t->e);
+		t->block->direct = emit_at(&t->e);
+		t->flags = FLAGS_HOST;
+	}
+}
+
+static void emit_insn(struct tr *t)
+{
+	const struct guest_insn *g = &t->insn[t->at];
+
+	switch (g->kind) {
+	case G_INTERP: emit_interp(t, (g->ops & GO_ENDS) || !g->length); break;
+	case G_PLAIN: emit_plain(t, g); break;
+	case G_NOP: break;
+	case G_LEA: emit_lea_insn(t, g); break;
+	case G_BIT_STRING: emit_bit_string(t, g); break;
+	case G_PUSH_REG: case G_PUSH_IMM: t->at += emit_push_run(t) - 1; break;
+	case G_POP_REG: t->at += emit_pop_run(t) - 1; break;
+	case G_PUSH_MEM: emit_push_mem(t, g); break;
+	case G_PUSHF: emit_pushf(t); break;
+	case G_LEAVE: emit_leave(t); break;
+	default:
+		if (!emit_system(t, g))
+			emit_control(t, g);
+		break;
+	}
+}
+
+static void emit_body(struct tr *t)
+{
+	uint64_t next;
+
+	for (t->at = 0; t->at < t->count; t->at++) {
+		t->lin = t->block->lin + t->offset[t->at];
+		emit_insn(t);
+		if (t->laters > BLOCK_LATER - 8 || (t->insn[t->at < t->count ? t->at : t->count - 1].ops & GO_ENDS)) {
+			t->at++;
+			break;
+		}
+	}
+	t->block->insns = (uint8_t)t->at;
+	t->block->length = t->offset[t->at];
+	if (t->at && ((t->insn[t->at - 1].ops & GO_ENDS) || !t->insn[t->at - 1].length)) {
+		if (!t->insn[t->at - 1].length)
+			t->block->length = (uint16_t)(t->offset[t->at - 1] + 15);
+		return;
+	}
+	next = t->block->lin + t->offset[t->at];
+	t->lin = next - 1; /* a way forward: never polled */
+	emit_exit(t, t->code32 ? (uint32_t)next : next, false, t->live[t->at]);
+}
+
+/* An instruction that crosses into the next page. */
+static void emit_crossing(struct tr *t)
+{
+	uint32_t id;
+
+	t->lin = t->block->lin;
+	rec_new(t, &id);
+	e1(&t->e, 0x68);
+	e4(&t->e, id);
+	emit_jmp(&t->e, t->b->stub_cross);
+	t->block->insns = 1;
+	t->block->length = (uint16_t)(PAGE_SIZE - (t->block->lin & (PAGE_SIZE - 1)));
+}
+
+static void push_id_jump(struct emit *e, uint32_t id, uint32_t to)
+{
+	e1(e, 0x68);
+	e4(e, id);
+	emit_jmp(e, to);
+}
+
+/* A call that could not be made at once still leaves its landing on the return stack. */
+static void call_landing(struct emit *e, const struct later *l)
+{
+	if (!l->back)
+		return;
+	emit_call(e, emit_at(e) + 10);
+	emit_jmp(e, l->back);
+}
+
+static void emit_later(struct tr *t, const struct later *l)
+{
+	struct bt_cpu *b = t->b;
+	struct emit *e = &t->e;
+	uint32_t here = emit_at(e);
+
+	switch (l->kind) {
+	case LATER_FILL: push_id_jump(e, l->id, b->stub_fill); break;
+	case LATER_FILL_LIN: push_id_jump(e, l->id, b->stub_fill_lin); break;
+	case LATER_INSN: push_id_jump(e, l->id, b->stub_insn); break;
+	case LATER_FP: push_id_jump(e, l->id, b->stub_fp); break;
+	case LATER_POLL:
+		call_landing(e, l);
+		push_id_jump(e, l->id, b->stub_poll);
+		break;
+	case LATER_EXIT:
+	case LATER_EXIT_FLAGS:
+		call_landing(e, l);
+		push_id_jump(e, l->id, l->kind == LATER_EXIT ? b->stub_exit : b->stub_exit_flags);
+		if (l->site == b->exits[l->id].site)
+			b->exits[l->id].stub = here;
+		break;
+	case LATER_MISS: emit_jmp(e, b->stub_miss); break;
+	case LATER_SALTED:
+		emit_op_gs(e, true, 0x33, TEMP0, (int32_t)l->id);
+		emit_jmp(e, b->stub_miss);
+		break;
+	case LATER_CALL_MISS:
+	case LATER_CALL_SALTED:
+		if (l->kind == LATER_CALL_SALTED)
+			emit_op_gs(e, true, 0x33, TEMP0, (int32_t)l->id);
+		emit_call(e, b->stub_miss);
+		emit_jmp(e, l->back);
+		break;
+	case LATER_LOOKUP: emit_jmp(e, b->stub_lookup[l->id]); break;
+	}
+	emit_patch(e->base, l->site, here);
+}
+
+struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_exec *page)
+{
+	unsigned offset = (unsigned)(lin & (PAGE_SIZE - 1));
+	struct tr t = { .b = b, .mode = b->mode, .code32 = b->mode & MODE_CODE32, .bmi2 = bt_of(b)->bmi2 };
+
+	bt_cache_reserve(b);
+	t.e = (struct emit){ b->rw + b->at, b->rw };
+	t.block = &b->blocks[b->block_count++];
+	*t.block = (struct bt_block){ .lin = lin, .gpa = page->gpa + offset, .mode = b->mode, .host = b->at, .first_rec = b->rec_count,
+				      .first_exit = b->exit_count, .global = page->global };
+	decode(&t, page->host + offset, PAGE_SIZE - offset);
+	find_live(&t);
+	emit_entries(&t);
+	if (t.count)
+		emit_body(&t);
+	else
+		emit_crossing(&t);
+	for (unsigned i = 0; i < t.laters; i++)
+		emit_later(&t, &t.later[i]);
+	t.block->host_end = emit_at(&t.e);
+	b->at = (t.block->host_end + 15) & ~15u;
+	b->stats.blocks++;
+	b->stats.guest_bytes += t.block->length;
+	b->stats.host_bytes += t.block->host_end - t.block->host;
+	bt_block_add(b, t.block);
+	if (trace_on(TRACE_BT))
+		bt_trace_block(b, t.block, page->host + offset);
+	return t.block;
+}

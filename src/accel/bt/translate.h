@@ -1,0 +1,102 @@
+/* Inside of the translator: one block under construction. */
+#ifndef ACCEL_BT_TRANSLATE_H
+#define ACCEL_BT_TRANSLATE_H
+
+#include "accel/bt/emit.h"
+#include "accel/bt/guest.h"
+
+#define BLOCK_INSNS 32
+#define BLOCK_LATER 96
+/* No block's code is longer. */
+#define BLOCK_CODE_MAX 16384u
+
+/* Where the guest's status flags are. IMAGE also stands for dead ones that nothing may read. */
+enum flags_place { FLAGS_HOST, FLAGS_IMAGE, FLAGS_BOTH };
+
+/* Code that stands behind the block: what a failed test jumps to. */
+enum later_kind { LATER_FILL, LATER_FILL_LIN, LATER_INSN, LATER_FP, LATER_EXIT, LATER_EXIT_FLAGS, LATER_POLL, LATER_MISS, LATER_SALTED,
+		  LATER_CALL_MISS, LATER_CALL_SALTED, LATER_LOOKUP };
+struct later {
+	uint32_t site;  /* of the jump's displacement; 0: only an exit's stub */
+	uint32_t id;    /* record or exit */
+	uint32_t back;  /* where a call goes on */
+	uint64_t lin;
+	enum later_kind kind;
+};
+
+struct tr {
+	struct bt_cpu *b;
+	struct emit e;
+	struct bt_block *block;
+	uint32_t mode;    /* at this instruction */
+	bool code32, bmi2;
+	unsigned count, at;
+	struct guest_insn insn[BLOCK_INSNS];
+	uint16_t offset[BLOCK_INSNS + 1];
+	uint8_t live[BLOCK_INSNS + 1]; /* GF_ that matter before each instruction */
+	uint64_t lin;     /* of this instruction */
+	enum flags_place flags;
+	uint8_t fp_checked;
+	struct later later[BLOCK_LATER];
+	unsigned laters;
+};
+
+static inline uint8_t live_before(const struct tr *t) { return t->live[t->at]; }
+static inline uint8_t live_after(const struct tr *t) { return t->live[t->at + 1]; }
+static inline unsigned word(const struct tr *t) { return t->code32 ? 4 : 8; }
+static inline uint64_t next_lin(const struct tr *t)
+{
+	uint64_t n = t->lin + t->insn[t->at].length;
+
+	return t->code32 ? (uint32_t)n : n;
+}
+
+/* ---- operands.c ---- */
+/* The host register that always holds a guest register, or -1. */
+int host_register(unsigned guest);
+/* The guest register in a host one: its own, or temp with the value loaded. */
+unsigned register_get(struct tr *t, unsigned guest, unsigned temp);
+struct bt_rec *rec_new(struct tr *t, uint32_t *id);
+void later_add(struct tr *t, enum later_kind kind, uint32_t site, uint32_t id, uint64_t lin, uint32_t back);
+/* The flags register may be destroyed: what is live is put into the image first. */
+void flags_clobber(struct tr *t);
+/* The flags register holds the guest's. Destroys TEMP1. */
+void flags_need(struct tr *t);
+/* The image holds the guest's flags. */
+void flags_in_image(struct tr *t);
+/* The linear address of the memory operand into TEMP0 (TEMP1 is destroyed). */
+void emit_address(struct tr *t, const struct guest_insn *g);
+/* Whether it is the same wherever the block runs, and what. */
+bool constant_address(const struct tr *t, const struct guest_insn *g, uint64_t *lin);
+/* TEMP0 from a linear address to a host operand; TEMP1 is free afterwards when `fold`. */
+struct host_mem emit_probe(struct tr *t, struct bt_rec *rec, uint32_t id, unsigned size, bool write, bool fold);
+/* Address and probe of the instruction's memory operand. */
+struct host_mem emit_operand(struct tr *t, const struct guest_insn *g, struct bt_rec *rec, uint32_t id, unsigned size, bool write, bool fold);
+
+/* ---- plain.c ---- */
+bool plain_supported(const struct guest_insn *g);
+void emit_plain(struct tr *t, const struct guest_insn *g);
+void emit_lea_insn(struct tr *t, const struct guest_insn *g);
+void emit_bit_string(struct tr *t, const struct guest_insn *g);
+
+/* ---- stack.c ---- */
+/* How many instructions it has taken. */
+unsigned emit_push_run(struct tr *t);
+unsigned emit_pop_run(struct tr *t);
+void emit_push_mem(struct tr *t, const struct guest_insn *g);
+void emit_pushf(struct tr *t);
+void emit_leave(struct tr *t);
+/* The return address onto the guest's stack. */
+void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id);
+
+/* ---- control.c ---- */
+/* What of the flags matters at lin, by looking ahead. */
+uint8_t live_at(struct tr *t, uint64_t lin);
+void emit_exit(struct tr *t, uint64_t lin, bool poll, uint8_t live);
+void emit_control(struct tr *t, const struct guest_insn *g);
+
+/* ---- system.c ---- */
+void emit_interp(struct tr *t, bool ends);
+bool emit_system(struct tr *t, const struct guest_insn *g);
+
+#endif

@@ -153,10 +153,11 @@ struct bt_cpu {
 	struct bt_stats stats;
 };
 
+#define BT_FAULTS 4
 struct bt {
 	struct interp interp; /* must be first */
 	bool avx, bmi2, xsave; /* of the host */
-	struct sigaction old_segv, old_bus, old_fpe;
+	struct sigaction old_action[BT_FAULTS];
 };
 
 /* GS displacement of a member. */

@@ -31,10 +31,10 @@ static void take_page(struct bt_cpu *b, uint64_t lin, struct bt_exec *x)
 	struct mmu_target t;
 	unsigned bit = seen_bit(lin);
 
-	mmu_translate(&b->cpu, lin & ~(uint64_t)(PAGE_SIZE - 1), ACCESS_EXEC, b->cpu.cpl == 3 ? VIEW_USER : VIEW_SUPERVISOR, &t);
+	mmu_translate(&b->cpu, lin, ACCESS_EXEC, b->cpu.cpl == 3 ? VIEW_USER : VIEW_SUPERVISOR, &t);
 	x->lin = exec_key(b, lin);
-	x->gpa = t.gpa;
-	x->host = t.host;
+	x->gpa = t.gpa & ~(uint64_t)(PAGE_SIZE - 1);
+	x->host = t.host ? t.host - (lin & (PAGE_SIZE - 1)) : NULL;
 	x->global = t.global;
 	x->epoch = b->epoch[t.global ? EPOCH_GLOBAL : EPOCH_LOCAL];
 	b->exec_seen[t.global][bit / 64] |= UINT64_C(1) << (bit % 64);

@@ -213,6 +213,10 @@ static void take_modrm(struct reader *r, struct guest_insn *g, unsigned bits)
 	g->base = g->index = -1;
 	if (g->mod == 3)
 		return;
+	if (g->addrsize == 2) { /* only its length counts: it is the interpreter's */
+		take_signed(r, g->mod == 1 ? 1 : g->mod == 2 || (b & 7) == 6 ? 2 : 0);
+		return;
+	}
 	g->base = (int8_t)g->rm;
 	if ((b & 7) == 4) {
 		uint8_t s = take(r);

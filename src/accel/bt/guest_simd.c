@@ -136,8 +136,45 @@ static void simd_high(struct guest_insn *g)
 	}
 }
 
+enum { P_NONE = 1, P_66 = 2, P_F3 = 4, P_F2 = 8, P_INT = P_NONE | P_66, P_ALL = 15 };
+
+/* The mandatory prefixes with which an opcode of the 0F map is an instruction; 0: P_INT. */
+static const uint8_t prefixes_0f[256] = {
+	[0x10 ... 0x12] = P_ALL, [0x16] = P_INT | P_F3, [0x2a] = P_ALL, [0x2c ... 0x2d] = P_ALL, [0x51] = P_ALL,
+	[0x52 ... 0x53] = P_NONE | P_F3, [0x58 ... 0x5a] = P_ALL, [0x5b] = P_INT | P_F3, [0x5c ... 0x5f] = P_ALL, [0x6c ... 0x6d] = P_66,
+	[0x6f] = P_INT | P_F3, [0x70] = P_ALL, [0x77] = P_NONE, [0x7c ... 0x7d] = P_66 | P_F2, [0x7e ... 0x7f] = P_INT | P_F3,
+	[0xc2] = P_ALL, [0xd0] = P_66 | P_F2, [0xd6] = P_66 | P_F3 | P_F2, [0xe6] = P_66 | P_F3 | P_F2, [0xf0] = P_F2,
+};
+
+static unsigned prefix_of(const struct guest_insn *g)
+{
+	return g->rep == 0xf3 ? P_F3 : g->rep == 0xf2 ? P_F2 : g->p66 ? P_66 : P_NONE;
+}
+
+static bool valid_0f(const struct guest_insn *g)
+{
+	unsigned allowed = prefixes_0f[g->op] ? prefixes_0f[g->op] : P_INT, n = g->reg & 7;
+
+	if ((g->rep && g->p66) || !(allowed & prefix_of(g)))
+		return false;
+	switch (g->op) {
+	case 0x13: case 0x17: case 0x2b: case 0xe7: case 0xf0: return g->mod != 3;
+	case 0x12: case 0x16: return g->mod != 3 || !g->p66;
+	case 0x50: return g->mod == 3;
+	case 0xd6: return g->mod == 3 || g->p66;
+	case 0x71: case 0x72: return n == 2 || n == 4 || n == 6;
+	case 0x73: return n == 2 || n == 6 || ((n == 3 || n == 7) && g->p66);
+	default: return true;
+	}
+}
+
 void guest_simd(struct guest_insn *g)
 {
+	if (!valid_0f(g)) {
+		give_up(g);
+		g->length = 0xff;
+		return;
+	}
 	g->kind = G_PLAIN;
 	g->ops = GO_SIMD | GO_RM_R;
 	if (g->op < 0x60)
@@ -222,8 +259,30 @@ static void map_3a(struct guest_insn *g)
 	}
 }
 
+static bool valid_three_byte(const struct guest_insn *g)
+{
+	unsigned p = prefix_of(g), op = g->op;
+
+	if (g->map == 2 && (op == 0xf0 || op == 0xf1))
+		return g->rep != 0xf3;
+	if (g->rep && g->p66)
+		return false;
+	if (g->map == 2 && op == 0xf6)
+		return p == P_66 || p == P_F3;
+	if ((g->map == 2 && op >= 0xc8 && op <= 0xcd) || (g->map == 3 && op == 0xcc))
+		return p == P_NONE;
+	if (g->map == 2 ? op < 0x0c || (op >= 0x1c && op <= 0x1e) : op == 0x0f)
+		return p == P_NONE || p == P_66;
+	return p == P_66 && !(g->map == 2 && op == 0x2a && g->mod == 3);
+}
+
 void guest_three_byte(struct guest_insn *g)
 {
+	if (!valid_three_byte(g)) {
+		give_up(g);
+		g->length = 0xff;
+		return;
+	}
 	g->kind = G_PLAIN;
 	g->ops = GO_SIMD | GO_RM_R;
 	if (g->map == 3)
@@ -361,6 +420,8 @@ void guest_vex(struct guest_insn *g)
 		vex_3a(g);
 	else
 		give_up(g);
+	/* What else may be wrong with it, the host finds. */
+	g->ops |= GO_TRAPS;
 	if (g->kind == G_INTERP)
 		g->length = 0xff;
 }
@@ -383,7 +444,7 @@ void guest_x87(struct guest_insn *g)
 {
 	unsigned n = g->reg & 7;
 
-	g->ops = GO_X87;
+	g->ops = GO_X87 | GO_TRAPS;
 	if (g->mod != 3) {
 		uint8_t m = x87_memory[g->op & 7][n];
 

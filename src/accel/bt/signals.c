@@ -12,6 +12,8 @@
 
 #include "accel/bt/bt.h"
 
+static const int faults[BT_FAULTS] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+
 #define ALT_STACK (64u << 10)
 
 static struct bt_cpu *thread_cpu(void)
@@ -56,9 +58,13 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 	if (b && resume(b, info, context))
 		return;
 	if (b) {
-		const struct sigaction *old = sig == SIGFPE ? &bt_of(b)->old_fpe : sig == SIGBUS ? &bt_of(b)->old_bus : &bt_of(b)->old_segv;
+		const struct sigaction *old = NULL;
 
-		if ((old->sa_flags & SA_SIGINFO) && old->sa_sigaction) {
+		for (unsigned i = 0; i < ARRAY_LEN(faults); i++) {
+			if (faults[i] == sig)
+				old = &bt_of(b)->old_action[i];
+		}
+		if (old && (old->sa_flags & SA_SIGINFO) && old->sa_sigaction) {
 			old->sa_sigaction(sig, info, context);
 			return;
 		}
@@ -71,16 +77,17 @@ int bt_signals_init(struct bt *bt)
 	struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
 
 	sigemptyset(&sa.sa_mask);
-	if (sigaction(SIGSEGV, &sa, &bt->old_segv) || sigaction(SIGBUS, &sa, &bt->old_bus) || sigaction(SIGFPE, &sa, &bt->old_fpe))
-		return -errno;
+	for (unsigned i = 0; i < ARRAY_LEN(faults); i++) {
+		if (sigaction(faults[i], &sa, &bt->old_action[i]))
+			return -errno;
+	}
 	return 0;
 }
 
 void bt_signals_finish(struct bt *bt)
 {
-	sigaction(SIGSEGV, &bt->old_segv, NULL);
-	sigaction(SIGBUS, &bt->old_bus, NULL);
-	sigaction(SIGFPE, &bt->old_fpe, NULL);
+	for (unsigned i = 0; i < ARRAY_LEN(faults); i++)
+		sigaction(faults[i], &bt->old_action[i], NULL);
 }
 
 void bt_thread_enter(struct bt_cpu *b)

@@ -94,9 +94,13 @@ void emit_push_mem(struct tr *t, const struct guest_insn *g)
 
 	flags_clobber(t);
 	rec = rec_new(t, &id);
-	m = emit_operand(t, g, rec, id, size, false, false);
-	emit_op_mem(&t->e, !t->code32, 0x8b, TEMP1, m);
-	emit_store_gs(&t->e, TEMP1, GS_OF(scratch));
+	if (guest_mem(g)) {
+		m = emit_operand(t, g, rec, id, size, false, false);
+		emit_op_mem(&t->e, !t->code32, 0x8b, TEMP1, m);
+		emit_store_gs(&t->e, TEMP1, GS_OF(scratch));
+	} else {
+		emit_store_gs(&t->e, register_get(t, g->rm, TEMP1), GS_OF(scratch));
+	}
 	second = rec_new(t, &id2);
 	second->retry = rec->retry;
 	stack_address(t, -(int)size);

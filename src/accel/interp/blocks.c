@@ -69,7 +69,10 @@ static void fetch_target(struct icpu *cpu, uint64_t lin, struct mmu_target *t)
 	uint64_t page = (lin & ~(uint64_t)(PAGE_SIZE - 1)) | view | 0x800;
 
 	if (b->fetch_page != page || b->fetch_epoch != cpu->mmu->map_epoch) {
-		mmu_translate(cpu, lin & ~(uint64_t)(PAGE_SIZE - 1), ACCESS_EXEC, view, &b->fetch);
+		mmu_translate(cpu, lin, ACCESS_EXEC, view, &b->fetch); /* a fault names the very address */
+		b->fetch.gpa -= lin & (PAGE_SIZE - 1);
+		if (b->fetch.host)
+			b->fetch.host -= lin & (PAGE_SIZE - 1);
 		b->fetch_page = page;
 		b->fetch_epoch = cpu->mmu->map_epoch;
 	}

@@ -82,7 +82,7 @@ struct tlb_entry {
 	uint64_t info; /* TLB_GLOBAL, TLB_LARGE */
 } __attribute__((aligned(64)));
 /* No address is near it: a hit is any address less than a page above the tag. */
-#define TLB_NONE (UINT64_C(1) << 63)
+#define TLB_NONE (UINT64_C(1) << 63) /* but for entry 0, which that page belongs to */
 #define TLB_GLOBAL 1
 #define TLB_LARGE 2 /* a piece of a large page */
 #define TLB_SIZE 4096u

@@ -25,16 +25,22 @@
 
 /* ---- flushing ---- */
 
-static void entry_clear(struct tlb_entry *e)
+/* A tag no address can match: one of a page that belongs into another entry. */
+static uint64_t no_tag(const struct mmu *m, const struct tlb_entry *e)
 {
-	for (unsigned v = 0; v < VIEW_COUNT; v++)
-		e->tag[v][ACCESS_READ] = e->tag[v][ACCESS_WRITE] = TLB_NONE;
+	return e == m->tlb ? TLB_NONE + PAGE_SIZE : TLB_NONE;
 }
 
-static void entry_clear_stores(struct tlb_entry *e)
+static void entry_clear(struct mmu *m, struct tlb_entry *e)
 {
 	for (unsigned v = 0; v < VIEW_COUNT; v++)
-		e->tag[v][ACCESS_WRITE] = TLB_NONE;
+		e->tag[v][ACCESS_READ] = e->tag[v][ACCESS_WRITE] = no_tag(m, e);
+}
+
+static void entry_clear_stores(struct mmu *m, struct tlb_entry *e)
+{
+	for (unsigned v = 0; v < VIEW_COUNT; v++)
+		e->tag[v][ACCESS_WRITE] = no_tag(m, e);
 }
 
 int mmu_init(struct icpu *cpu)
@@ -47,7 +53,7 @@ int mmu_init(struct icpu *cpu)
 		cpu->mmu_owned = true;
 	}
 	for (unsigned i = 0; i < TLB_SIZE; i++)
-		entry_clear(&cpu->mmu->tlb[i]);
+		entry_clear(cpu->mmu, &cpu->mmu->tlb[i]);
 	cpu->mmu->generation = mem_generation(cpu->mem);
 	return 0;
 }
@@ -59,14 +65,14 @@ void mmu_finish(struct icpu *cpu)
 }
 
 /* Calls fn for the entries filled with (or without) the global attribute; others may be among them. */
-static void log_walk(struct mmu *m, const struct tlb_log *log, void (*fn)(struct tlb_entry *e))
+static void log_walk(struct mmu *m, const struct tlb_log *log, void (*fn)(struct mmu *m, struct tlb_entry *e))
 {
 	if (log->overflow) {
 		for (unsigned i = 0; i < TLB_SIZE; i++)
-			fn(&m->tlb[i]);
+			fn(m, &m->tlb[i]);
 	} else {
 		for (unsigned i = 0; i < log->count; i++)
-			fn(&m->tlb[log->index[i]]);
+			fn(m, &m->tlb[log->index[i]]);
 	}
 }
 
@@ -84,10 +90,10 @@ static void log_reset(struct tlb_log *log)
 	log->overflow = false;
 }
 
-static void entry_clear_local(struct tlb_entry *e)
+static void entry_clear_local(struct mmu *m, struct tlb_entry *e)
 {
 	if (!(e->info & TLB_GLOBAL))
-		entry_clear(e);
+		entry_clear(m, e);
 }
 
 static void flushed(struct icpu *cpu, enum flush_kind kind, uint64_t lin)
@@ -131,14 +137,14 @@ void mmu_flush_page(struct icpu *cpu, uint64_t lin)
 	struct mmu *m = cpu->mmu;
 	unsigned hash = large_hash(lin);
 
-	entry_clear(&m->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE]);
+	entry_clear(m, &m->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE]);
 	/* Large pages are cached as their 4 KiB pieces: one INVLPG may concern many of them. */
 	if (m->huge_seen || m->large[hash / 64] >> (hash % 64) & 1) {
 		for (unsigned i = 0; i < TLB_SIZE; i++) {
 			struct tlb_entry *e = &m->tlb[i];
 
 			if (e->info & TLB_LARGE)
-				entry_clear(e);
+				entry_clear(m, e);
 		}
 		memset(m->large, 0, sizeof(m->large));
 		m->huge_seen = false;
@@ -341,10 +347,10 @@ static void fill(struct icpu *cpu, uint64_t lin, enum access access, const struc
 		return;
 	for (unsigned v = 0; v < VIEW_COUNT; v++) {
 		same |= e->tag[v][ACCESS_READ] == tag && e->host == host;
-		any |= e->tag[v][ACCESS_READ] != TLB_NONE;
+		any |= e->tag[v][ACCESS_READ] != no_tag(m, e);
 	}
-	if (!same || !any) {
-		entry_clear(e);
+	if (!same || !any || !(e->info & TLB_GLOBAL) == global) {
+		entry_clear(m, e);
 		log_add(global ? &m->global : &m->local, index);
 	}
 	m->fills++;

@@ -212,6 +212,11 @@ const struct accel_ops accel_bt_ops = {
 	.get_state = interp_get_state,
 	.set_state = interp_set_state,
 	.has_work = interp_has_work,
+	.set_step = interp_set_step,
 	.print_stats = bt_print_stats,
 	.send_msi = interp_send_msi,
+	.route_pin = interp_route_pin,
+	.get_apic = interp_get_apic,
+	.set_apic = interp_set_apic,
+	.resume = interp_resume,
 };

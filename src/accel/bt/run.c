@@ -53,7 +53,7 @@ static bool may_go_on(struct bt_cpu *b)
 	struct icpu *cpu = &b->cpu;
 	uint32_t irq = atomic_load_explicit(&cpu->irq, memory_order_relaxed);
 
-	if (cpu->shutdown || cpu->s.mp_state != MP_RUNNING || cpu->s.interrupt_shadow || (cpu->s.rflags & RFLAGS_TF))
+	if (cpu->debug_on || cpu->shutdown || cpu->s.mp_state != MP_RUNNING || cpu->s.interrupt_shadow || (cpu->s.rflags & RFLAGS_TF))
 		return false;
 	if (irq && (irq != VCPU_INTR || (cpu->s.rflags & RFLAGS_IF)))
 		return false;
@@ -180,7 +180,10 @@ static void take_inbox(struct bt_cpu *b)
 
 static bool steps(const struct bt_cpu *b)
 {
-	return (b->mode & MODE_NONE) || (b->cpu.s.rflags & RFLAGS_TF) || b->cpu.s.interrupt_shadow || trace_on(TRACE_EXEC | TRACE_CPU);
+	const struct icpu *cpu = &b->cpu;
+
+	return (b->mode & MODE_NONE) || (cpu->s.rflags & RFLAGS_TF) || cpu->s.interrupt_shadow || cpu->stepping || cpu->debug_on ||
+	       trace_on(TRACE_EXEC | TRACE_CPU);
 }
 
 /* One stretch of translated code, or of interpreted when there is none. False without memory. */
@@ -205,6 +208,7 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 {
 	struct bt_cpu *b = (struct bt_cpu *)v;
 	struct icpu *cpu = &b->cpu;
+	volatile bool stepped = false;
 
 	memset(exit, 0, sizeof(*exit));
 	bt_thread_enter(b);
@@ -212,8 +216,13 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 		settle(b);
 		b->stats.faults++;
 		icpu_deliver_fault(cpu);
+		stepped = true;
 	}
 	for (;;) {
+		if (cpu->stepping && stepped && !cpu->shutdown) {
+			exit->kind = VCPU_EXIT_DEBUG;
+			break;
+		}
 		atomic_store_explicit(&cpu->poll, 0, memory_order_seq_cst);
 		if (b->inbox.count)
 			take_inbox(b);
@@ -226,6 +235,7 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 			g_strlcpy(exit->message, "no memory for decoded code", sizeof(exit->message));
 			break;
 		}
+		stepped = true;
 	}
 	settle(b);
 }

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "net/backend.h"
 #include "net/forward.h"
@@ -243,6 +244,22 @@ static void user_close(struct netdev *nd)
 /* TCP frames of 64 KiB pass through libslirp whole: NETDEV_CAN_TSO needs no work here. */
 static const struct netdev_ops user_ops = { "user", user_send, user_can_send, user_resume, user_set_accepts, user_close };
 
+/* A port that nobody has now: libslirp would not tell which one it got for 0. */
+static unsigned free_port(const struct forward *f)
+{
+	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_addr = f->host };
+	socklen_t len = sizeof(sa);
+	int fd = socket(AF_INET, (f->udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
+	unsigned port = 0;
+
+	if (fd < 0)
+		return 0;
+	if (!bind(fd, (struct sockaddr *)&sa, sizeof(sa)) && !getsockname(fd, (struct sockaddr *)&sa, &len))
+		port = ntohs(sa.sin_port);
+	close(fd);
+	return port;
+}
+
 /* A port that is taken gives way to the next free one. */
 static bool add_forward(struct user *u, const char *spec, GString *told, GError **error)
 {
@@ -253,7 +270,7 @@ static bool add_forward(struct user *u, const char *spec, GString *told, GError 
 
 	if (!forward_parse(spec, &f, error))
 		return false;
-	port = f.port;
+	port = f.port ? f.port : free_port(&f);
 	while (slirp_add_hostfwd(u->slirp, f.udp, f.host, (int)port, guest, f.guest_port)) {
 		if (errno != EADDRINUSE || ++tries == PORT_TRIES || ++port > 65535) {
 			g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
@@ -263,7 +280,7 @@ static bool add_forward(struct user *u, const char *spec, GString *told, GError 
 	}
 	inet_ntop(AF_INET, &f.host, address, sizeof(address));
 	g_string_append_printf(told, "%s%s:%u -> guest port %u (%s%s)", told->len ? ", " : "", address, port, f.guest_port,
-			       f.udp ? "udp" : "tcp", port != f.port ? ", the port asked for is taken" : "");
+			       f.udp ? "udp" : "tcp", f.port && port != f.port ? ", the port asked for is taken" : "");
 	if (!f.udp && f.guest_port == 22)
 		g_string_append_printf(told, ": ssh -p %u USER@%s", port, address);
 	return true;

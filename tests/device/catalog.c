@@ -25,6 +25,7 @@
 #include "dev/port92.h"
 #include "dev/pvpanic.h"
 #include "dev/rtc.h"
+#include "dev/rtl8139.h"
 #include "dev/uart.h"
 #include "dev/vga.h"
 #include "dev/virtio_balloon.h"
@@ -388,6 +389,13 @@ static void make_e1000(struct board *b)
 	put(b, e, &e1000_pci(e)->device);
 }
 
+static void make_rtl8139(struct board *b)
+{
+	struct rtl8139 *r = rtl8139_create(b->pci, BOARD_DEVFN, b->clock, b->nd, mac, "net0");
+
+	put(b, r, &rtl8139_pci(r)->device);
+}
+
 static void make_virtio_net(struct board *b)
 {
 	struct virtio_net *n = virtio_net_create(b->pci, BOARD_DEVFN, b->clock, b->nd, mac, 2, "net0");
@@ -488,6 +496,7 @@ const struct catalog_entry catalog[] = {
 	{ "virtio_net", make_virtio_net, poke_net },
 	{ "virtio_balloon", make_virtio_balloon, poke_virtio_balloon },
 	{ "e1000", make_e1000, poke_net },
+	{ "rtl8139", make_rtl8139, poke_net },
 	{ "pvpanic", make_pvpanic, NULL },
 	{ "i6300esb", make_i6300esb, NULL },
 	{ "virtio_console", make_virtio_console, poke_virtio_console },

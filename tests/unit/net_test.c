@@ -270,6 +270,24 @@ static void test_user_forward(void)
 	card_close(&c);
 }
 
+/* Any port: the one that was chosen is told. */
+static void test_user_any_port(void)
+{
+	char *forwards[] = { (char *)"udp:0:53", (char *)"tcp:0:80", NULL };
+	const struct net_config config = { .kind = NET_USER, .forwards = forwards };
+	const char *told;
+	struct card c;
+
+	card_open(&c, &config);
+	told = strstr(netdev_describe(c.nd), "127.0.0.1:");
+	g_assert_nonnull(told);
+	g_assert_cmpint(atoi(told + 10), >, 1023);
+	told = strstr(told + 1, "127.0.0.1:");
+	g_assert_nonnull(told);
+	g_assert_cmpint(atoi(told + 10), >, 1023);
+	card_close(&c);
+}
+
 static void test_forward_grammar(void)
 {
 	static const char *const bad[] = { "", "tcp", "tcp:22", "udp::53", "tcp:70000:22", "tcp:1.2.3:80:80", "icmp:1:2", "tcp:-1:22",
@@ -502,6 +520,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/net/user/arp-and-ping", test_user_arp_and_ping);
 	g_test_add_func("/net/user/dhcp", test_user_dhcp);
 	g_test_add_func("/net/user/forward", test_user_forward);
+	g_test_add_func("/net/user/any-port", test_user_any_port);
 	g_test_add_func("/net/forward-grammar", test_forward_grammar);
 	g_test_add_func("/net/socket", test_socket);
 	g_test_add_func("/net/socket-refused", test_socket_refused);

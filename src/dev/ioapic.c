@@ -89,8 +89,8 @@ void ioapic_set_irq(struct ioapic *a, int pin, bool level)
 	} else {
 		a->lines &= ~bit;
 	}
-	/* An edge on a masked pin is lost, as on the chip. */
-	if (a->entry[pin] & ENTRY_MASKED)
+	/* An edge on a masked pin is lost, as on the chip; level pins have none. */
+	if (a->entry[pin] & (ENTRY_MASKED | ENTRY_LEVEL))
 		a->edges &= ~bit;
 	service(a, (unsigned)pin);
 }
@@ -147,6 +147,8 @@ static void write_indirect(struct ioapic *a, uint32_t value)
 	/* Turned into an edge pin: nothing will be ended. */
 	if (!(*e & ENTRY_LEVEL))
 		*e &= ~ENTRY_REMOTE_IRR;
+	else
+		a->edges &= ~(1u << pin);
 	tell_route(a, pin);
 	service(a, pin);
 }

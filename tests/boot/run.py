@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 
+import drives
+
 GUISE = ''
 GUESTS = ''
 WORK = ''
@@ -20,6 +22,15 @@ WORK = ''
 
 class Failure(Exception):
     pass
+
+
+class Skip(Exception):
+    pass
+
+
+def need(path):
+    if not os.path.exists(path):
+        raise Skip(f'{path} is missing')
 
 
 def check(ok, message):
@@ -342,6 +353,7 @@ def test_same_name_twice():
 
 TESTS = [test_bad_input, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot, test_same_name_twice,
          test_virtio_boot, test_linux, test_linux_smp, test_virtio]
+TESTS += drives.tests(sys.modules[__name__])
 
 
 def main():
@@ -358,6 +370,8 @@ def main():
             try:
                 test()
                 print(f'ok {n} - {test.__name__[5:]} ({time.time() - start:.1f} s)', flush=True)
+            except Skip as e:
+                print(f'ok {n} - {test.__name__[5:]} # SKIP {e}', flush=True)
             except (Failure, OSError, subprocess.TimeoutExpired, KeyError) as e:
                 failed += 1
                 print(f'not ok {n} - {test.__name__[5:]}\n# ' + str(e).replace('\n', '\n# '), flush=True)

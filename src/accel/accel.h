@@ -41,6 +41,9 @@ struct accel_host {
 	void (*tpr_write)(void *opaque, unsigned cpu, uint8_t cr8);
 	/* Guest nanoseconds now (the kvmclock). */
 	int64_t (*clock_ns)(void *opaque);
+	/* FERR#: with CR0.NE clear an unmasked x87 error waits (pending; told at each waiting instruction), or has gone.
+	 * Returns IGNNE#: whether the CPU may go on; otherwise it waits for an interrupt. Software engines only. */
+	bool (*fpu_error)(void *opaque, unsigned cpu, bool pending);
 	/* The message of a split irqchip's EOI broadcast (KVM only). */
 	void (*ioapic_eoi)(void *opaque, uint8_t vector);
 };

@@ -1,6 +1,7 @@
 /* Between an engine and the board: every access takes the VM lock and finds its device. */
 #include "accel/accel.h"
 #include "base/log.h"
+#include "dev/coprocessor.h"
 #include "dev/ioapic.h"
 #include "dev/lapic.h"
 #include "machine/pc.h"
@@ -117,6 +118,17 @@ static int64_t clock_ns(void *opaque)
 	return clock_now(((struct vm *)opaque)->clock);
 }
 
+static bool fpu_error(void *opaque, unsigned cpu, bool pending)
+{
+	struct vm *vm = opaque;
+	bool ignored;
+
+	vm_lock(vm);
+	ignored = coprocessor_error(vm->pc->coprocessor, pending);
+	vm_unlock(vm);
+	return ignored;
+}
+
 static void eoi(void *opaque, uint8_t vector)
 {
 	struct vm *vm = opaque;
@@ -140,6 +152,7 @@ struct accel_host vm_bridge(struct vm *vm)
 		.tpr_read = tpr_read,
 		.tpr_write = tpr_write,
 		.clock_ns = clock_ns,
+		.fpu_error = fpu_error,
 		.ioapic_eoi = eoi,
 	};
 }

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "dev/acpi_pm.h"
 #include "dev/ahci.h"
+#include "dev/coprocessor.h"
 #include "dev/debug_exit.h"
 #include "dev/debugcon.h"
 #include "dev/dma8237.h"
@@ -269,6 +270,8 @@ static void make_legacy(struct pc *pc)
 	pc->i8042 = i8042_create(pc->ports, gsi(pc, 1), gsi(pc, 12), pc->vm->clock, want_reset, a20_changed, pc);
 	plug(pc, i8042_device(pc->i8042));
 	plug(pc, port92_device(port92_create(pc->ports, want_reset, a20_changed, pc)));
+	pc->coprocessor = coprocessor_create(pc->ports, gsi(pc, 13));
+	plug(pc, coprocessor_device(pc->coprocessor));
 	for (unsigned i = 0; i < VM_MAX_SERIAL; i++) {
 		if (pc->serial[i])
 			plug(pc, uart_device(uart_create(pc->ports, uart_base[i], gsi(pc, uart_irq[i]), pc->vm->clock,

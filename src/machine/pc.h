@@ -42,6 +42,7 @@ struct pc {
 	struct ioapic *ioapic;
 	struct acpi_pm *pm;
 	struct i8042 *i8042;
+	struct coprocessor *coprocessor;
 	struct vga *vga;
 	struct ide *ide;
 	struct ahci *ahci; /* NULL without SATA disks */

@@ -22,9 +22,17 @@ struct machine {
 static uint64_t no_read(void *o, unsigned c, uint64_t gpa, unsigned len) { return 0; }
 static void no_write(void *o, unsigned c, uint64_t gpa, unsigned len, uint64_t v) { }
 
+static bool fpu_error_seen, ignne;
+
+static bool fpu_error(void *opaque, unsigned cpu, bool pending)
+{
+	fpu_error_seen = pending;
+	return ignne;
+}
+
 static void machine_init(struct machine *m, const char *model)
 {
-	static const struct accel_host stubs = { .mmio_read = no_read, .mmio_write = no_write };
+	static const struct accel_host stubs = { .mmio_read = no_read, .mmio_write = no_write, .fpu_error = fpu_error };
 	struct accel_config cfg = { .host = &stubs, .cpu = &m->model, .cpus = 1 };
 	uint32_t words[CPUID_WORDS];
 
@@ -229,6 +237,37 @@ static void test_unmasked(void)
 	machine_finish(&m);
 }
 
+/* With CR0.NE clear the board is told, and the instruction waits until IGNNE# or until the error is gone. */
+static void test_board_error(void)
+{
+	struct machine m;
+
+	machine_init(&m, "host");
+	machine_reset(&m, 16);
+	m.cpu->s.cr0 &= ~(uint64_t)CR0_NE;
+	st16le(m.cpu->s.xsave + IMG_FCW, 0x37b);
+	g_assert_cmpint(execute(&m, "d9e8"), ==, NONE);
+	g_assert_cmpint(execute(&m, "d9ee"), ==, NONE);
+	g_assert_cmpint(execute(&m, "dcf9"), ==, NONE);
+	g_assert_false(fpu_error_seen);
+	ignne = false;
+	m.cpu->s.rip = 0x100;
+	g_assert_cmpint(execute(&m, "d9e8"), ==, NONE);
+	g_assert_true(fpu_error_seen);
+	g_assert_cmphex(m.cpu->next_rip, ==, 0x100);
+	g_assert_cmphex(m.cpu->s.xsave[IMG_FTW], ==, 0xc0);
+	g_assert_cmpint(execute(&m, "9b"), ==, NONE);
+	g_assert_cmphex(m.cpu->next_rip, ==, 0x100);
+	ignne = true;
+	g_assert_cmpint(execute(&m, "d9e8"), ==, NONE);
+	g_assert_cmphex(m.cpu->next_rip, ==, 0x102);
+	g_assert_cmphex(m.cpu->s.xsave[IMG_FTW], ==, 0xe0);
+	g_assert_cmphex(ld16le(m.cpu->s.xsave + IMG_FSW) & 0x8084, ==, 0x8084);
+	g_assert_cmpint(execute(&m, "dbe2"), ==, NONE);
+	g_assert_false(fpu_error_seen);
+	machine_finish(&m);
+}
+
 /* ---- environments ---- */
 
 /* An FLD1 at 1234:00056789 (offset as far as the mode has it) leaves its place in FIP and FCS. */
@@ -357,6 +396,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/vec/real-mode", test_real_mode);
 	g_test_add_func("/vec/features", test_features);
 	g_test_add_func("/vec/unmasked", test_unmasked);
+	g_test_add_func("/vec/board-error", test_board_error);
 	g_test_add_func("/vec/environment", test_environment);
 	g_test_add_func("/vec/save-restore", test_save_restore);
 	g_test_add_func("/vec/fxsave-32", test_fxsave_32);

@@ -5,6 +5,7 @@
 #include "base/bytes.h"
 #include "dev/acpi_pm.h"
 #include "dev/ahci.h"
+#include "dev/coprocessor.h"
 #include "dev/debug_exit.h"
 #include "dev/testdev.h"
 #include "dev/debugcon.h"
@@ -191,6 +192,15 @@ static void make_port92(struct board *b)
 
 	put(b, p, port92_device(p));
 }
+
+static void make_coprocessor(struct board *b)
+{
+	struct coprocessor *c = coprocessor_create(b->ports, board_irq(b, 13));
+
+	put(b, c, coprocessor_device(c));
+}
+
+static void poke_coprocessor(struct board *b, uint32_t what) { coprocessor_error(b->chip, what & 1); }
 
 static void make_debugcon(struct board *b)
 {
@@ -478,6 +488,7 @@ const struct catalog_entry catalog[] = {
 	{ "uart", make_uart, poke_chardev },
 	{ "i8042", make_i8042, poke_i8042 },
 	{ "port92", make_port92, NULL },
+	{ "coprocessor", make_coprocessor, poke_coprocessor },
 	{ "debugcon", make_debugcon, NULL },
 	{ "debug_exit", make_debug_exit, NULL },
 	{ "testdev", make_testdev, NULL },

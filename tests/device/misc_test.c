@@ -1,4 +1,5 @@
-/* The small ports: 0x92, the debug console, the debug exit. */
+/* The small ports: 0x92, the coprocessor error, the debug console, the debug exit. */
+#include "dev/coprocessor.h"
 #include "dev/debug_exit.h"
 #include "dev/debugcon.h"
 #include "dev/port92.h"
@@ -38,6 +39,39 @@ static void test_port92(void)
 	g_assert_cmphex(in(s, 0x92), ==, 0x02);
 	d->ops->destroy(d);
 	g_assert_cmphex(in(s, 0x92), ==, 0xff);
+	space_destroy(s);
+}
+
+static bool irq13;
+
+static void set_irq13(void *opaque, int line, bool level)
+{
+	g_assert_cmpint(line, ==, 13);
+	irq13 = level;
+}
+
+/* The handler of IRQ 13 writes to port 0xf0, and may then use the x87 until it has taken the error away. */
+static void test_coprocessor(void)
+{
+	struct space *s = space_create("ports", 0xffff);
+	struct coprocessor *c = coprocessor_create(s, (struct irq){ set_irq13, NULL, 13 });
+	struct device *d = coprocessor_device(c);
+
+	g_assert_false(coprocessor_error(c, true));
+	g_assert_true(irq13);
+	g_assert_false(coprocessor_error(c, true));
+	out(s, 0xf0, 0);
+	g_assert_false(irq13);
+	g_assert_true(coprocessor_error(c, true));
+	g_assert_false(irq13);
+	device_check_restore(d, device_save(d));
+	g_assert_true(coprocessor_error(c, true));
+	g_assert_false(coprocessor_error(c, false));
+	/* Without an error the port does nothing. */
+	out(s, 0xf0, 0);
+	g_assert_false(coprocessor_error(c, true));
+	g_assert_true(irq13);
+	d->ops->destroy(d);
 	space_destroy(s);
 }
 
@@ -85,6 +119,7 @@ int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/misc/port92", test_port92);
+	g_test_add_func("/misc/coprocessor", test_coprocessor);
 	g_test_add_func("/misc/debugcon", test_debugcon);
 	g_test_add_func("/misc/debug-exit", test_debug_exit);
 	return g_test_run();

@@ -105,9 +105,16 @@ void emit_trap_exit(struct code *c, bool avx);
 /* ---- availability and faults, vec_run.c ---- */
 void vec_require_sse(struct icpu *cpu);
 void vec_require_avx(struct icpu *cpu);
-void vec_require_mmx(struct icpu *cpu);
-/* x87: #NM by EM and TS; a waiting instruction also #MF. */
-void vec_require_x87(struct icpu *cpu, bool waiting);
+/* False: an x87 error is pending that CR0.NE gives to the board; the instruction waits and is to be left. */
+bool vec_require_mmx(struct icpu *cpu);
+/* x87: #NM by EM and TS. */
+void vec_require_x87(struct icpu *cpu);
+/* Of waiting instructions: also #MF, or false as above. */
+bool vec_require_x87_ready(struct icpu *cpu);
+/* Whether no error is pending, or one that may be passed over; #MF. */
+bool vec_error_ready(struct icpu *cpu);
+/* Tells the board when the error that it was given is gone. `before` is FSW before the instruction. */
+void vec_error_gone(struct icpu *cpu, uint16_t before);
 /* The image as an MMX instruction leaves it: TOP 0, all registers in use. */
 void vec_enter_mmx(struct icpu *cpu);
 /* Raises #AC if alignment is checked now and lin is not a multiple of align (a power of two). */

@@ -39,6 +39,7 @@ static void env_get(const struct icpu *cpu, struct env *e)
 static void env_set(struct icpu *cpu, const struct env *e)
 {
 	uint8_t *x = cpu->s.xsave;
+	uint16_t before = ld16le(x + IMG_FSW);
 
 	x87_set_top(&cpu->s, fsw_top(e->fsw));
 	st16le(x + IMG_FCW, (e->fcw & 0x1f3f) | 0x40);
@@ -50,6 +51,7 @@ static void env_set(struct icpu *cpu, const struct env *e)
 	st16le(x + IMG_FCS, e->fcs);
 	st16le(x + IMG_FDS, e->fds);
 	x87_update_es(&cpu->s);
+	vec_error_gone(cpu, before);
 }
 
 /* ---- between struct env and memory ---- */
@@ -138,7 +140,7 @@ static void do_fnstenv(struct icpu *cpu, const struct insn *in)
 	struct env e;
 	uint64_t lin;
 
-	vec_require_x87(cpu, false);
+	vec_require_x87(cpu);
 	lin = cpu_ea(cpu, in, form_size(form), true);
 	vec_check_alignment(cpu, lin, in->opsize, true);
 	env_get(cpu, &e);
@@ -146,6 +148,7 @@ static void do_fnstenv(struct icpu *cpu, const struct insn *in)
 	cpu_store_bytes(cpu, lin, buf, form_size(form));
 	st16le(cpu->s.xsave + IMG_FCW, e.fcw | 0x3f); /* all exceptions are masked then */
 	x87_update_es(&cpu->s);
+	vec_error_gone(cpu, e.fsw);
 }
 
 static void do_fldenv(struct icpu *cpu, const struct insn *in)
@@ -155,7 +158,8 @@ static void do_fldenv(struct icpu *cpu, const struct insn *in)
 	struct env e;
 	uint64_t lin;
 
-	vec_require_x87(cpu, true);
+	if (!vec_require_x87_ready(cpu))
+		return;
 	lin = cpu_ea(cpu, in, form_size(form), false);
 	vec_check_alignment(cpu, lin, in->opsize, false);
 	cpu_load_bytes(cpu, lin, buf, form_size(form));
@@ -171,7 +175,7 @@ static void do_fnsave(struct icpu *cpu, const struct insn *in)
 	struct env e;
 	uint64_t lin;
 
-	vec_require_x87(cpu, false);
+	vec_require_x87(cpu);
 	lin = cpu_ea(cpu, in, head + 80, true);
 	vec_check_alignment(cpu, lin, in->opsize, true);
 	env_get(cpu, &e);
@@ -180,6 +184,7 @@ static void do_fnsave(struct icpu *cpu, const struct insn *in)
 		memcpy(buf + head + 10 * i, x + IMG_ST + 16 * i, 10);
 	cpu_store_bytes(cpu, lin, buf, head + 80);
 	x87_reset(&cpu->s);
+	vec_error_gone(cpu, e.fsw);
 }
 
 static void do_frstor(struct icpu *cpu, const struct insn *in)
@@ -190,7 +195,8 @@ static void do_frstor(struct icpu *cpu, const struct insn *in)
 	struct env e;
 	uint64_t lin;
 
-	vec_require_x87(cpu, true);
+	if (!vec_require_x87_ready(cpu))
+		return;
 	lin = cpu_ea(cpu, in, head + 80, false);
 	vec_check_alignment(cpu, lin, in->opsize, false);
 	cpu_load_bytes(cpu, lin, buf, head + 80);

@@ -122,7 +122,8 @@ static void do_maskmovq(struct icpu *cpu, const struct insn *in)
 	const uint8_t *st = cpu->s.xsave + IMG_ST;
 	uint8_t mask[8], data[8];
 
-	vec_require_mmx(cpu);
+	if (!vec_require_mmx(cpu))
+		return;
 	vec_enter_mmx(cpu); /* even if a store faults then, as the host does */
 	memcpy(mask, st + 16 * m.mask, 8);
 	memcpy(data, st + 16 * m.dst, 8);

@@ -25,37 +25,54 @@ static inline void require_avx(struct icpu *cpu)
 void vec_require_sse(struct icpu *cpu) { require_sse(cpu); }
 void vec_require_avx(struct icpu *cpu) { require_avx(cpu); }
 
-static void require_no_pending(struct icpu *cpu)
+/* FERR# and IGNNE# (SDM 1, appendix D). */
+bool vec_error_ready(struct icpu *cpu)
 {
-	if (ld16le(cpu->s.xsave + IMG_FSW) & FSW_ES)
+	if (__builtin_expect(!(ld16le(cpu->s.xsave + IMG_FSW) & FSW_ES), 1))
+		return true;
+	if (cpu->s.cr0 & CR0_NE)
 		cpu_raise(cpu, EXC_MF);
+	if (cpu->host->fpu_error(cpu->host->opaque, cpu->vcpu.index, true))
+		return true;
+	cpu->next_rip = cpu->s.rip; /* again, after the interrupts that wait */
+	cpu->block_ends = true;
+	return false;
 }
 
-void vec_require_mmx(struct icpu *cpu)
+void vec_error_gone(struct icpu *cpu, uint16_t before)
+{
+	if ((before & FSW_ES) && !(ld16le(cpu->s.xsave + IMG_FSW) & FSW_ES) && !(cpu->s.cr0 & CR0_NE))
+		cpu->host->fpu_error(cpu->host->opaque, cpu->vcpu.index, false);
+}
+
+bool vec_require_mmx(struct icpu *cpu)
 {
 	if (cpu->s.cr0 & CR0_EM)
 		cpu_raise(cpu, EXC_UD);
 	if (cpu->s.cr0 & CR0_TS)
 		cpu_raise(cpu, EXC_NM);
-	require_no_pending(cpu);
+	return vec_error_ready(cpu);
 }
 
-void vec_require_x87(struct icpu *cpu, bool waiting)
+void vec_require_x87(struct icpu *cpu)
 {
 	if (cpu->s.cr0 & (CR0_EM | CR0_TS))
 		cpu_raise(cpu, EXC_NM);
-	if (waiting)
-		require_no_pending(cpu);
 }
 
-static inline void require(struct icpu *cpu, unsigned flags)
+bool vec_require_x87_ready(struct icpu *cpu)
+{
+	vec_require_x87(cpu);
+	return vec_error_ready(cpu);
+}
+
+static inline bool require(struct icpu *cpu, unsigned flags)
 {
 	if (flags & VEC_SSE)
 		require_sse(cpu);
 	else if (flags & VEC_AVX)
 		require_avx(cpu);
-	if (flags & VEC_MMX)
-		vec_require_mmx(cpu);
+	return !(flags & VEC_MMX) || vec_require_mmx(cpu);
 }
 
 _Noreturn void vec_raise_simd(struct icpu *cpu)
@@ -147,7 +164,8 @@ static void do_registers(struct icpu *cpu, const struct insn *in)
 {
 	const struct vec_op *op = vec_op_of(cpu, in);
 
-	require(cpu, op->flags);
+	if (!require(cpu, op->flags))
+		return;
 	call(cpu, op, NULL);
 }
 
@@ -165,7 +183,8 @@ static void do_load(struct icpu *cpu, const struct insn *in)
 	const void *p;
 	uint64_t lin;
 
-	require(cpu, op->flags);
+	if (!require(cpu, op->flags))
+		return;
 	lin = address(cpu, in, op, false);
 	p = cpu_read_ptr(cpu, lin, op->mem_size);
 	if (__builtin_expect(p != NULL, 1))
@@ -189,7 +208,8 @@ static void do_store(struct icpu *cpu, const struct insn *in)
 	uint64_t lin;
 	void *p;
 
-	require(cpu, op->flags);
+	if (!require(cpu, op->flags))
+		return;
 	lin = address(cpu, in, op, true);
 	p = cpu_rmw_ptr(cpu, lin, op->mem_size);
 	if (__builtin_expect(p != NULL, 1))

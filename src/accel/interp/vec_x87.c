@@ -86,8 +86,7 @@ static void do_fwait(struct icpu *cpu, const struct insn *in)
 {
 	if ((cpu->s.cr0 & (CR0_TS | CR0_MP)) == (CR0_TS | CR0_MP))
 		cpu_raise(cpu, EXC_NM);
-	if (ld16le(cpu->s.xsave + IMG_FSW) & FSW_ES)
-		cpu_raise(cpu, EXC_MF);
+	vec_error_ready(cpu);
 }
 
 /* FNINIT: the registers keep what they hold. */
@@ -104,18 +103,24 @@ void x87_reset(struct cpu_state *s)
 
 static void do_fninit(struct icpu *cpu, const struct insn *in)
 {
-	vec_require_x87(cpu, false);
+	uint16_t before = ld16le(cpu->s.xsave + IMG_FSW);
+
+	vec_require_x87(cpu);
 	x87_reset(&cpu->s);
+	vec_error_gone(cpu, before);
 }
 
 static void do_fnclex(struct icpu *cpu, const struct insn *in)
 {
-	vec_require_x87(cpu, false);
-	st16le(cpu->s.xsave + IMG_FSW, ld16le(cpu->s.xsave + IMG_FSW) & 0x7f00);
+	uint16_t before = ld16le(cpu->s.xsave + IMG_FSW);
+
+	vec_require_x87(cpu);
+	st16le(cpu->s.xsave + IMG_FSW, before & 0x7f00);
+	vec_error_gone(cpu, before);
 }
 
 /* The coprocessor's interrupt and mode switches of the 8087 and 80287. */
-static void do_x87_nop(struct icpu *cpu, const struct insn *in) { vec_require_x87(cpu, false); }
+static void do_x87_nop(struct icpu *cpu, const struct insn *in) { vec_require_x87(cpu); }
 
 static void store_word(struct icpu *cpu, const struct insn *in, uint16_t v)
 {
@@ -127,7 +132,7 @@ static void store_word(struct icpu *cpu, const struct insn *in, uint16_t v)
 
 static void do_fnstcw(struct icpu *cpu, const struct insn *in)
 {
-	vec_require_x87(cpu, false);
+	vec_require_x87(cpu);
 	store_word(cpu, in, ld16le(cpu->s.xsave + IMG_FCW));
 }
 
@@ -135,7 +140,7 @@ static void do_fnstsw(struct icpu *cpu, const struct insn *in)
 {
 	uint16_t fsw = ld16le(cpu->s.xsave + IMG_FSW);
 
-	vec_require_x87(cpu, false);
+	vec_require_x87(cpu);
 	if (in->dst_kind == OPD_MEM)
 		store_word(cpu, in, fsw);
 	else
@@ -144,18 +149,22 @@ static void do_fnstsw(struct icpu *cpu, const struct insn *in)
 
 static void do_fldcw(struct icpu *cpu, const struct insn *in)
 {
+	uint16_t before = ld16le(cpu->s.xsave + IMG_FSW);
 	uint64_t lin;
 
-	vec_require_x87(cpu, true);
+	if (!vec_require_x87_ready(cpu))
+		return;
 	lin = cpu_ea(cpu, in, 2, false);
 	vec_check_alignment(cpu, lin, 2, false);
 	st16le(cpu->s.xsave + IMG_FCW, (uint16_t)((cpu_load(cpu, lin, 2) & 0x1f3f) | 0x40));
 	x87_update_es(&cpu->s);
+	vec_error_gone(cpu, before);
 }
 
 static void do_emms(struct icpu *cpu, const struct insn *in)
 {
-	vec_require_mmx(cpu);
+	if (!vec_require_mmx(cpu))
+		return;
 	vec_enter_mmx(cpu);
 	cpu->s.xsave[IMG_FTW] = 0;
 }
@@ -178,21 +187,39 @@ static insn_fn control_fn(const ZydisDecodedInstruction *zi)
 
 /* ---- arithmetic ---- */
 
+static void run(struct icpu *cpu, const struct vec_op *op, void *mem)
+{
+	uint64_t pointer = ld64le(cpu->s.xsave + IMG_FDP);
+
+	if (op->stack_at && stack_run(cpu, op, mem))
+		return;
+	op->thunk(&cpu->s, mem);
+	st64le(cpu->s.xsave + IMG_FDP, pointer); /* FXSAVE may not have kept it */
+}
+
 static void execute(struct icpu *cpu, const struct vec_op *op, void *mem)
 {
-	uint64_t pointer;
+	uint8_t *x = cpu->s.xsave;
 
-	if (!op->stack_at || !stack_run(cpu, op, mem)) {
-		pointer = ld64le(cpu->s.xsave + IMG_FDP);
-		op->thunk(&cpu->s, mem);
-		st64le(cpu->s.xsave + IMG_FDP, pointer); /* FXSAVE may not have kept it */
+	if (__builtin_expect(ld16le(x + IMG_FSW) & FSW_ES, 0)) {
+		/* An error is pending that the board lets pass: as if all were masked. */
+		uint16_t fcw = ld16le(x + IMG_FCW);
+
+		st16le(x + IMG_FCW, fcw | 0x3f);
+		x87_update_es(&cpu->s);
+		run(cpu, op, mem);
+		st16le(x + IMG_FCW, fcw);
+		x87_update_es(&cpu->s);
+	} else {
+		run(cpu, op, mem);
 	}
 	x87_note(cpu, op->fop);
 }
 
 static void do_x87(struct icpu *cpu, const struct insn *in)
 {
-	vec_require_x87(cpu, true);
+	if (!vec_require_x87_ready(cpu))
+		return;
 	execute(cpu, vec_op_of(cpu, in), NULL);
 }
 
@@ -213,7 +240,8 @@ static void do_x87_load(struct icpu *cpu, const struct insn *in)
 	uint8_t buf[16];
 	const void *p;
 
-	vec_require_x87(cpu, true);
+	if (!vec_require_x87_ready(cpu))
+		return;
 	offset = cpu_offset(cpu, in);
 	lin = operand_address(cpu, in, op, offset, false);
 	p = cpu_read_ptr(cpu, lin, op->mem_size);
@@ -232,7 +260,8 @@ static void do_x87_store(struct icpu *cpu, const struct insn *in)
 	uint8_t buf[16];
 	void *p;
 
-	vec_require_x87(cpu, true);
+	if (!vec_require_x87_ready(cpu))
+		return;
 	offset = cpu_offset(cpu, in);
 	lin = operand_address(cpu, in, op, offset, true);
 	p = cpu_rmw_ptr(cpu, lin, op->mem_size);

@@ -102,6 +102,7 @@ static void save_x87(struct icpu *cpu, uint8_t *to, bool wide)
 static void take_x87(struct icpu *cpu, const uint8_t *from, bool wide)
 {
 	uint8_t *x = cpu->s.xsave;
+	uint16_t before = ld16le(x + IMG_FSW);
 
 	memcpy(x, from, IMG_MXCSR);
 	st16le(x + IMG_FCW, (ld16le(x + IMG_FCW) & 0x1f3f) | 0x40);
@@ -121,6 +122,7 @@ static void take_x87(struct icpu *cpu, const uint8_t *from, bool wide)
 		memset(x + IMG_ST + 16 * i + 10, 0, 6);
 	}
 	x87_update_es(&cpu->s);
+	vec_error_gone(cpu, before);
 }
 
 static void require_fxsr(struct icpu *cpu)

@@ -37,7 +37,7 @@ static const struct option {
 	{ "firmware", "bios|PATH", "firmware (bios: SeaBIOS)", OPT_FIRMWARE },
 	{ "net", "none|user[,..]|tap=IF|socket=PATH", "network card and what it is plugged into (user); repeat for more", OPT_NET },
 	{ "capture", "FILE", "write the first card's frames to a pcap file", OPT_CAPTURE },
-	{ "display", "auto|none|text", "text draws the guest's text screen in the terminal", OPT_DISPLAY },
+	{ "display", "auto|none|text|window|vnc[=ADDR:PORT|=unix:PATH][,...]", "the guest's screen (text: in the terminal)", OPT_DISPLAY },
 	{ "serial", "stdio|none|pty|file:F|unix:F", "first serial port; repeat for the others", OPT_SERIAL },
 	{ "console", "stdio|none|pty|file:F|unix:F", "a virtio console, hvc0 in Linux", OPT_CONSOLE },
 	{ "name", "NAME", "the machine's name", OPT_NAME },
@@ -293,9 +293,7 @@ static bool take(struct run_options *o, const struct option *opt, const char *va
 	case OPT_FIRMWARE: set_string(&c->firmware, value); return true;
 	case OPT_NET: return net_option_parse(&o->vm, &o->no_net, value, error);
 	case OPT_CAPTURE: set_string(&o->capture, value); return true;
-	case OPT_DISPLAY:
-		set_string(&o->display, value);
-		return one_of("display", value, (const char *const[]){ "auto", "none", "text", NULL }, error);
+	case OPT_DISPLAY: return display_option_parse(&o->display, value, error);
 	case OPT_SERIAL:
 		if (*serials == VM_MAX_SERIAL)
 			return fail(error, "--serial: at most %d serial ports", VM_MAX_SERIAL);
@@ -340,7 +338,7 @@ static void set_defaults(struct run_options *o)
 	o->vm.cpus = 1;
 	o->vm.memory = UINT64_C(512) << 20;
 	o->vm.firmware = g_strdup("bios");
-	o->display = g_strdup("auto");
+	o->display.kind = g_strdup("auto");
 }
 
 static bool is_floppy(const char *path)
@@ -387,10 +385,10 @@ static void settle_defaults(struct run_options *o)
 {
 	bool terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
 
-	if (!strcmp(o->display, "auto"))
-		set_string(&o->display, !o->vm.serial[0] && !o->vm.kernel && terminal && !o->detach ? "text" : "none");
+	if (!strcmp(o->display.kind, "auto"))
+		set_string(&o->display.kind, !o->vm.serial[0] && !o->vm.kernel && terminal && !o->detach ? "text" : "none");
 	if (!o->vm.serial[0])
-		o->vm.serial[0] = g_strdup(strcmp(o->display, "none") || o->detach || !g_strcmp0(o->vm.console, "stdio") ? "none" : "stdio");
+		o->vm.serial[0] = g_strdup(!strcmp(o->display.kind, "text") || o->detach || !g_strcmp0(o->vm.console, "stdio") ? "none" : "stdio");
 }
 
 bool run_options_parse(struct run_options *o, int argc, char **argv, GError **error)
@@ -446,7 +444,7 @@ bool run_options_parse(struct run_options *o, int argc, char **argv, GError **er
 void run_options_finish(struct run_options *o)
 {
 	vm_config_finish(&o->vm);
-	g_free(o->display);
+	display_option_finish(&o->display);
 	g_free(o->qmp);
 	g_free(o->trace_file);
 	g_free(o->capture);

@@ -2,11 +2,12 @@
 #ifndef CLI_OPTIONS_H
 #define CLI_OPTIONS_H
 
+#include "cli/display_option.h"
 #include "machine/config.h"
 
 struct run_options {
 	struct vm_config vm;
-	char *display; /* auto, none, text */
+	struct display_option display;
 	char *qmp;     /* unix:PATH or NULL: the runtime directory */
 	unsigned trace;
 	char *trace_file;

@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "cli/front_end.h"
 #include "cli/options.h"
-#include "display/terminal.h"
 #include "host/runtime.h"
 #include "machine/pc.h"
 #include "machine/vm.h"
@@ -24,7 +24,7 @@ struct run {
 	struct run_options options;
 	struct vm *vm;
 	struct qmp *qmp;
-	struct terminal *terminal;
+	struct front_end front_end;
 	GMainLoop *loop;
 	int status;
 	bool escape; /* Ctrl-a was typed on the serial terminal */
@@ -146,25 +146,6 @@ static void tell_ready(struct run *r)
 		return;
 }
 
-static void terminal_quit(void *opaque) { vm_request(((struct run *)opaque)->vm, VM_REQ_QUIT); }
-
-static bool start_display(struct run *r, GError **error)
-{
-	const struct terminal_config tc = {
-		.source = pc_display(r->vm->pc),
-		.input = &r->vm->pc->input,
-		.lock = &r->vm->lock,
-		.name = r->vm->config.name,
-		.quit = terminal_quit,
-		.opaque = r,
-	};
-
-	if (strcmp(r->options.display, "text"))
-		return true;
-	r->terminal = terminal_create(&tc, error);
-	return r->terminal != NULL;
-}
-
 static bool set_up(struct run *r, GError **error)
 {
 	const struct vm_listener listener = { on_event, on_ended, r };
@@ -188,7 +169,7 @@ static bool set_up(struct run *r, GError **error)
 	fprintf(stderr, "engine: %s; machine: %s\n", r->vm->engine_why, name);
 	for (unsigned i = 0; i < VM_MAX_NICS && r->vm->pc->net[i]; i++)
 		fprintf(stderr, "network: %s\n", netdev_describe(r->vm->pc->net[i]));
-	if (!start_display(r, error))
+	if (!front_end_start(&r->front_end, &r->options.display, r->vm, error))
 		return false;
 	if (!paused)
 		vm_resume(r->vm);
@@ -225,7 +206,7 @@ int run_command(int argc, char **argv)
 	} else {
 		r.status = 1;
 	}
-	terminal_destroy(r.terminal);
+	front_end_stop(&r.front_end);
 	qmp_destroy(r.qmp);
 	if (r.vm) {
 		if (r.options.stats) {

@@ -14,12 +14,17 @@
 
 enum input_button { INPUT_LEFT = 1, INPUT_RIGHT = 2, INPUT_MIDDLE = 4, INPUT_SIDE = 8, INPUT_EXTRA = 16 };
 
+#define INPUT_POINTER_MAX 32767
+
 /* Called with the VM lock held. A machine fills it from its i8042. */
 struct input_sink {
 	void (*key)(void *opaque, int code, bool down);
 	/* dx to the right, dy downwards, dz the wheel towards the user. */
 	void (*mouse)(void *opaque, int dx, int dy, int dz, unsigned buttons);
 	void *opaque;
+	/* Where on the screen, from 0 to INPUT_POINTER_MAX each; false when the guest has no use for it and needs
+	 * movements instead. May be NULL. */
+	bool (*pointer)(void *opaque, unsigned x, unsigned y, int dz, unsigned buttons);
 };
 
 /* QKeyCode name ("a", "ret", "ctrl", "kp_add" …) to code, -1 when unknown. */

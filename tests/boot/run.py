@@ -47,13 +47,13 @@ def guise(*args, timeout=60):
 class Machine:
     """A detached-in-spirit machine: a child process with its QMP socket."""
 
-    def __init__(self, name, *args):
+    def __init__(self, name, *args, display='none'):
         self.name = name
         self.qmp_path = os.path.join(WORK, name + '.qmp')
         self.serial = os.path.join(WORK, name + '.serial')
         self.log = open(os.path.join(WORK, name + '.log'), 'w+b')
         self.process = subprocess.Popen(
-            [GUISE, 'run', *args, '--name', name, '--display', 'none', '--serial', 'file:' + self.serial,
+            [GUISE, 'run', *args, '--name', name, '--display', display, '--serial', 'file:' + self.serial,
              '--qmp', 'unix:' + self.qmp_path], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self.socket = None
         self.buffer = b''
@@ -266,6 +266,47 @@ def test_virtio_boot():
     check(status == 0x15 * 2 + 1, f'status {status}; {err}')
 
 
+def test_vnc():
+    """A viewer sees the text screen: its size, and something on it."""
+    path = os.path.join(WORK, 'vnc.sock')
+    with Machine('vnc', boot_sector(print_and_exit('for the viewer', 0x01)), '--memory', '64M', display='vnc=unix:' + path) as m:
+        m.wait_screen('for the viewer', 90)
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(20)
+        s.connect(path)
+
+        def take(n):
+            data = b''
+            while len(data) < n:
+                more = s.recv(n - len(data))
+                check(more, 'the viewer was thrown out')
+                data += more
+            return data
+
+        take(12)
+        s.sendall(b'RFB 003.008\n')
+        check(take(2) == b'\1\1', 'a password is asked')
+        s.sendall(b'\1')
+        take(4)
+        s.sendall(b'\1')
+        check(take(24 + 3)[24:] == b'vnc', 'title')
+        s.sendall(struct.pack('>BBHii', 2, 0, 2, 0, -223))
+        width, height, colours = 640, 480, set()
+        end = time.time() + 20
+        while (width, height) != (720, 400) or len(colours) < 2:
+            check(time.time() < end, f'{width}x{height}, {len(colours)} colours')
+            s.sendall(struct.pack('>BBHHHH', 3, 1, 0, 0, width, height))
+            for _ in range(struct.unpack('>H', take(4)[2:])[0]):
+                _, _, w, h, encoding = struct.unpack('>HHHHi', take(12))
+                if encoding == -223:
+                    width, height = w, h
+                else:
+                    pixels = take(w * h * 4)
+                    colours |= {pixels[i:i + 4] for i in range(0, len(pixels), 4)}
+        m.qmp('quit')
+        check(m.end() == 0, 'status')
+
+
 def resident(pid):
     """Bytes that the host spends on a machine's memory files."""
     total = 0
@@ -352,7 +393,7 @@ def test_same_name_twice():
 
 
 TESTS = [test_bad_input, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot, test_same_name_twice,
-         test_virtio_boot, test_linux, test_linux_smp, test_virtio]
+         test_virtio_boot, test_vnc, test_linux, test_linux_smp, test_virtio]
 TESTS += drives.tests(sys.modules[__name__])
 
 

@@ -1,0 +1,81 @@
+/* Which display a user asked for, and how. */
+#include "cli/display_option.h"
+
+#include <string.h>
+
+#include "cli/options.h"
+
+static const char *const kinds[] = { "auto", "none", "text", "window", "vnc" };
+
+static bool fail(GError **error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static bool fail(GError **error, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	if (error)
+		*error = g_error_new_valist(cli_error_quark(), 2, fmt, ap);
+	va_end(ap);
+	return false;
+}
+
+static bool take_word(struct display_option *d, const char *word, GError **error)
+{
+	static const char *const names[] = { "full-screen", "password-file=", "tls-cert=", "tls-key=" };
+	char **const files[] = { NULL, &d->password_file, &d->tls_certificate, &d->tls_key };
+	bool vnc = !strcmp(d->kind, "vnc");
+
+	if (!strcmp(d->kind, "window") && !strcmp(word, names[0])) {
+		d->full_screen = true;
+		return true;
+	}
+	for (unsigned i = 1; vnc && i < G_N_ELEMENTS(names); i++) {
+		if (g_str_has_prefix(word, names[i])) {
+			g_free(*files[i]);
+			*files[i] = g_strdup(word + strlen(names[i]));
+			return true;
+		}
+	}
+	return fail(error, "--display %s: '%s' is not known there; %s", d->kind, word,
+		    vnc ? "it takes password-file=FILE, tls-cert=FILE and tls-key=FILE" : "window takes full-screen");
+}
+
+bool display_option_parse(struct display_option *d, const char *text, GError **error)
+{
+	g_auto(GStrv) words = g_strsplit(text, ",", -1);
+	char *equals;
+	const char *near;
+
+	display_option_finish(d);
+	if (!words[0])
+		return fail(error, "--display: one of auto, none, text, window, vnc");
+	equals = strchr(words[0], '=');
+	if (equals)
+		*equals = 0;
+	if (!g_strv_contains((const char *const[]){ "auto", "none", "text", "window", "vnc", NULL }, words[0])) {
+		near = nearest_word(words[0], kinds, G_N_ELEMENTS(kinds));
+		return near ? fail(error, "--display %s: did you mean %s?", words[0], near)
+			    : fail(error, "--display %s: one of auto, none, text, window, vnc", words[0]);
+	}
+	d->kind = g_strdup(words[0]);
+	if (equals && strcmp(d->kind, "vnc"))
+		return fail(error, "--display %s takes no address", d->kind);
+	if (equals)
+		d->address = g_strdup(equals + 1);
+	for (char **w = words + 1; *w; w++)
+		if (!take_word(d, *w, error))
+			return false;
+	if (!d->tls_certificate != !d->tls_key)
+		return fail(error, "--display vnc: tls-cert and tls-key go together");
+	return true;
+}
+
+void display_option_finish(struct display_option *d)
+{
+	g_free(d->kind);
+	g_free(d->address);
+	g_free(d->password_file);
+	g_free(d->tls_certificate);
+	g_free(d->tls_key);
+	*d = (struct display_option){ 0 };
+}

@@ -1,0 +1,381 @@
+/* The VNC server: refreshing what viewers see, their pointers, their comings and goings. */
+#include "display/vnc.h"
+
+#include <errno.h>
+#include <gio/gio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "display/vnc_internal.h"
+
+#define MAX_SIDE 4096u
+#define MAX_VIEWERS 16
+#define FRAME_NS 33000000
+#define RESIZE_PATIENCE 2 /* seconds that a viewer in the middle of an update may hold up a new size */
+#define TILE_W 64u
+#define TILE_H 16u
+
+struct vnc {
+	struct vnc_config c;
+	char *name, *address, *unix_path, *certificate, *key;
+	char *passwords[2];
+	rfbScreenInfoPtr screen;
+	/* The viewers' picture. Their threads may still read an old size while it changes: room for the largest is
+	 * there all the time, and takes memory only where it is used. */
+	uint32_t *pixels;
+	struct surface next, shown;
+	pthread_t thread;
+	pthread_mutex_t wait_lock;
+	pthread_cond_t wait;
+	bool quit;
+	unsigned viewers; /* atomic */
+};
+
+/* ---- the picture ---- */
+
+/* 0x00RRGGBB to the order of bytes that LibVNCServer starts from: red first. */
+static void copy_row(uint32_t *to, const uint32_t *from, unsigned n)
+{
+	for (unsigned x = 0; x < n; x++)
+		to[x] = __builtin_bswap32(from[x]) >> 8;
+}
+
+static bool tile_differs(const struct vnc *v, unsigned x, unsigned y, unsigned w, unsigned h)
+{
+	for (unsigned r = y; r < y + h; r++) {
+		size_t at = (size_t)r * v->next.stride + (size_t)x * 4;
+
+		if (memcmp(v->next.pixels + at, v->shown.pixels + at, (size_t)w * 4))
+			return true;
+	}
+	return false;
+}
+
+static void publish(struct vnc *v, unsigned x, unsigned y, unsigned w, unsigned h, unsigned width)
+{
+	for (unsigned r = y; r < y + h; r++)
+		copy_row(v->pixels + (size_t)r * width + x, (const uint32_t *)(v->next.pixels + (size_t)r * v->next.stride) + x, w);
+	rfbMarkRectAsModified(v->screen, (int)x, (int)y, (int)(x + w), (int)(y + h));
+}
+
+/* Runs of tiles that differ are one rectangle. */
+static void publish_changes(struct vnc *v, unsigned width, unsigned height)
+{
+	for (unsigned y = 0; y < height; y += TILE_H) {
+		unsigned h = MIN(TILE_H, height - y), start = 0, end = 0;
+
+		for (unsigned x = 0; x < width; x += TILE_W) {
+			unsigned w = MIN(TILE_W, width - x);
+
+			if (!tile_differs(v, x, y, w, h))
+				continue;
+			if (end && end != x) {
+				publish(v, start, y, end - start, h, width);
+				end = 0;
+			}
+			if (!end)
+				start = x;
+			end = x + w;
+		}
+		if (end)
+			publish(v, start, y, end - start, h, width);
+	}
+}
+
+/* Ends a viewer's connection; what it is being sent is given up at once. */
+static void cut(rfbClientPtr cl)
+{
+	int fd = cl->sock;
+
+	rfbCloseClient(cl);
+	if (fd >= 0)
+		shutdown(fd, SHUT_RDWR);
+}
+
+/* A new size waits for what is being sent to each viewer; one that takes nothing must not keep it from the others. */
+static void drop_stuck_viewers(struct vnc *v)
+{
+	rfbClientIteratorPtr i = rfbGetClientIterator(v->screen);
+	struct timespec until;
+	rfbClientPtr cl;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += RESIZE_PATIENCE;
+	while ((cl = rfbClientIteratorNext(i))) {
+		if (pthread_mutex_timedlock(&cl->sendMutex, &until))
+			cut(cl);
+		else
+			pthread_mutex_unlock(&cl->sendMutex);
+	}
+	rfbReleaseClientIterator(i);
+}
+
+static void resize(struct vnc *v, unsigned width, unsigned height)
+{
+	drop_stuck_viewers(v);
+	rfbNewFramebuffer(v->screen, (char *)v->pixels, (int)width, (int)height, 8, 3, 4);
+}
+
+static void refresh(struct vnc *v)
+{
+	struct surface swap;
+	unsigned width, height;
+
+	pthread_mutex_lock(v->c.lock);
+	v->c.source->render(v->c.source->opaque, &v->next);
+	pthread_mutex_unlock(v->c.lock);
+	width = MIN(v->next.width, MAX_SIDE);
+	height = MIN(v->next.height, MAX_SIDE);
+	if (!width || !height)
+		return;
+	if (v->next.width != v->shown.width || v->next.height != v->shown.height || v->next.stride != v->shown.stride) {
+		if ((int)width != v->screen->width || (int)height != v->screen->height)
+			resize(v, width, height);
+		publish(v, 0, 0, width, height, width);
+	} else {
+		publish_changes(v, width, height);
+	}
+	swap = v->shown;
+	v->shown = v->next;
+	v->next = swap;
+}
+
+/* Looks at the guest's screen while there is someone to show it to. */
+static void *refresh_run(void *opaque)
+{
+	struct vnc *v = opaque;
+	struct timespec until;
+
+	pthread_mutex_lock(&v->wait_lock);
+	while (!v->quit) {
+		if (!__atomic_load_n(&v->viewers, __ATOMIC_ACQUIRE)) {
+			pthread_cond_wait(&v->wait, &v->wait_lock);
+			continue;
+		}
+		pthread_mutex_unlock(&v->wait_lock);
+		refresh(v);
+		pthread_mutex_lock(&v->wait_lock);
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += FRAME_NS;
+		until.tv_sec += until.tv_nsec / 1000000000;
+		until.tv_nsec %= 1000000000;
+		if (!v->quit)
+			pthread_cond_timedwait(&v->wait, &v->wait_lock, &until);
+	}
+	pthread_mutex_unlock(&v->wait_lock);
+	return NULL;
+}
+
+static void wake(struct vnc *v)
+{
+	pthread_mutex_lock(&v->wait_lock);
+	pthread_cond_signal(&v->wait);
+	pthread_mutex_unlock(&v->wait_lock);
+}
+
+/* ---- viewers ---- */
+
+void vnc_key(struct viewer *w, int code, bool down)
+{
+	const struct vnc_config *c = &w->vnc->c;
+
+	if (code < 0 || code >= KEY_CODES || (!down && !w->down[code]))
+		return;
+	w->down[code] = down;
+	pthread_mutex_lock(c->lock);
+	if (c->input->key)
+		c->input->key(c->input->opaque, code, down);
+	pthread_mutex_unlock(c->lock);
+}
+
+static void key_event(rfbBool down, rfbKeySym keysym, rfbClientPtr cl)
+{
+	vnc_key(cl->clientData, vnc_keysym_code(keysym), down);
+}
+
+/* RFB's buttons are left, middle, right, and the wheel up and down; LibVNCServer has checked the position. */
+static void pointer_event(int mask, int x, int y, rfbClientPtr cl)
+{
+	struct viewer *w = cl->clientData;
+	const struct vnc_config *c = &w->vnc->c;
+	const struct input_sink *in = c->input;
+	unsigned buttons = (mask & 1 ? INPUT_LEFT : 0) | (mask & 2 ? INPUT_MIDDLE : 0) | (mask & 4 ? INPUT_RIGHT : 0);
+	unsigned fresh = (unsigned)mask & ~w->buttons;
+	int dz = (fresh & 16 ? 1 : 0) - (fresh & 8 ? 1 : 0);
+	int width = cl->screen->width, height = cl->screen->height;
+	bool taken = false;
+
+	w->buttons = (unsigned)mask;
+	pthread_mutex_lock(c->lock);
+	if (in->pointer && width > 1 && height > 1)
+		taken = in->pointer(in->opaque, (unsigned)CLAMP(x, 0, width - 1) * INPUT_POINTER_MAX / (unsigned)(width - 1),
+				    (unsigned)CLAMP(y, 0, height - 1) * INPUT_POINTER_MAX / (unsigned)(height - 1), dz, buttons);
+	if (!taken && in->mouse)
+		in->mouse(in->opaque, w->x < 0 ? 0 : x - w->x, w->y < 0 ? 0 : y - w->y, dz, buttons);
+	pthread_mutex_unlock(c->lock);
+	w->x = x;
+	w->y = y;
+}
+
+static void viewer_gone(rfbClientPtr cl)
+{
+	struct viewer *w = cl->clientData;
+
+	if (!w)
+		return;
+	for (int code = 0; code < KEY_CODES; code++)
+		if (w->down[code])
+			vnc_key(w, code, false);
+	__atomic_sub_fetch(&w->vnc->viewers, 1, __ATOMIC_ACQ_REL);
+	cl->clientData = NULL;
+	g_free(w);
+}
+
+static enum rfbNewClientAction viewer_came(rfbClientPtr cl)
+{
+	struct vnc *v = cl->screen->screenData;
+	struct viewer *w;
+
+	if (__atomic_load_n(&v->viewers, __ATOMIC_ACQUIRE) >= MAX_VIEWERS)
+		return RFB_CLIENT_REFUSE;
+	w = g_new0(struct viewer, 1);
+	w->vnc = v;
+	w->x = w->y = -1;
+	cl->clientData = w;
+	cl->clientGoneHook = viewer_gone;
+	__atomic_add_fetch(&v->viewers, 1, __ATOMIC_ACQ_REL);
+	wake(v);
+	return RFB_CLIENT_ACCEPT;
+}
+
+unsigned vnc_viewers(const struct vnc *v)
+{
+	return __atomic_load_n(&v->viewers, __ATOMIC_ACQUIRE);
+}
+
+/* ---- life ---- */
+
+static void quiet(const char *format, ...)
+{
+}
+
+static void screen_configure(struct vnc *v)
+{
+	rfbScreenInfoPtr s = v->screen;
+
+	s->screenData = v;
+	s->desktopName = v->name;
+	s->frameBuffer = (char *)v->pixels;
+	s->alwaysShared = TRUE;
+	s->deferUpdateTime = 5;
+	s->port = s->ipv6port = 0;
+	s->httpDir = NULL;
+	s->permitFileTransfer = FALSE;
+	s->kbdAddEvent = key_event;
+	s->ptrAddEvent = pointer_event;
+	s->newClientHook = viewer_came;
+	s->sslcertfile = v->certificate;
+	s->sslkeyfile = v->key;
+	if (v->passwords[0]) {
+		s->passwordCheck = rfbCheckPasswordByList;
+		s->authPasswdData = v->passwords;
+	}
+	rfbSetCursor(s, NULL);
+}
+
+/* LibVNCServer's listener takes a socket of ours. */
+static void start(struct vnc *v, int fd)
+{
+	rfbInitServer(v->screen);
+	v->screen->listenSock = fd;
+	v->screen->maxFd = MAX(v->screen->maxFd, fd);
+	rfbRunEventLoop(v->screen, 100000, TRUE);
+	pthread_create(&v->thread, NULL, refresh_run, v);
+}
+
+struct vnc *vnc_create(const struct vnc_config *config, GError **error)
+{
+	pthread_condattr_t attr;
+	struct vnc *v;
+	char *shown;
+	void *pixels;
+	int fd;
+
+	if (!config->source) {
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "--display vnc: this machine has no display");
+		return NULL;
+	}
+	fd = vnc_listen(config->address, config->password, &shown, error);
+	if (fd < 0)
+		return NULL;
+	pixels = mmap(NULL, (size_t)MAX_SIDE * MAX_SIDE * 4, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (pixels == MAP_FAILED) {
+		g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "--display vnc: %s", g_strerror(errno));
+		close(fd);
+		g_free(shown);
+		return NULL;
+	}
+	rfbLog = rfbErr = quiet;
+	vnc_register_extended_keys();
+	v = g_new0(struct vnc, 1);
+	v->c = *config;
+	v->name = g_strdup(config->name);
+	v->address = shown;
+	v->unix_path = g_str_has_prefix(shown, "unix:") ? g_strdup(shown + 5) : NULL;
+	v->passwords[0] = g_strdup(config->password);
+	v->certificate = g_strdup(config->tls_certificate);
+	v->key = g_strdup(config->tls_key);
+	v->pixels = pixels;
+	pthread_mutex_init(&v->wait_lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&v->wait, &attr);
+	pthread_condattr_destroy(&attr);
+	v->screen = rfbGetScreen(NULL, NULL, 640, 480, 8, 3, 4);
+	screen_configure(v);
+	start(v, fd);
+	return v;
+}
+
+const char *vnc_address(const struct vnc *v)
+{
+	return v->address;
+}
+
+void vnc_destroy(struct vnc *v)
+{
+	rfbClientIteratorPtr i;
+	rfbClientPtr cl;
+
+	if (!v)
+		return;
+	pthread_mutex_lock(&v->wait_lock);
+	v->quit = true;
+	pthread_cond_signal(&v->wait);
+	pthread_mutex_unlock(&v->wait_lock);
+	pthread_join(v->thread, NULL);
+	i = rfbGetClientIterator(v->screen);
+	while ((cl = rfbClientIteratorNext(i)))
+		cut(cl);
+	rfbReleaseClientIterator(i);
+	rfbShutdownServer(v->screen, TRUE);
+	rfbScreenCleanup(v->screen);
+	if (v->unix_path)
+		unlink(v->unix_path);
+	munmap(v->pixels, (size_t)MAX_SIDE * MAX_SIDE * 4);
+	surface_finish(&v->next);
+	surface_finish(&v->shown);
+	pthread_cond_destroy(&v->wait);
+	pthread_mutex_destroy(&v->wait_lock);
+	g_free(v->passwords[0]);
+	g_free(v->certificate);
+	g_free(v->key);
+	g_free(v->unix_path);
+	g_free(v->address);
+	g_free(v->name);
+	g_free(v);
+}

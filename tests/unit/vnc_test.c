@@ -1,0 +1,462 @@
+/* The VNC display, spoken to as a viewer does: pictures and what changes of them, sizes, keys, pointer, password. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <glib.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "display/vnc.h"
+
+#define DESKTOP_SIZE (-223)
+#define EXTENDED_KEYS (-258)
+
+/* ---- a screen and a sink ---- */
+
+struct rig {
+	pthread_mutex_t lock;
+	unsigned width, height;
+	uint32_t colour, spot; /* all of it, and the pixel at 100, 50 */
+	int key_code, keys;
+	bool key_down;
+	int dx, dy, dz;
+	unsigned buttons, x, y;
+	bool tablet;
+	struct display_source source;
+	struct input_sink sink;
+	struct vnc *vnc;
+	char *path;
+	unsigned renders;
+};
+
+static void render(void *opaque, struct surface *s)
+{
+	struct rig *r = opaque;
+
+	if (s->width != r->width || s->height != r->height) {
+		g_free(s->pixels);
+		*s = (struct surface){ r->width, r->height, r->width * 4, g_malloc((size_t)r->width * r->height * 4) };
+	}
+	for (unsigned i = 0; i < r->width * r->height; i++)
+		st32le(s->pixels + 4 * i, r->colour);
+	st32le(s->pixels + 50 * s->stride + 400, r->spot);
+	r->renders++;
+}
+
+static void no_text(void *opaque, struct text_screen *t) { t->columns = 0; }
+
+static void key(void *opaque, int code, bool down)
+{
+	struct rig *r = opaque;
+
+	r->key_code = code;
+	r->key_down = down;
+	r->keys++;
+}
+
+static void mouse(void *opaque, int dx, int dy, int dz, unsigned buttons)
+{
+	struct rig *r = opaque;
+
+	r->dx += dx;
+	r->dy += dy;
+	r->dz += dz;
+	r->buttons = buttons;
+}
+
+static bool pointer(void *opaque, unsigned x, unsigned y, int dz, unsigned buttons)
+{
+	struct rig *r = opaque;
+
+	r->x = x;
+	r->y = y;
+	return r->tablet;
+}
+
+static void set_up(struct rig *r, const char *password)
+{
+	struct vnc_config c = { .source = &r->source, .input = &r->sink, .lock = &r->lock, .name = "machine", .password = password };
+	g_autofree char *dir = g_dir_make_tmp("vnc-XXXXXX", NULL);
+	g_autofree char *address = NULL;
+	GError *error = NULL;
+
+	memset(r, 0, sizeof(*r));
+	pthread_mutex_init(&r->lock, NULL);
+	r->width = 640;
+	r->height = 480;
+	r->colour = 0x112233;
+	r->spot = 0x445566;
+	r->source = (struct display_source){ render, no_text, r };
+	r->sink = (struct input_sink){ key, mouse, r, pointer };
+	r->path = g_build_filename(dir, "s", NULL);
+	address = g_strconcat("unix:", r->path, NULL);
+	c.address = address;
+	r->vnc = vnc_create(&c, &error);
+	g_assert_no_error(error);
+}
+
+static void take_down(struct rig *r)
+{
+	g_autofree char *dir = g_path_get_dirname(r->path);
+
+	vnc_destroy(r->vnc);
+	g_assert_false(g_file_test(r->path, G_FILE_TEST_EXISTS));
+	g_rmdir(dir);
+	g_free(r->path);
+	pthread_mutex_destroy(&r->lock);
+}
+
+/* Waits for what another thread does. */
+#define WAIT_FOR(r, condition) do { \
+	gint64 end = g_get_monotonic_time() + 5 * G_USEC_PER_SEC; \
+	bool ok = false; \
+	while (!ok) { \
+		pthread_mutex_lock(&(r)->lock); \
+		ok = (condition); \
+		pthread_mutex_unlock(&(r)->lock); \
+		g_assert_cmpint(g_get_monotonic_time(), <, end); \
+		g_usleep(2000); \
+	} \
+} while (0)
+
+/* ---- a viewer ---- */
+
+static void get(int fd, void *buf, size_t len)
+{
+	for (size_t done = 0; done < len;) {
+		ssize_t n = recv(fd, (char *)buf + done, len - done, 0);
+
+		g_assert_cmpint(n, >, 0);
+		done += (size_t)n;
+	}
+}
+
+static void put(int fd, const void *buf, size_t len)
+{
+	g_assert_cmpint(send(fd, buf, len, MSG_NOSIGNAL), ==, len);
+}
+
+static int dial(struct rig *r)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	const struct timeval patience = { 10, 0 };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	strcpy(sa.sun_path, r->path);
+	g_assert_cmpint(connect(fd, (struct sockaddr *)&sa, sizeof(sa)), ==, 0);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	return fd;
+}
+
+/* Up to the list of security types; returns the only one. */
+static uint8_t greet(int fd)
+{
+	char version[12];
+	uint8_t types[2];
+
+	get(fd, version, 12);
+	g_assert_cmpmem(version, 12, "RFB 003.008\n", 12);
+	put(fd, version, 12);
+	get(fd, types, 2);
+	g_assert_cmpuint(types[0], ==, 1);
+	put(fd, types + 1, 1);
+	return types[1];
+}
+
+static int join(struct rig *r)
+{
+	const int32_t encodings[] = { 0, DESKTOP_SIZE, EXTENDED_KEYS };
+	uint8_t init[24], message[4 + 12] = { 2, 0, 0, 3 }, answer[4], name[7];
+	int fd = dial(r);
+
+	g_assert_cmpuint(greet(fd), ==, 1);
+	get(fd, answer, 4);
+	g_assert_cmpuint(ld32be(answer), ==, 0);
+	put(fd, "\1", 1);
+	get(fd, init, 24);
+	g_assert_cmpuint(ld32be(init + 20), ==, 7);
+	get(fd, name, 7);
+	g_assert_cmpmem(name, 7, "machine", 7);
+	for (unsigned i = 0; i < 3; i++)
+		st32be(message + 4 + 4 * i, (uint32_t)encodings[i]);
+	put(fd, message, sizeof(message));
+	return fd;
+}
+
+static void request(int fd, bool incremental, unsigned w, unsigned h)
+{
+	uint8_t m[10] = { 3, incremental };
+
+	st16be(m + 6, (uint16_t)w);
+	st16be(m + 8, (uint16_t)h);
+	put(fd, m, sizeof(m));
+}
+
+struct update {
+	unsigned rects, area, width, height; /* width: of a new desktop size */
+	bool extended_keys;
+	uint32_t spot, corner; /* pixels at (100, 50) and (0, 0) where they were sent */
+};
+
+/* The server's own format: red is the low byte. */
+static uint32_t rgb(const uint8_t *p) { return (uint32_t)p[0] << 16 | p[1] << 8 | p[2]; }
+
+static struct update receive(int fd)
+{
+	struct update u = { .spot = UINT32_MAX, .corner = UINT32_MAX };
+	uint8_t head[4];
+
+	get(fd, head, 4);
+	g_assert_cmpuint(head[0], ==, 0);
+	u.rects = ld16be(head + 2);
+	for (unsigned i = 0; i < u.rects; i++) {
+		uint8_t b[12];
+		unsigned x, y, w, h;
+		int32_t encoding;
+		g_autofree uint8_t *pixels = NULL;
+
+		get(fd, b, 12);
+		x = ld16be(b);
+		y = ld16be(b + 2);
+		w = ld16be(b + 4);
+		h = ld16be(b + 6);
+		encoding = (int32_t)ld32be(b + 8);
+		if (encoding == DESKTOP_SIZE) {
+			u.width = w;
+			u.height = h;
+			continue;
+		}
+		if (encoding == EXTENDED_KEYS) {
+			u.extended_keys = true;
+			continue;
+		}
+		g_assert_cmpint(encoding, ==, 0);
+		pixels = g_malloc((size_t)w * h * 4);
+		get(fd, pixels, (size_t)w * h * 4);
+		u.area += w * h;
+		if (!x && !y)
+			u.corner = rgb(pixels);
+		if (x <= 100 && 100 < x + w && y <= 50 && 50 < y + h)
+			u.spot = rgb(pixels + ((50 - y) * w + 100 - x) * 4);
+	}
+	return u;
+}
+
+/* Asks until something comes whose field is as wanted. */
+#define UPDATE_UNTIL(fd, u, w, h, condition) do { \
+	request(fd, true, w, h); \
+	u = receive(fd); \
+} while (!(condition))
+
+static void test_picture(void)
+{
+	struct rig r;
+	struct update u;
+	int fd;
+
+	set_up(&r, NULL);
+	fd = join(&r);
+	u = receive(fd);
+	g_assert_true(u.extended_keys);
+	request(fd, false, 640, 480);
+	u = receive(fd);
+	g_assert_cmpuint(u.area, ==, 640 * 480);
+	if (u.corner != 0x112233)
+		UPDATE_UNTIL(fd, u, 640, 480, u.corner == 0x112233);
+	/* One pixel: one tile. */
+	pthread_mutex_lock(&r.lock);
+	r.spot = 0xabcdef;
+	pthread_mutex_unlock(&r.lock);
+	UPDATE_UNTIL(fd, u, 640, 480, u.spot == 0xabcdef);
+	g_assert_cmpuint(u.area, ==, 64 * 16);
+	/* Another size, which is no multiple of the tiles. */
+	pthread_mutex_lock(&r.lock);
+	r.width = 1366;
+	r.height = 700;
+	r.colour = 0x778899;
+	pthread_mutex_unlock(&r.lock);
+	UPDATE_UNTIL(fd, u, 1366, 700, u.width == 1366);
+	g_assert_cmpuint(u.height, ==, 700);
+	UPDATE_UNTIL(fd, u, 1366, 700, u.corner == 0x778899);
+	close(fd);
+	WAIT_FOR(&r, vnc_viewers(r.vnc) == 0);
+	take_down(&r);
+}
+
+/* Nobody looks: nothing is drawn. */
+static void test_idle(void)
+{
+	struct rig r;
+	int fd;
+	unsigned before;
+
+	set_up(&r, NULL);
+	g_usleep(100000);
+	g_assert_cmpuint(r.renders, ==, 0);
+	fd = join(&r);
+	WAIT_FOR(&r, r.renders > 2);
+	close(fd);
+	WAIT_FOR(&r, vnc_viewers(r.vnc) == 0);
+	g_usleep(50000);
+	before = r.renders;
+	g_usleep(100000);
+	g_assert_cmpuint(r.renders, ==, before);
+	take_down(&r);
+}
+
+static void send_key(int fd, bool down, uint32_t keysym)
+{
+	uint8_t m[8] = { 4, down };
+
+	st32be(m + 4, keysym);
+	put(fd, m, sizeof(m));
+}
+
+static void send_extended(int fd, bool down, uint32_t keysym, uint32_t code)
+{
+	uint8_t m[12] = { 255, 0, 0, down };
+
+	st32be(m + 4, keysym);
+	st32be(m + 8, code);
+	put(fd, m, sizeof(m));
+}
+
+static void test_keys(void)
+{
+	static const struct { uint32_t keysym; int code; } syms[] = {
+		{ 'a', 0x1e }, { 'A', 0x1e }, { '1', 0x02 }, { '!', 0x02 }, { 0xff0d, 0x1c }, { 0xff51, 0xcb },
+		{ 0xffe1, 0x2a }, { 0xffc9, 0x58 }, { 0xff13, INPUT_KEY_PAUSE },
+	};
+	struct rig r;
+	int fd;
+
+	set_up(&r, NULL);
+	fd = join(&r);
+	for (unsigned i = 0; i < G_N_ELEMENTS(syms); i++) {
+		send_key(fd, true, syms[i].keysym);
+		WAIT_FOR(&r, r.key_down && r.key_code == syms[i].code);
+		send_key(fd, false, syms[i].keysym);
+		WAIT_FOR(&r, !r.key_down && r.key_code == syms[i].code);
+	}
+	/* By scancode, whatever the keysym says. */
+	send_extended(fd, true, 'q', 0x1e);
+	WAIT_FOR(&r, r.key_down && r.key_code == 0x1e);
+	send_extended(fd, false, 'q', 0x1e);
+	send_extended(fd, true, 0, 0x9d);
+	WAIT_FOR(&r, r.key_down && r.key_code == 0x9d);
+	send_extended(fd, true, 0, 0x12345);
+	send_extended(fd, true, 0, 0xc6);
+	WAIT_FOR(&r, r.key_code == INPUT_KEY_PAUSE);
+	/* What is held down when the viewer goes comes up: the right control key, and pause. */
+	close(fd);
+	WAIT_FOR(&r, vnc_viewers(r.vnc) == 0 && !r.key_down && r.keys % 2 == 0);
+	take_down(&r);
+}
+
+static void send_pointer(int fd, uint8_t mask, unsigned x, unsigned y)
+{
+	uint8_t m[6] = { 5, mask };
+
+	st16be(m + 2, (uint16_t)x);
+	st16be(m + 4, (uint16_t)y);
+	put(fd, m, sizeof(m));
+}
+
+static void test_pointer(void)
+{
+	struct rig r;
+	int fd;
+
+	set_up(&r, NULL);
+	fd = join(&r);
+	send_pointer(fd, 0, 100, 100);
+	send_pointer(fd, 5, 110, 95);
+	WAIT_FOR(&r, r.buttons == (INPUT_LEFT | INPUT_RIGHT));
+	g_assert_cmpint(r.dx, ==, 10);
+	g_assert_cmpint(r.dy, ==, -5);
+	send_pointer(fd, 16, 110, 95);
+	send_pointer(fd, 0, 110, 95);
+	send_pointer(fd, 16, 110, 95);
+	WAIT_FOR(&r, r.dz == 2);
+	r.tablet = true;
+	send_pointer(fd, 0, 639, 0);
+	WAIT_FOR(&r, r.x == INPUT_POINTER_MAX && r.y == 0);
+	g_assert_cmpint(r.dx, ==, 10);
+	close(fd);
+	take_down(&r);
+}
+
+static void test_password(void)
+{
+	struct rig r;
+	struct vnc_config c = { .address = "0.0.0.0:0", .name = "x" };
+	uint8_t challenge[16], result[4];
+	GError *error = NULL;
+	int fd;
+
+	set_up(&r, "secret");
+	fd = dial(&r);
+	g_assert_cmpuint(greet(fd), ==, 2);
+	get(fd, challenge, 16);
+	put(fd, challenge, 16);
+	get(fd, result, 4);
+	g_assert_cmpuint(ld32be(result), ==, 1);
+	close(fd);
+	/* The whole network without a password is refused. */
+	c.source = &r.source;
+	g_assert_null(vnc_create(&c, &error));
+	g_assert_nonnull(strstr(error->message, "password-file"));
+	g_clear_error(&error);
+	c.address = "nowhere.invalid:1";
+	g_assert_null(vnc_create(&c, &error));
+	g_clear_error(&error);
+	take_down(&r);
+}
+
+/* A viewer that asks and does not read holds up nobody. */
+static void test_slow_viewer(void)
+{
+	struct rig r;
+	struct update u;
+	int slow, fd;
+
+	set_up(&r, NULL);
+	r.width = 2048;
+	r.height = 1536;
+	fd = join(&r);
+	UPDATE_UNTIL(fd, u, 640, 480, u.width == 2048);
+	slow = join(&r);
+	for (unsigned i = 0; i < 20; i++)
+		request(slow, false, 2048, 1536);
+	g_usleep(100000);
+	for (unsigned i = 0; i < 5; i++) {
+		pthread_mutex_lock(&r.lock);
+		r.spot = 0x10 + i;
+		pthread_mutex_unlock(&r.lock);
+		UPDATE_UNTIL(fd, u, 2048, 1536, u.spot == 0x10 + i);
+	}
+	/* It is gone when the screen changes its size and it still has not read. */
+	pthread_mutex_lock(&r.lock);
+	r.width = 800;
+	pthread_mutex_unlock(&r.lock);
+	UPDATE_UNTIL(fd, u, 2048, 1536, u.width == 800);
+	WAIT_FOR(&r, vnc_viewers(r.vnc) == 1);
+	close(slow);
+	close(fd);
+	take_down(&r);
+}
+
+int main(int argc, char **argv)
+{
+	g_test_init(&argc, &argv, NULL);
+	g_test_add_func("/vnc/picture", test_picture);
+	g_test_add_func("/vnc/idle", test_idle);
+	g_test_add_func("/vnc/keys", test_keys);
+	g_test_add_func("/vnc/pointer", test_pointer);
+	g_test_add_func("/vnc/password", test_password);
+	g_test_add_func("/vnc/slow-viewer", test_slow_viewer);
+	return g_test_run();
+}

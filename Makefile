@@ -2,7 +2,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: build run test test-asan bench install clean guest
+.PHONY: build run test test-asan fuzz bench install clean guest
 
 build:
 	@tools/setup
@@ -21,6 +21,10 @@ test: build guest
 test-asan:
 	@tools/setup
 	@tools/test-asan
+
+fuzz:
+	@tools/setup
+	@tools/fuzz
 
 bench: build guest
 	@for b in bench/*; do if [ -f "$$b" ] && [ -x "$$b" ]; then "$$b" ./$(BUILD)/guise || exit 1; fi; done

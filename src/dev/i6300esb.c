@@ -44,7 +44,7 @@ struct i6300esb {
 static void start_stage(struct i6300esb *w, unsigned stage)
 {
 	unsigned divider = w->pci.config[CONFIG] & CONFIG_FAST ? 1 << 5 : 1 << 15;
-	int64_t ns = (int64_t)w->preload[stage] * divider * NS_PER_SEC / PCI_HZ;
+	int64_t ns = (int64_t)((__int128)w->preload[stage] * divider * NS_PER_SEC / PCI_HZ);
 
 	w->stage = (uint8_t)stage;
 	timer_arm(w->timer, clock_now(w->clock) + MAX(ns, SHORTEST));

@@ -134,6 +134,8 @@ static void deliver_to(struct lapic *a, enum delivery mode, uint8_t vector, bool
 {
 	struct lapic_bus *b = a->bus;
 
+	if (!(a->base & BASE_ENABLE))
+		return;
 	switch (mode) {
 	case DELIVER_FIXED:
 	case DELIVER_LOWEST:
@@ -281,6 +283,9 @@ uint32_t lapic_timer_now(const struct lapic *a)
 
 	if (!a->timer_init || TIMER_MODE(a->lvt[LVT_TIMER]) == TIMER_DEADLINE)
 		return 0;
+	/* A one-shot count that has ended, even if the mode is another by now. */
+	if (!a->bus->remote.send_msi && timer_deadline(a->timer) < 0)
+		return 0;
 	if (TIMER_MODE(a->lvt[LVT_TIMER]) == TIMER_PERIODIC)
 		return a->timer_init - (uint32_t)(ticks % a->timer_init);
 	return ticks >= a->timer_init ? 0 : a->timer_init - (uint32_t)ticks;
@@ -354,11 +359,10 @@ static void write_lvt(struct lapic *a, unsigned n, uint32_t value)
 	if (!(a->svr & SVR_ENABLE))
 		value |= LVT_MASKED;
 	a->lvt[n] = value;
-	if (n == LVT_TIMER && TIMER_MODE(old) != TIMER_MODE(value)) {
-		if (TIMER_MODE(old) == TIMER_DEADLINE || TIMER_MODE(value) == TIMER_DEADLINE) {
-			a->timer_init = 0;
-			a->deadline = 0;
-		}
+	/* Between one-shot and periodic the count goes on; the deadline is another timer. */
+	if (n == LVT_TIMER && (TIMER_MODE(old) == TIMER_DEADLINE) != (TIMER_MODE(value) == TIMER_DEADLINE)) {
+		a->timer_init = 0;
+		a->deadline = 0;
 		lapic_arm_timer(a);
 	}
 	lapic_update(a);
@@ -416,6 +420,8 @@ static bool write_register(struct lapic *a, unsigned reg, uint32_t v)
 		a->id = v >> 24;
 		return true;
 	case REG_TPR:
+		if (x2apic(a) && v > 0xff)
+			return false;
 		a->tpr = v & 0xff;
 		lapic_update(a);
 		return true;
@@ -423,11 +429,15 @@ static bool write_register(struct lapic *a, unsigned reg, uint32_t v)
 		end_of_interrupt(a);
 		return true;
 	case REG_LDR:
+		if (x2apic(a))
+			return false;
 		a->ldr = v & 0xff000000;
-		return !x2apic(a);
+		return true;
 	case REG_DFR:
+		if (x2apic(a))
+			return false;
 		a->dfr = v | 0x0fffffff;
-		return !x2apic(a);
+		return true;
 	case REG_SVR:
 		write_svr(a, v);
 		return true;
@@ -440,8 +450,10 @@ static bool write_register(struct lapic *a, unsigned reg, uint32_t v)
 		send_ipi(a);
 		return true;
 	case REG_ICR2:
+		if (x2apic(a))
+			return false;
 		a->icr_high = v & 0xff000000;
-		return !x2apic(a);
+		return true;
 	case REG_TIMER_INIT:
 		if (TIMER_MODE(a->lvt[LVT_TIMER]) == TIMER_DEADLINE)
 			return true;

@@ -56,7 +56,7 @@ struct lapic_bus {
 	struct lapic_callbacks cb;
 	struct lapic_remote remote; /* send_msi NULL: the APICs are here */
 	bool extint; /* the PIC's output */
-	unsigned next_lowest;
+	uint32_t next_lowest;
 };
 
 /* Tells the engine when the wish for an interrupt has changed. */

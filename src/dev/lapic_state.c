@@ -42,8 +42,6 @@ static void form_get(const struct lapic *a, struct apic_state *s)
 
 static void form_set(struct lapic *a, const struct apic_state *s)
 {
-	int64_t start;
-
 	a->base = s->base;
 	a->id = s->id;
 	a->tpr = s->tpr;
@@ -60,8 +58,7 @@ static void form_set(struct lapic *a, const struct apic_state *s)
 	a->timer_init = s->timer_init;
 	a->timer_divide = s->timer_divide & 0xb;
 	a->deadline = s->deadline;
-	start = clock_now(a->bus->clock) - lapic_tick_ns(a, s->timer_init - MIN(s->timer_now, s->timer_init));
-	a->timer_start = MAX(start, 0);
+	a->timer_start = clock_now(a->bus->clock) - lapic_tick_ns(a, s->timer_init - MIN(s->timer_now, s->timer_init));
 }
 
 /* From and to where the APICs really are. */
@@ -103,8 +100,32 @@ static void bus_reset(struct device *d)
 	push(b);
 }
 
+/* When the count ends, -1: it has ended, or the TSC decides. */
+static int64_t timer_due(const struct lapic *a)
+{
+	if (!a->bus->remote.send_msi)
+		return TIMER_MODE(a->lvt[LVT_TIMER]) == TIMER_DEADLINE ? -1 : timer_deadline(a->timer);
+	return lapic_timer_now(a) ? a->timer_start + lapic_tick_ns(a, a->timer_init) : -1;
+}
+
+static void restart_timer(struct lapic *a, int64_t due)
+{
+	if (TIMER_MODE(a->lvt[LVT_TIMER]) == TIMER_DEADLINE)
+		lapic_arm_timer(a);
+	else if (due >= 0)
+		timer_arm(a->timer, due);
+	else
+		timer_cancel(a->timer);
+}
+
+/* A start may lie before time began, if the count was stretched by another divider. */
+#define START_MIN (-(INT64_C(1) << 41))
+#define START_MAX (INT64_MAX / 2)
+
 static void apic_state(struct state *s, struct lapic *a)
 {
+	int64_t due = timer_due(a);
+
 	state_u64(s, "base", &a->base);
 	state_u32(s, "id", &a->id);
 	state_u32(s, "tpr", &a->tpr);
@@ -122,10 +143,14 @@ static void apic_state(struct state *s, struct lapic *a)
 	state_u32(s, "timer-init", &a->timer_init);
 	state_u32(s, "timer-divide", &a->timer_divide);
 	state_i64(s, "timer-start", &a->timer_start);
+	state_i64(s, "timer-due", &due);
 	state_u64(s, "deadline", &a->deadline);
 	if (state_loading(s) && (a->tpr > 0xff || (a->svr & ~0x11ffu) || (a->timer_divide & ~0xbu) ||
-				 (a->base & UINT64_C(0xfffffff000)) != BASE_ADDRESS || a->timer_start < 0))
+				 (a->base & UINT64_C(0xfffffff000)) != BASE_ADDRESS || a->timer_start < START_MIN ||
+				 a->timer_start > START_MAX))
 		state_fail(s, "a local APIC register is out of range");
+	if (state_loading(s) && !state_error(s) && !a->bus->remote.send_msi)
+		restart_timer(a, due);
 }
 
 static int bus_state(struct device *d, struct state *s)
@@ -139,15 +164,17 @@ static int bus_state(struct device *d, struct state *s)
 	if (cpus != b->cpus)
 		state_fail(s, "saved with %u processors, this machine has %u", cpus, b->cpus);
 	state_bool(s, "extint", &b->extint);
+	state_u32(s, "next-lowest", &b->next_lowest);
 	for (unsigned i = 0; i < b->cpus; i++)
 		apic_state(s, &b->apic[i]);
-	if (!state_loading(s) || state_error(s))
+	if (!state_loading(s))
 		return state_error(s);
-	for (unsigned i = 0; i < b->cpus; i++) {
-		if (!b->remote.send_msi)
-			lapic_arm_timer(&b->apic[i]);
+	if (!state_error(s) && b->next_lowest >= b->cpus)
+		state_fail(s, "a processor beyond the last is next in turn");
+	if (state_error(s))
+		return state_error(s);
+	for (unsigned i = 0; i < b->cpus; i++)
 		lapic_update(&b->apic[i]);
-	}
 	if (push(b))
 		state_fail(s, "the engine refuses a local APIC's state");
 	return state_error(s);

@@ -301,7 +301,7 @@ static void poke_piix3(struct board *b, uint32_t what)
 
 static void make_ide(struct board *b)
 {
-	struct ide_drive drives[4] = { { .blk = b->disk }, { 0 }, { .blk = b->media, .cdrom = true }, { .cdrom = true } };
+	struct ide_drive drives[4] = { { .blk = b->image[0] }, { 0 }, { .blk = b->image[1], .cdrom = true }, { .cdrom = true } };
 	struct ide *ide = ide_create(b->pci, BOARD_DEVFN, b->ports, board_irq(b, 14), board_irq(b, 15), drives);
 
 	put(b, ide, ide_device(ide));
@@ -310,17 +310,17 @@ static void make_ide(struct board *b)
 static void poke_ide(struct board *b, uint32_t what)
 {
 	if (what & 3) {
-		fake_blk_run(what & 1 ? b->disk : b->media);
+		fake_blk_run(what & 1 ? b->image[0] : b->image[1]);
 		return;
 	}
 	/* Out and in again: the same medium is there when a state is loaded. */
 	ide_change_media(b->chip, 2, NULL, what & 4);
-	ide_change_media(b->chip, 2, b->media, true);
+	ide_change_media(b->chip, 2, b->image[1], true);
 }
 
 static void make_ahci(struct board *b)
 {
-	const struct ide_drive drives[AHCI_PORTS] = { { .blk = b->disk }, { .blk = b->media, .cdrom = true }, { .cdrom = true } };
+	const struct ide_drive drives[AHCI_PORTS] = { { .blk = b->image[0] }, { .blk = b->image[1], .cdrom = true }, { .cdrom = true } };
 	struct ahci *ahci = ahci_create(b->pci, BOARD_DEVFN, drives);
 
 	put(b, ahci, ahci_device(ahci));
@@ -329,11 +329,11 @@ static void make_ahci(struct board *b)
 static void poke_ahci(struct board *b, uint32_t what)
 {
 	if (what & 3) {
-		fake_blk_run(what & 1 ? b->disk : b->media);
+		fake_blk_run(what & 1 ? b->image[0] : b->image[1]);
 		return;
 	}
 	ahci_change_media(b->chip, 1, NULL, what & 4);
-	ahci_change_media(b->chip, 1, b->media, true);
+	ahci_change_media(b->chip, 1, b->image[1], true);
 }
 
 static void make_dma8237(struct board *b)
@@ -356,7 +356,7 @@ static void poke_dma8237(struct board *b, uint32_t what)
 
 static void make_fdc(struct board *b)
 {
-	const struct fdc_drive drives[FDC_DRIVES] = { { true, b->floppy }, { true, NULL } };
+	const struct fdc_drive drives[FDC_DRIVES] = { { true, b->image[0] }, { true, NULL } };
 	struct dma8237 *dma = dma8237_create(b->ports, b->mem);
 	struct fdc *f = fdc_create(b->ports, board_irq(b, 6), dma, 2, drives);
 
@@ -367,11 +367,11 @@ static void make_fdc(struct board *b)
 static void poke_fdc(struct board *b, uint32_t what)
 {
 	if (what & 3) {
-		fake_blk_run(b->floppy);
+		fake_blk_run(b->image[0]);
 		return;
 	}
 	fdc_change_media(b->chip, 0, NULL);
-	fdc_change_media(b->chip, 0, b->floppy);
+	fdc_change_media(b->chip, 0, b->image[0]);
 }
 
 static void ignore_panic(void *opaque, enum pvpanic_event event) { }
@@ -444,7 +444,7 @@ static void poke_virtio_balloon(struct board *b, uint32_t what)
 
 static void make_virtio_blk(struct board *b)
 {
-	struct virtio_blk *v = virtio_blk_create(b->pci, BOARD_DEVFN, b->clock, b->disk, "virtio0", 2);
+	struct virtio_blk *v = virtio_blk_create(b->pci, BOARD_DEVFN, b->clock, b->image[0], "virtio0", 2);
 
 	put(b, v, virtio_blk_device(v));
 }
@@ -452,7 +452,7 @@ static void make_virtio_blk(struct board *b)
 static void poke_virtio_blk(struct board *b, uint32_t what)
 {
 	if (what & 1)
-		fake_blk_run(b->disk);
+		fake_blk_run(b->image[0]);
 	else
 		virtio_blk_resized(b->chip);
 }
@@ -494,15 +494,15 @@ const struct catalog_entry catalog[] = {
 	{ "testdev", make_testdev, NULL },
 	{ "hpet", make_hpet, poke_hpet },
 	{ "acpi_pm", make_acpi_pm, poke_acpi_pm },
-	{ "vga", make_vga, NULL, true },
+	{ "vga", make_vga, NULL, .slow_state = true },
 	{ "fw_cfg", make_fw_cfg, NULL },
 	{ "i440fx", make_i440fx, NULL },
 	{ "piix3", make_piix3, poke_piix3 },
-	{ "ide", make_ide, poke_ide },
-	{ "ahci", make_ahci, poke_ahci },
+	{ "ide", make_ide, poke_ide, .sectors = { 64, 64 } },
+	{ "ahci", make_ahci, poke_ahci, .sectors = { 64, 64 } },
 	{ "dma8237", make_dma8237, poke_dma8237 },
-	{ "fdc", make_fdc, poke_fdc },
-	{ "virtio_blk", make_virtio_blk, poke_virtio_blk },
+	{ "fdc", make_fdc, poke_fdc, .sectors = { 720 } },
+	{ "virtio_blk", make_virtio_blk, poke_virtio_blk, .sectors = { 64 } },
 	{ "virtio_rng", make_virtio_rng, NULL },
 	{ "virtio_net", make_virtio_net, poke_net },
 	{ "virtio_balloon", make_virtio_balloon, poke_virtio_balloon },
@@ -541,9 +541,8 @@ struct board *board_create(const struct catalog_entry *e)
 	for (int i = 0; i < 4; i++)
 		intx[i] = board_irq(b, 16 + i);
 	b->pci = pci_bus_create(b->ports, b->mmio, b->mem, intx, &no_msi);
-	b->disk = fake_blk_new(64, 0x11);
-	b->media = fake_blk_new(64, 0x55);
-	b->floppy = fake_blk_new(720, 0x33); /* the smallest that a drive takes */
+	for (unsigned i = 0; i < 2; i++)
+		b->image[i] = e->sectors[i] ? fake_blk_new(e->sectors[i], (uint8_t)(0x11 + i)) : NULL;
 	b->nd = netdev_memory_new(ignore_frame, NULL);
 	b->devfn = BOARD_DEVFN;
 	e->make(b);
@@ -553,15 +552,14 @@ struct board *board_create(const struct catalog_entry *e)
 
 void board_destroy(struct board *b)
 {
-	blk_drain(b->disk);
-	blk_drain(b->media);
-	blk_drain(b->floppy);
+	for (unsigned i = 0; i < 2; i++)
+		if (b->image[i])
+			blk_drain(b->image[i]);
 	b->device->ops->destroy(b->device);
 	if (b->helper)
 		b->helper->ops->destroy(b->helper);
-	blk_close(b->disk);
-	blk_close(b->media);
-	blk_close(b->floppy);
+	for (unsigned i = 0; i < 2; i++)
+		blk_close(b->image[i]);
 	netdev_destroy(b->nd);
 	pci_bus_destroy(b->pci);
 	chardev_destroy(b->cd);

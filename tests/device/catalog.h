@@ -28,7 +28,7 @@ struct board {
 	struct clock *clock;
 	struct pci_bus *pci;
 	struct chardev *cd;
-	struct blk *disk, *media, *floppy;
+	struct blk *image[2]; /* disks, of devices that have some */
 	struct netdev *nd;
 	uint32_t lines; /* interrupt lines that are up */
 	struct device *device;
@@ -45,6 +45,7 @@ struct catalog_entry {
 	/* Something from outside happens to it: a key, a line, the user's button. May be NULL. */
 	void (*poke)(struct board *b, uint32_t what);
 	bool slow_state; /* megabytes of it */
+	unsigned sectors[2]; /* sizes of its disks, if it has some */
 };
 
 extern const struct catalog_entry catalog[];

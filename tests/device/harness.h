@@ -52,7 +52,7 @@ static inline int device_restore(struct device *d, const GByteArray *bytes)
 	struct state *s = state_load_new(bytes->data, bytes->len);
 	int r = device_load(d, s);
 
-	if (r)
+	if (r && g_test_initialized())
 		g_test_message("%s", state_message(s));
 	state_free(s);
 	return r;

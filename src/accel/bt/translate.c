@@ -76,6 +76,7 @@ static void find_live(struct tr *t)
 	uint64_t next = t->block->lin + t->offset[t->count];
 	uint8_t live = GF_ALL;
 
+	t->live[0] = live;
 	if (!t->count)
 		return;
 	if (last->kind == G_JMP || last->kind == G_CALL)
@@ -110,7 +111,7 @@ static bool reads_first(const struct guest_insn *g)
 /* The two entries: flags in the register, flags in the image. */
 static void emit_entries(struct tr *t)
 {
-	bool save = false;
+	bool save = !t->count; /* the interpreter's: flags in the image */
 
 	t->block->direct = t->block->indirect = emit_at(&t->e);
 	t->flags = FLAGS_IMAGE;

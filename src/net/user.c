@@ -15,6 +15,7 @@
 
 #include "net/backend.h"
 #include "net/forward.h"
+#include "net/merge.h"
 #include "net/queue.h"
 
 #define BATCH_MAX (2 * 1024 * 1024) /* bytes that libslirp may hand out in one go */
@@ -34,6 +35,7 @@ struct user {
 	GArray *fds;            /* struct pollfd; [0] wakes */
 	GPtrArray *timers;
 	GByteArray *from_slirp; /* frames for net_frames_next: the thread's own */
+	struct net_merge merge; /* so that a card gets few big frames: the thread's own */
 	_Atomic bool full;      /* the card has no room for more */
 };
 
@@ -156,9 +158,13 @@ static void feed_slirp(struct user *u)
 		slirp_input(u->slirp, frame, (int)len);
 }
 
+static void to_card(void *opaque, const uint8_t *frame, size_t len, const struct net_offload *o)
+{
+	netdev_input(opaque, frame, len, o);
+}
+
 static void hand_over(struct user *u)
 {
-	const struct net_offload valid = { .flags = NET_DATA_VALID };
 	bool took = u->queue.taken->len;
 	const uint8_t *frame;
 	uint32_t len;
@@ -168,7 +174,8 @@ static void hand_over(struct user *u)
 		return;
 	pthread_mutex_lock(u->nd.lock);
 	while ((frame = net_frames_next(u->from_slirp, &at, &len)))
-		netdev_input(&u->nd, frame, len, &valid);
+		net_merge_add(&u->merge, frame, len, u->nd.accepts);
+	net_merge_flush(&u->merge);
 	if (took)
 		netdev_sendable(&u->nd);
 	atomic_store(&u->full, !netdev_room(&u->nd));
@@ -236,6 +243,7 @@ static void user_close(struct netdev *nd)
 	if (u->slirp)
 		slirp_cleanup(u->slirp);
 	net_queue_finish(&u->queue);
+	net_merge_finish(&u->merge);
 	g_array_free(u->fds, TRUE);
 	g_ptr_array_free(u->timers, TRUE);
 	g_byte_array_free(u->from_slirp, TRUE);
@@ -322,6 +330,7 @@ struct netdev *user_create(const struct net_config *config, pthread_mutex_t *loc
 	u->fds = g_array_new(FALSE, TRUE, sizeof(struct pollfd));
 	u->timers = g_ptr_array_new_with_free_func(g_free);
 	u->from_slirp = g_byte_array_new();
+	net_merge_init(&u->merge, to_card, &u->nd);
 	u->slirp = net_queue_init(&u->queue) ? slirp_new(&sc, &callbacks, u) : NULL;
 	if (!u->slirp) {
 		g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_FAILED, "user networking: libslirp could not be started");

@@ -11,6 +11,7 @@
 
 #include "base/bytes.h"
 #include "net/forward.h"
+#include "net/merge.h"
 #include "net/netdev.h"
 #include "net/offload.h"
 
@@ -514,6 +515,65 @@ static void test_segmentation(void)
 	memory_close(&c);
 }
 
+struct merged {
+	GPtrArray *frames;
+	struct net_offload last;
+};
+
+static void on_merged(void *o, const uint8_t *frame, size_t len, const struct net_offload *off)
+{
+	struct merged *m = o;
+
+	m->last = *off;
+	g_ptr_array_add(m->frames, g_bytes_new(frame, len));
+}
+
+/* A frame cut into segments and joined again is the same; what does not continue is left alone. */
+static void test_merge(void)
+{
+	static uint8_t f[NETDEV_MAX_FRAME];
+	struct net_offload o = { .gso_size = 1460 };
+	const unsigned all = NET_ACCEPT_CSUM | NET_ACCEPT_TSO4;
+	size_t len = make_tcp(f, 1460 * 5 + 100);
+	struct iovec iov = { f, len };
+	struct merged out = { g_ptr_array_new_with_free_func((GDestroyNotify)g_bytes_unref), { 0 } };
+	struct net_merge m;
+	struct card c;
+
+	memory_open(&c);
+	net_merge_init(&m, on_merged, &out);
+	f[47] = 0x18;
+	g_assert_true(net_tso_prepare(f, len, &o));
+	g_assert_true(netdev_send(c.nd, &iov, 1, &o));
+	g_assert_cmpuint(sent_frames->len, ==, 6);
+	for (unsigned round = 0; round < 2; round++) {
+		for (unsigned i = 0; i < 6; i++) {
+			gsize n;
+			const uint8_t *s = g_bytes_get_data(g_ptr_array_index(sent_frames, i), &n);
+
+			net_merge_add(&m, s, n, round ? 0 : all);
+		}
+		net_merge_flush(&m);
+		g_assert_cmpuint(out.frames->len, ==, round ? 7 : 1);
+		if (round)
+			continue;
+		g_assert_cmpmem(g_bytes_get_data(g_ptr_array_index(out.frames, 0), NULL), len, f, len);
+		g_assert_cmpmem(&out.last, sizeof(o), &o, sizeof(o));
+	}
+	/* A gap, and another connection. */
+	g_ptr_array_set_size(out.frames, 0);
+	for (unsigned i = 0; i < 6; i += 2)
+		net_merge_add(&m, g_bytes_get_data(g_ptr_array_index(sent_frames, i), NULL), 54 + 1460, all);
+	len = make_tcp(f, 1460);
+	f[35] = 7;
+	net_merge_add(&m, f, len, all);
+	net_merge_flush(&m);
+	g_assert_cmpuint(out.frames->len, ==, 4);
+	net_merge_finish(&m);
+	g_ptr_array_unref(out.frames);
+	memory_close(&c);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -527,5 +587,6 @@ int main(int argc, char **argv)
 	g_test_add_func("/net/capture", test_capture);
 	g_test_add_func("/net/waiting", test_waiting);
 	g_test_add_func("/net/segmentation", test_segmentation);
+	g_test_add_func("/net/merge", test_merge);
 	return g_test_run();
 }

@@ -4,6 +4,7 @@
 #include <sys/xattr.h>
 
 #include "block/image.h"
+#include "block/file_http.h"
 #include "block/iov.h"
 #include "block/qcow2.h"
 
@@ -87,7 +88,12 @@ struct image *image_open_file(struct file *f, const struct image_open_options *o
 
 static struct file *open_path(const char *path, bool readonly, GError **error)
 {
-	return file_open_host(path, readonly, error);
+	if (!path_is_url(path))
+		return file_open_host(path, readonly, error);
+	if (readonly)
+		return file_open_http(path, error);
+	blk_fail(error, "%s: is on a web server, where it can only be read; open it with ,readonly or ,snapshot", path);
+	return NULL;
 }
 
 struct image *image_open(const char *path, const struct image_open_options *opt, GError **error)
@@ -105,7 +111,7 @@ char *image_backing_path(const struct image *im, const char *name)
 
 	if (g_str_has_prefix(name, "file:"))
 		name += strlen("file:");
-	if (g_path_is_absolute(name))
+	if (g_path_is_absolute(name) || path_is_url(name))
 		return g_strdup(name);
 	dir = g_path_get_dirname(im->file->path);
 	return g_build_filename(dir, name, NULL);
@@ -147,6 +153,10 @@ struct image *image_open_backing(struct image *im, const char *name, const char 
 
 	if (depth + 1 >= IMAGE_MAX_DEPTH) {
 		blk_fail(error, "%s: more than %u backing images deep", im->file->path, IMAGE_MAX_DEPTH);
+		return NULL;
+	}
+	if (path_is_url(im->file->path)) {
+		blk_fail(error, "%s: comes from a web server, so the backing image it names (%s) is not opened", im->file->path, name);
 		return NULL;
 	}
 	if (opt->guessed && opt->above) {

@@ -9,7 +9,9 @@
 
 #include "base/bytes.h"
 #include "base/log.h"
+#include "block/file_http.h"
 #include "cli/net_option.h"
+#include "cli/progress.h"
 #include "dev/fdc.h"
 #include "fw/detect.h"
 
@@ -348,13 +350,33 @@ static bool is_floppy(const char *path)
 	return !g_stat(path, &st) && fdc_is_standard((uint64_t)st.st_size);
 }
 
+static bool show_progress(void *opaque, uint64_t done, uint64_t total)
+{
+	progress_update(opaque, done, total);
+	return true;
+}
+
+/* An image on a web server is fetched first, unless the cache has it. Returns where it is then. */
+static char *fetch_image(const char *url, GError **error)
+{
+	struct progress p;
+	bool ok;
+
+	progress_begin(&p, "fetching");
+	ok = http_fetch_all(url, show_progress, &p, error);
+	progress_end(&p);
+	return ok ? http_cache_path(url) : NULL;
+}
+
 /* IMAGE: what it is decides where it goes. */
 static bool take_image(struct run_options *o, const char *path, GError **error)
 {
 	struct vm_config *c = &o->vm;
+	bool url = path_is_url(path);
+	g_autofree char *local = url ? fetch_image(path, error) : g_strdup(path);
 	enum image_kind kind;
 
-	if (!image_detect(path, &kind, error))
+	if (!local || !image_detect(local, &kind, error))
 		return false;
 	switch (kind) {
 	case IMAGE_ISO:
@@ -362,7 +384,7 @@ static bool take_image(struct run_options *o, const char *path, GError **error)
 		return true;
 	case IMAGE_BZIMAGE:
 	case IMAGE_ELF:
-		set_string(&c->kernel, path);
+		set_string(&c->kernel, local);
 		return true;
 	case IMAGE_DISK:
 		if (is_floppy(path) && c->floppies < VM_MAX_FLOPPIES) {
@@ -373,7 +395,7 @@ static bool take_image(struct run_options *o, const char *path, GError **error)
 	case IMAGE_QCOW2:
 		if (c->disks == VM_MAX_DISKS)
 			return fail(error, "at most %d disks", VM_MAX_DISKS);
-		c->disk[c->disks++] = (struct vm_disk){ .path = g_strdup(path) };
+		c->disk[c->disks++] = (struct vm_disk){ .path = g_strdup(path), .snapshot = url };
 		return true;
 	}
 	return fail(error, "%s: not an image that can be booted", path);
@@ -452,7 +474,7 @@ void run_options_finish(struct run_options *o)
 
 void run_options_help(void)
 {
-	g_print("usage: guise run [IMAGE] [options]\n\nIMAGE is an ISO, a hard or floppy disk image, a bzImage or an ELF kernel.\n\n");
+	g_print("usage: guise run [IMAGE] [options]\n\nIMAGE is an ISO, a hard or floppy disk image, a bzImage or an ELF kernel,\nor the http(s) address of one.\n\n");
 	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
 		g_autofree char *left = g_strdup_printf("--%s %s", options[i].name, options[i].value ? options[i].value : "");
 

@@ -43,7 +43,8 @@ static int memory_readv(struct file *f, uint64_t offset, const struct iovec *iov
 	struct memory_file *m = (struct memory_file *)f;
 
 	*got = offset < m->size ? MIN(iov_length(iov, n), m->size - offset) : 0;
-	iov_write(iov, n, 0, m->bytes + (*got ? offset : 0), *got);
+	if (*got)
+		iov_write(iov, n, 0, m->bytes + offset, *got);
 	return 0;
 }
 

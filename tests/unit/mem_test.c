@@ -1,0 +1,83 @@
+/* Guest memory: slots, access across them, read-only ones, host vectors, dirty pages, the code listener. */
+#include <errno.h>
+#include <glib.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "mem/mem.h"
+
+static uint64_t code_gpa, code_len;
+
+static void code_written(void *opaque, uint64_t gpa, size_t len)
+{
+	code_gpa = gpa;
+	code_len += len;
+}
+
+static void test_memory(void)
+{
+	struct mem *m = mem_create();
+	struct ram *r = ram_create("test", 4 * PAGE_SIZE, NULL), *rom = ram_create("rom", PAGE_SIZE, NULL);
+	uint64_t generation = mem_generation(m);
+	uint8_t out[64], in[64] = { 0 };
+	struct iovec iov[4];
+	int low, high;
+
+	/* The two halves of one RAM, swapped and side by side. */
+	low = mem_map(m, 0x10000, 2 * PAGE_SIZE, r, 2 * PAGE_SIZE, false);
+	high = mem_map(m, 0x12000, 2 * PAGE_SIZE, r, 0, false);
+	g_assert_cmpint(low, >=, 0);
+	g_assert_cmpint(high, >=, 0);
+	g_assert_cmpuint(mem_generation(m), ==, generation + 2);
+	g_assert_cmpint(mem_map(m, 0x13000, PAGE_SIZE, rom, 0, true), ==, -EINVAL);
+	g_assert_cmpint(mem_map(m, 0x20010, PAGE_SIZE, rom, 0, true), ==, -EINVAL);
+	g_assert_cmpint(mem_map(m, 0x20000, 2 * PAGE_SIZE, rom, 0, true), ==, -EINVAL);
+	g_assert_cmpint(mem_map(m, -(uint64_t)PAGE_SIZE, 2 * PAGE_SIZE, r, 0, false), ==, -EINVAL);
+	g_assert_cmpint(mem_map(m, 0x14000, PAGE_SIZE, rom, 0, true), >=, 0);
+	mem_set_code_listener(m, code_written, NULL);
+	for (unsigned i = 0; i < sizeof(out); i++)
+		out[i] = (uint8_t)(i + 1);
+	/* Across the slots. */
+	g_assert_true(mem_write(m, 0x12000 - 32, out, 64));
+	g_assert_true(mem_read(m, 0x12000 - 32, in, 64));
+	g_assert_cmpmem(in, 64, out, 64);
+	g_assert_cmpmem(r->host + 4 * PAGE_SIZE - 32, 32, out, 32);
+	g_assert_cmpmem(r->host, 32, out + 32, 32);
+	g_assert_cmpuint(code_len, ==, 64);
+	g_assert_cmphex(code_gpa, ==, 0x12000);
+	/* All or nothing, also where addresses wrap. */
+	g_assert_false(mem_write(m, 0x15000 - 32, out, 64));
+	g_assert_false(mem_read(m, 0xf000, in, 64));
+	g_assert_false(mem_read(m, UINT64_MAX - 8, in, 64));
+	/* Writes to ROM are dropped. */
+	g_assert_true(mem_write(m, 0x14000, out, 8));
+	g_assert_cmphex(mem_read32(m, 0x14000), ==, 0);
+	/* Vectors: as many pieces as slots; ROM is not for writing. */
+	g_assert_cmpint(mem_iovec(m, 0x12000 - 32, 64, true, iov, 4), ==, 2);
+	g_assert_true(iov[1].iov_base == r->host && iov[1].iov_len == 32);
+	g_assert_cmpint(mem_iovec(m, 0x12000 - 32, 64, true, iov, 1), ==, -EFAULT);
+	g_assert_cmpint(mem_iovec(m, 0x14000, 64, true, iov, 4), ==, -EFAULT);
+	g_assert_cmpint(mem_iovec(m, 0x14000, 64, false, iov, 4), ==, 1);
+	/* Dirty pages by client. */
+	g_assert_true(ram_test_clear_dirty(r, 0, PAGE_SIZE, DIRTY_VGA));
+	g_assert_false(ram_test_clear_dirty(r, 0, PAGE_SIZE, DIRTY_VGA));
+	g_assert_true(ram_test_clear_dirty(r, 0, PAGE_SIZE, DIRTY_SNAPSHOT));
+	g_assert_false(ram_test_clear_dirty(r, PAGE_SIZE, PAGE_SIZE, DIRTY_VGA));
+	g_assert_false(ram_test_clear_dirty(r, 0, 100 * PAGE_SIZE, DIRTY_VGA));
+	/* Gone is gone. */
+	mem_unmap(m, low);
+	g_assert_null(mem_find(m, 0x10000));
+	g_assert_nonnull(mem_find(m, 0x12fff));
+	g_assert_false(mem_read(m, 0x12000 - 32, in, 64));
+	mem_unmap(m, low);
+	mem_destroy(m);
+	ram_destroy(r);
+	ram_destroy(rom);
+}
+
+int main(int argc, char **argv)
+{
+	g_test_init(&argc, &argv, NULL);
+	g_test_add_func("/mem/all", test_memory);
+	return g_test_run();
+}

@@ -127,8 +127,8 @@ static bool ring_step(struct rtl8139 *r, uint64_t base, uint8_t *index)
 		r->frame_len += len;
 	if (opts1 & CP_LS)
 		frame_finish(r, opts1, ld32le(raw + 4));
-	/* Ownership and status; what the driver wrote besides stays. */
-	st32le(raw, opts1 & ~CP_OWN);
+	/* No longer ours; the offload bits become status: no errors, no collisions. */
+	st32le(raw, opts1 & (CP_EOR | CP_FS | CP_LS | 0xffff));
 	pci_dma_write(&r->pci, at, raw, 4);
 	*index = opts1 & CP_EOR ? 0 : (*index + 1) % RING_ENTRIES;
 	return true;

@@ -18,7 +18,7 @@
 enum option_id {
 	OPT_ENGINE, OPT_CPU, OPT_CPUS, OPT_MEMORY, OPT_KERNEL, OPT_INITRD, OPT_APPEND, OPT_CDROM, OPT_DISK, OPT_FLOPPY, OPT_BOOT,
 	OPT_FIRMWARE, OPT_NET, OPT_CAPTURE, OPT_DISPLAY, OPT_SERIAL, OPT_CONSOLE, OPT_NAME, OPT_DETACH, OPT_QMP, OPT_DEBUGCON, OPT_DEBUG_EXIT, OPT_TEST_DEVICE,
-	OPT_NO_REBOOT, OPT_ON_PANIC, OPT_TRACE, OPT_TRACE_FILE, OPT_STATS, OPT_PAUSED, OPT_HELP,
+	OPT_NO_REBOOT, OPT_ON_PANIC, OPT_TABLET, OPT_TRACE, OPT_TRACE_FILE, OPT_STATS, OPT_PAUSED, OPT_HELP,
 };
 
 static const struct option {
@@ -48,6 +48,7 @@ static const struct option {
 	{ "debugcon", "FILE|stdio", "bytes written to port 0x402", OPT_DEBUGCON },
 	{ "debug-exit", NULL, "a write of v to port 0xf4 ends with status (v<<1)|1", OPT_DEBUG_EXIT },
 	{ "test-device", NULL, "the test suites' pc-testdev", OPT_TEST_DEVICE },
+	{ "tablet", NULL, "a USB tablet as pointer (there by itself with window and vnc)", OPT_TABLET },
 	{ "on-panic", "poweroff|pause|reset|ignore", "when the guest's kernel panics (poweroff, status 1)", OPT_ON_PANIC },
 	{ "no-reboot", NULL, "end with status 3 where the guest would reset", OPT_NO_REBOOT },
 	{ "trace", "LIST", "of exec,int,io,mmio,irq,cpu,bt,dev", OPT_TRACE },
@@ -319,6 +320,7 @@ static bool take(struct run_options *o, const struct option *opt, const char *va
 		return true;
 	case OPT_DEBUG_EXIT: c->debug_exit = true; return true;
 	case OPT_TEST_DEVICE: c->test_device = true; return true;
+	case OPT_TABLET: c->tablet = true; return true;
 	case OPT_ON_PANIC: return parse_panic(value, &c->on_panic, error);
 	case OPT_NO_REBOOT: c->no_reboot = true; return true;
 	case OPT_TRACE:
@@ -409,6 +411,7 @@ static void settle_defaults(struct run_options *o)
 
 	if (!strcmp(o->display.kind, "auto"))
 		set_string(&o->display.kind, !o->vm.serial[0] && !o->vm.kernel && terminal && !o->detach ? "text" : "none");
+	o->vm.tablet |= !strcmp(o->display.kind, "window") || !strcmp(o->display.kind, "vnc");
 	if (!o->vm.serial[0])
 		o->vm.serial[0] = g_strdup(!strcmp(o->display.kind, "text") || o->detach || !g_strcmp0(o->vm.console, "stdio") ? "none" : "stdio");
 }

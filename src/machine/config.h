@@ -57,6 +57,7 @@ struct vm_config {
 	char *debugcon; /* chardev spec or NULL */
 	bool debug_exit;
 	bool test_device;
+	bool tablet; /* a USB tablet, for displays whose pointer is where it points */
 	bool no_reboot;
 	enum panic_action on_panic;
 	bool paused; /* start stopped */

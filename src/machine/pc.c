@@ -30,6 +30,8 @@
 #include "dev/rtc.h"
 #include "dev/testdev.h"
 #include "dev/uart.h"
+#include "dev/uhci.h"
+#include "dev/usb_tablet.h"
 #include "dev/vga.h"
 #include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
@@ -187,6 +189,14 @@ static void mouse(void *opaque, int dx, int dy, int dz, unsigned buttons)
 	i8042_mouse(((struct pc *)opaque)->i8042, dx, dy, dz, buttons);
 }
 
+/* False until the guest drives the tablet, if there is one. */
+static bool pointer(void *opaque, unsigned x, unsigned y, int dz, unsigned buttons)
+{
+	struct pc *pc = opaque;
+
+	return pc->tablet && usb_tablet_move(pc->tablet, x, y, dz, buttons);
+}
+
 /* The engines let the guest's TSC follow the host's. */
 static uint64_t guest_tsc(void *opaque, unsigned cpu)
 {
@@ -340,6 +350,16 @@ static bool make_network(struct pc *pc, GError **error)
 	return true;
 }
 
+static void make_usb(struct pc *pc)
+{
+	struct uhci *uhci = uhci_create(pc->pci, DEVFN(1, 2), pc->vm->clock);
+
+	plug(pc, uhci_device(uhci));
+	pc->tablet = usb_tablet_create();
+	plug(pc, usb_tablet_device(pc->tablet));
+	uhci_plug(uhci, 0, usb_tablet_usb(pc->tablet));
+}
+
 /* What serves the guest best when it knows that it is one. */
 static void make_guest_helpers(struct pc *pc)
 {
@@ -395,8 +415,10 @@ struct pc *pc_create(struct vm *vm, GError **error)
 	plug(pc, fw_cfg_device(pc->fw_cfg));
 	if (!make_display(pc, error) || !make_disks(pc, error) || !make_network(pc, error))
 		return NULL;
+	if (vm->config.tablet)
+		make_usb(pc);
 	make_guest_helpers(pc);
-	pc->input = (struct input_sink){ key, mouse, pc };
+	pc->input = (struct input_sink){ key, mouse, pc, pointer };
 	if (!pc_boot_prepare(pc, error))
 		return NULL;
 	return pc;

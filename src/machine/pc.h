@@ -51,6 +51,7 @@ struct pc {
 	struct fw_cfg *fw_cfg;
 	struct rtc *rtc;
 	struct virtio_balloon *balloon;
+	struct usb_tablet *tablet;
 	struct device *devices[PC_MAX_DEVICES]; /* in reset order */
 	unsigned device_count;
 	struct chardev *serial[4], *console, *debugcon;

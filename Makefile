@@ -2,7 +2,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: build run test test-asan fuzz bench install clean guest
+.PHONY: build run test test-asan test-kvm-nested fuzz bench install clean guest
 
 build:
 	@tools/setup
@@ -25,6 +25,10 @@ test-asan:
 fuzz:
 	@tools/setup
 	@tools/fuzz
+
+# KVM as on real hardware, in an emulated machine: some three minutes.
+test-kvm-nested: build guest
+	@tools/test-kvm-nested $(BUILD)
 
 bench: build guest
 	@for b in bench/*; do if [ -f "$$b" ] && [ -x "$$b" ]; then "$$b" ./$(BUILD)/guise || exit 1; fi; done

@@ -76,6 +76,8 @@ struct accel_config {
 	const struct cpu_model *cpu;
 	unsigned cpus;
 	uint64_t bt_cache; /* bytes; bt only */
+	/* The local APIC is the machine's whatever caps say: one processor, deterministic (diffrun). */
+	bool outside_apic;
 };
 
 struct accel_caps {
@@ -111,7 +113,8 @@ struct accel_ops {
 	/* Whether set_irq bits are waiting that end a halt. Any thread. */
 	bool (*has_work)(struct vcpu *v);
 	/* Only while the vCPU is not in run(): run() ends with VCPU_EXIT_DEBUG after one instruction, the delivery
-	 * of an interrupt or exception counting with the instruction that it comes before or instead of. */
+	 * of an interrupt or exception counting with the instruction that it comes before or instead of. An engine
+	 * whose unit is larger ends after one such unit; vcpu->instructions tells how many it was. */
 	void (*set_step)(struct vcpu *v, bool on);
 	/* One line per statistic (instructions, blocks, exits); for the monitor and --stats. */
 	void (*print_stats)(struct accel *a, GString *out);

@@ -8,6 +8,7 @@
 
 #include "block/blk.h"
 #include "net/netdev.h"
+#include "x86/cpuid.h"
 
 #define VM_MAX_DISKS 8
 #define VM_MAX_FLOPPIES 2
@@ -61,6 +62,10 @@ struct vm_config {
 	bool no_reboot;
 	enum panic_action on_panic;
 	bool paused; /* start stopped */
+	/* Deterministic, for comparing engines: time moves by clock_advance alone, no thread runs vCPUs, the APIC is
+	 * ours, and CPU features are among cpu_limit. */
+	bool stepped;
+	uint32_t cpu_limit[CPUID_WORDS];
 };
 
 /* Frees what it points to, not itself. */

@@ -233,7 +233,7 @@ static void make_interrupt_controllers(struct pc *pc)
 	plug(pc, lapic_bus_device(pc->lapics));
 	pc->ioapic = ioapic_create(pc->mmio, 0xfec00000, &msi);
 	plug(pc, ioapic_device(pc->ioapic));
-	if (pc->vm->ops->caps.in_kernel_apic) {
+	if (pc->vm->kernel_apic) {
 		lapic_bus_set_remote(pc->lapics, &remote);
 		ioapic_set_route_listener(pc->ioapic, engine_route_pin, pc);
 	}

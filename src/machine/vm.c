@@ -212,7 +212,7 @@ void vm_resume(struct vm *vm)
 	if (changed) {
 		vm->status = VM_RUNNING;
 		clock_resume(vm->clock);
-		if (vm->ops->caps.in_kernel_apic)
+		if (vm->kernel_apic)
 			vm->ops->resume(vm->accel);
 		vm_release(vm);
 	}
@@ -412,8 +412,11 @@ static bool check_memory(uint64_t memory, GError **error)
 static void slot_changed(void *opaque, const struct mem_slot *slot, unsigned index, bool added)
 {
 	struct vm *vm = opaque;
-	int result = added ? vm->ops->map_ram(vm->accel, index, slot) : vm->ops->unmap_ram(vm->accel, index);
+	int result;
 
+	/* Comparing asks what was written. */
+	slot->ram->log_dirty |= vm->config.stepped;
+	result = added ? vm->ops->map_ram(vm->accel, index, slot) : vm->ops->unmap_ram(vm->accel, index);
 	if (!result)
 		return;
 	g_snprintf(vm->error_message, sizeof(vm->error_message), "%s refuses guest memory at %" G_GINT64_MODIFIER "x (%s)",
@@ -423,16 +426,22 @@ static void slot_changed(void *opaque, const struct mem_slot *slot, unsigned ind
 
 static bool open_engine(struct vm *vm, const struct accel_host *bridge, GError **error)
 {
-	struct accel_config ac = { .mem = vm->mem, .host = bridge, .cpu = &vm->cpu_model, .cpus = vm->cpus };
+	struct accel_config ac = { .mem = vm->mem, .host = bridge, .cpu = &vm->cpu_model, .cpus = vm->cpus,
+				   .outside_apic = vm->config.stepped };
 	const struct mem_listener listener = { slot_changed, vm };
 	uint32_t words[CPUID_WORDS];
 
 	vm->ops = accel_choose(vm->config.engine, &vm->engine_why, error);
 	if (!vm->ops)
 		return false;
+	vm->kernel_apic = vm->ops->caps.in_kernel_apic && !vm->config.stepped;
 	accel_supported_words(vm->ops, words);
+	for (unsigned i = 0; vm->config.stepped && i < CPUID_WORDS; i++)
+		words[i] &= vm->config.cpu_limit[i];
 	if (!cpu_model_parse(vm->config.cpu, words, vm->cpus, &vm->cpu_model, error))
 		return false;
+	/* Paravirtual clocks follow the host's time. */
+	vm->cpu_model.hypervisor &= !vm->config.stepped;
 	vm->accel = vm->ops->open(&ac, error);
 	if (!vm->accel)
 		return false;
@@ -472,7 +481,7 @@ struct vm *vm_create(struct vm_config *config, bool (*key_filter)(void *opaque, 
 	vm->vcpus = g_new0(struct vcpu_thread, vm->cpus);
 	vm->key_filter = key_filter;
 	vm->key_filter_opaque = filter_opaque;
-	vm->clock = clock_create(&vm->lock);
+	vm->clock = vm->config.stepped ? clock_create_manual() : clock_create(&vm->lock);
 	vm->mem = mem_create();
 	vm->status = VM_PAUSED;
 	vm->hold = true;
@@ -486,7 +495,7 @@ struct vm *vm_create(struct vm_config *config, bool (*key_filter)(void *opaque, 
 	vm_unlock(vm);
 	if (!ok)
 		goto fail;
-	for (unsigned i = 0; i < vm->cpus; i++) {
+	for (unsigned i = 0; i < vm->cpus && !vm->config.stepped; i++) {
 		vm->vcpus[i].started = true;
 		pthread_create(&vm->vcpus[i].thread, NULL, vcpu_thread, &vm->vcpus[i]);
 	}

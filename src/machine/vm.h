@@ -75,6 +75,7 @@ struct vm {
 	struct cpu_model cpu_model;
 	struct accel *accel;
 	const struct accel_ops *ops;
+	bool kernel_apic; /* the local APICs are the engine's */
 	char *engine_why;
 	struct vcpu_thread *vcpus;
 	unsigned cpus;

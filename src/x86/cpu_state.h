@@ -138,6 +138,9 @@ void cpu_state_reset(struct cpu_state *s, bool boot_processor);
 /* After INIT: as reset, but FPU, MTRRs, TSC and most MSRs stay. */
 void cpu_state_init(struct cpu_state *s, bool boot_processor);
 
+/* The differences that the architecture shows, one a line ("rip 1000 1002"); empty when equal. Free it. */
+char *cpu_state_diff(const struct cpu_state *a, const struct cpu_state *b);
+
 static inline unsigned cpu_cpl(const struct cpu_state *s) { return SEG_ATTR_DPL(s->seg[SEG_SS].attr); }
 
 #endif

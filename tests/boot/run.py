@@ -359,6 +359,53 @@ def test_virtio():
         check(m.end() == 0, 'status')
 
 
+def rom(code):
+    """A BIOS image of our own: code at f000:0000, where the reset vector jumps."""
+    path = os.path.join(WORK, f'rom{len(code)}.bin')
+    with open(path, 'wb') as f:
+        f.write(code.ljust(0xfff0, b'\xf4') + bytes([0xEA, 0, 0, 0, 0xF0]).ljust(16, b'\0'))
+    return path
+
+
+def diffrun(image, *engines):
+    p = subprocess.run([os.path.join(os.path.dirname(GUISE), 'diffrun'), *engines, '--', '--firmware', image, '--net', 'none',
+                        '--memory', '2M', '--debug-exit'], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+    return p.returncode, p.stdout.decode(errors='replace') + p.stderr.decode(errors='replace')
+
+
+DEBUG_EXIT = bytes([0xBA, 0xF4, 0x00, 0xB0, 0x07, 0xEE, 0xF4])  # mov dx,0xf4; mov al,7; out dx,al; hlt
+
+
+def test_diffrun():
+    # mov cx,500; l: add bx,cx; push bx; div cl... no fault: mov ax,cx; mul bx; rol bx,3; pop si; in al,0x40; loop l
+    loop = bytes([0xBC, 0x00, 0x7C, 0xB9, 0xF4, 0x01, 0x01, 0xCB, 0x53, 0x89, 0xC8, 0xF7, 0xE3, 0xC1, 0xC3, 0x03, 0x5E, 0xE4,
+                  0x40, 0xE2, 0xF1])
+    same = rom(loop + DEBUG_EXIT)
+    status, out = diffrun(same, 'interp', 'interp')
+    check(status == 0 and 'both end the same way after 40' in out, f'status {status}: {out}')
+    # The paravirtual clock puts the host's time stamp into memory: mov ecx,0x4b564d01; mov eax,0x2001; xor edx,edx; wrmsr
+    differs = rom(bytes([0x66, 0xB9, 0x01, 0x4D, 0x56, 0x4B, 0x66, 0xB8, 0x01, 0x20, 0, 0, 0x66, 0x31, 0xD2, 0x0F, 0x30]) +
+                  loop + DEBUG_EXIT)
+    status, out = diffrun(differs, 'interp', 'interp')
+    check(status == 1 and 'memory at 20' in out, f'status {status}: {out}')
+    if os.access('/dev/kvm', os.W_OK):
+        status, out = diffrun(same, 'interp', 'kvm')
+        check(status == 0 and 'both end the same way' in out, f'status {status}: {out}')
+
+
+def test_kvm():
+    """SeaBIOS on /dev/kvm: the PIT by the PIC, disks, two processors started by the firmware."""
+    if not os.access('/dev/kvm', os.W_OK):
+        return
+    con = os.path.join(WORK, 'kvm.con')
+    status, _, err = guise('run', boot_sector(print_and_exit('on KVM', 0x15)), '--engine', 'kvm', '--cpus', '2', '--display', 'none',
+                           '--serial', 'none', '--net', 'none', '--debugcon', con, '--debug-exit', '--memory', '64M', timeout=180)
+    text = open(con, 'rb').read().decode(errors='replace')
+    check(status == 0x15 * 2 + 1 and 'on KVM' in text, f'status {status}; {err}; {text[-400:]}')
+    check('Found 2 cpu(s)' in text, text[-2000:])
+    check('engine: kvm (as asked' in err, err)
+
+
 def refused(words, *args, status=2):
     got, out, err = guise('run', *args, timeout=20)
     check(got == status, f'status {got}, not {status}: {err}')
@@ -392,8 +439,8 @@ def test_same_name_twice():
         m.end()
 
 
-TESTS = [test_bad_input, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot, test_same_name_twice,
-         test_virtio_boot, test_vnc, test_linux, test_linux_smp, test_virtio]
+TESTS = [test_bad_input, test_diffrun, test_kvm, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot,
+         test_same_name_twice, test_virtio_boot, test_vnc, test_linux, test_linux_smp, test_virtio]
 TESTS += drives.tests(sys.modules[__name__])
 
 

@@ -38,7 +38,5 @@ void rig_load(struct rig *r, const uint8_t *image, size_t len);
 bool rig_run(struct rig *r);
 /* Memory, ROM, what devices know, and the state of processor 0. */
 void rig_copy(struct rig *to, struct rig *from);
-/* The differences of the architectural states, one a line; empty when equal. Free it. */
-char *state_diff(const struct cpu_state *a, const struct cpu_state *b);
 
 #endif

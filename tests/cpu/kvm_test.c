@@ -83,7 +83,7 @@ static void compare(struct rig *a, struct rig *b)
 
 	a->ops->get_state(a->vcpu[0], &sa);
 	b->ops->get_state(b->vcpu[0], &sb);
-	diff = state_diff(&sa, &sb);
+	diff = cpu_state_diff(&sa, &sb);
 	g_assert_cmpstr(diff, ==, "");
 	g_assert_cmpstr(a->log->str, ==, b->log->str);
 	for (unsigned i = 0; i < RAM_SIZE; i += 4) {
@@ -185,14 +185,14 @@ static void test_round_trip(void)
 	fill_state(&s);
 	g_assert_cmpint(r->ops->set_state(r->vcpu[0], &s), ==, 0);
 	g_assert_cmpint(r->ops->get_state(r->vcpu[0], &got), ==, 0);
-	diff = state_diff(&s, &got);
+	diff = cpu_state_diff(&s, &got);
 	g_assert_cmpstr(diff, ==, "");
 	/* Some hosts show their own counter whatever they are told; where it is unstable, KVM makes up for what it loses. */
 	if (got.tsc_offset)
 		g_assert_cmpint(ABS((int64_t)(s.tsc_offset - got.tsc_offset)), <, INT64_C(1) << 33);
 	g_assert_cmpint(r->ops->set_state(r->vcpu[0], &got), ==, 0);
 	g_assert_cmpint(r->ops->get_state(r->vcpu[0], &again), ==, 0);
-	diff2 = state_diff(&got, &again);
+	diff2 = cpu_state_diff(&got, &again);
 	g_assert_cmpstr(diff2, ==, "");
 	/* A processor that waits and one that is halted. */
 	s.mp_state = MP_WAIT_SIPI;

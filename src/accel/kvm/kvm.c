@@ -77,7 +77,7 @@ static struct accel *kvm_open(const struct accel_config *cfg, GError **error)
 	/* Both are needed by Intel hosts only; others may refuse. */
 	ioctl(k->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
 	ioctl(k->vm_fd, KVM_SET_TSS_ADDR, TSS_ADDRESS);
-	if (!enable_split_irqchip(k)) {
+	if (!cfg->outside_apic && !enable_split_irqchip(k)) {
 		g_propagate_error(error, kvm_error("no split interrupt controller"));
 		goto fail;
 	}
@@ -195,12 +195,6 @@ static struct vcpu *kvm_vcpu_create(struct accel *a, unsigned index, GError **er
 fail:
 	kvm_vcpu_destroy(&v->vcpu);
 	return NULL;
-}
-
-static bool kvm_has_work(struct vcpu *vcpu)
-{
-	/* Halts are the kernel's; the thread never waits outside of KVM_RUN. */
-	return true;
 }
 
 static void kvm_print_stats(struct accel *a, GString *out)

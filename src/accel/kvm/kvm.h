@@ -32,6 +32,7 @@ struct kvm_vcpu {
 	_Atomic uint32_t irq; /* enum vcpu_irq bits waiting */
 	_Atomic pid_t tid;    /* of the thread inside KVM_RUN, 0: none */
 	bool stepping;
+	bool halted; /* with the APIC outside halts are ours */
 	_Atomic uint64_t exits; /* to us, from the kernel */
 };
 
@@ -57,6 +58,7 @@ void kvm_run_vcpu(struct vcpu *v, struct vcpu_exit *exit);
 void kvm_kick(struct vcpu *v);
 void kvm_set_irq(struct vcpu *v, unsigned bits, bool level);
 void kvm_set_step(struct vcpu *v, bool on);
+bool kvm_has_work(struct vcpu *v);
 
 /* kvm_probe.c: opens the node and checks the API; -1 with a message that gives the next step. */
 int kvm_open_node(const char *node, GError **error);

@@ -166,7 +166,7 @@ static bool enter_long_mode(struct probe *p)
 	return ioctl(p->vcpu, KVM_SET_SREGS, &s) >= 0;
 }
 
-/* The nanoseconds that `loops` rounds take, or -1. */
+/* The nanoseconds that `loops` rounds take, other programs' left out, or -1. */
 static int64_t time_loops(struct probe *p, uint32_t loops, GError **error)
 {
 	struct kvm_regs r = { .rip = PROBE_CODE, .rsp = 0x8000, .rflags = 2, .rcx = loops };
@@ -176,14 +176,14 @@ static int64_t time_loops(struct probe *p, uint32_t loops, GError **error)
 		refuse(error, KVM_ERROR_BROKEN, "KVM refuses registers: %s", g_strerror(errno));
 		return -1;
 	}
-	clock_gettime(CLOCK_MONOTONIC, &a);
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
 	while (ioctl(p->vcpu, KVM_RUN, 0ul) < 0) {
 		if (errno != EINTR && errno != EAGAIN) {
 			refuse(error, KVM_ERROR_BROKEN, "KVM cannot run a test program: %s: see dmesg", g_strerror(errno));
 			return -1;
 		}
 	}
-	clock_gettime(CLOCK_MONOTONIC, &b);
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
 	if (p->run->exit_reason != KVM_EXIT_HLT) {
 		refuse(error, KVM_ERROR_BROKEN, "KVM stopped in a test program (exit %u): see dmesg", p->run->exit_reason);
 		return -1;

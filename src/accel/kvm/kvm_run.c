@@ -146,9 +146,11 @@ static bool handle_exit(struct kvm_vcpu *v, struct vcpu_exit *exit)
 		host->ioapic_eoi(host->opaque, r->eoi.vector);
 		return false;
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
+	case KVM_EXIT_SET_TPR:
 	case KVM_EXIT_INTR:
 		return false;
 	case KVM_EXIT_HLT:
+		v->halted = true;
 		exit->kind = VCPU_EXIT_HALT;
 		return true;
 	case KVM_EXIT_SHUTDOWN:
@@ -156,6 +158,7 @@ static bool handle_exit(struct kvm_vcpu *v, struct vcpu_exit *exit)
 		exit->kind = VCPU_EXIT_SHUTDOWN;
 		return true;
 	case KVM_EXIT_DEBUG:
+		atomic_fetch_add_explicit(&v->vcpu.instructions, 1, memory_order_relaxed);
 		exit->kind = VCPU_EXIT_DEBUG;
 		return true;
 	case KVM_EXIT_FAIL_ENTRY:
@@ -173,14 +176,30 @@ static bool handle_exit(struct kvm_vcpu *v, struct vcpu_exit *exit)
 
 static int enter(struct kvm_vcpu *v)
 {
+	const struct accel_host *host = v->kvm->cfg.host;
+	bool outside = v->kvm->cfg.outside_apic;
 	int result;
 
+	/* The task priority goes with the call both ways. */
+	if (outside)
+		v->run->cr8 = host->tpr_read(host->opaque, v->vcpu.index);
 	atomic_store(&v->tid, (pid_t)syscall(SYS_gettid));
 	result = ioctl(v->fd, KVM_RUN, 0ul) < 0 ? -errno : 0;
 	atomic_store(&v->tid, 0);
 	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	atomic_fetch_add_explicit(&v->exits, 1, memory_order_relaxed);
+	if (outside)
+		host->tpr_write(host->opaque, v->vcpu.index, (uint8_t)v->run->cr8);
 	return result;
+}
+
+/* Halts are the kernel's; with the APIC outside they end by an NMI, or by an interrupt that is accepted. */
+bool kvm_has_work(struct vcpu *vcpu)
+{
+	struct kvm_vcpu *v = (struct kvm_vcpu *)vcpu;
+	uint32_t irq = atomic_load(&v->irq);
+
+	return !v->halted || (irq & VCPU_NMI) || ((irq & VCPU_INTR) && v->run->if_flag);
 }
 
 void kvm_run_vcpu(struct vcpu *vcpu, struct vcpu_exit *exit)
@@ -194,6 +213,11 @@ void kvm_run_vcpu(struct vcpu *vcpu, struct vcpu_exit *exit)
 
 		if (atomic_fetch_and(&v->irq, ~(uint32_t)VCPU_KICK) & VCPU_KICK)
 			kicked = true;
+		if (!kicked && !kvm_has_work(vcpu)) {
+			exit->kind = VCPU_EXIT_HALT;
+			return;
+		}
+		v->halted &= kicked;
 		/* An unfinished I/O instruction completes before anyone looks at the state. */
 		if (kicked)
 			__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);

@@ -365,7 +365,7 @@ int kvm_get_state(struct vcpu *vcpu, struct cpu_state *s)
 	msrs_get(v, s);
 	kvm_msr_get(v, MSR_UCODE, &s->ucode_rev);
 	tsc_get(v, s);
-	s->mp_state = mp.mp_state == KVM_MP_STATE_HALTED ? MP_HALTED
+	s->mp_state = mp.mp_state == KVM_MP_STATE_HALTED || v->halted ? MP_HALTED
 		      : mp.mp_state == KVM_MP_STATE_RUNNABLE ? MP_RUNNING : MP_WAIT_SIPI;
 	return 0;
 }
@@ -394,5 +394,9 @@ int kvm_set_state(struct vcpu *vcpu, const struct cpu_state *s)
 		kvm_msr_set(v, MSR_UCODE, s->ucode_rev);
 	tsc_set(v, s);
 	events_set(v, s);
+	if (v->kvm->cfg.outside_apic) {
+		v->halted = s->mp_state == MP_HALTED;
+		return 0;
+	}
 	return ioctl(v->fd, KVM_SET_MP_STATE, &mp) < 0 ? -errno : 0;
 }

@@ -27,6 +27,8 @@ void cache_finish(struct cache *c)
 
 static void use(struct cache *c, struct table *t)
 {
+	if (c->recent.head == &t->link)
+		return;
 	g_queue_unlink(&c->recent, &t->link);
 	g_queue_push_head_link(&c->recent, &t->link);
 }

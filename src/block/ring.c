@@ -36,8 +36,8 @@ void ring_submit(struct ring *ring, struct request *r)
 	*ring->queue_end = r;
 	ring->queue_end = &r->next;
 	pthread_mutex_unlock(&ring->lock);
-	/* A queue that was not empty has its wake-up under way. */
-	if (first)
+	/* A queue that was not empty has its wake-up under way, and what comes from a completion is seen right after it. */
+	if (first && g_thread_self() != ring->thread)
 		eventfd_write(ring->event_fd, 1);
 }
 
@@ -57,6 +57,23 @@ static bool maps(struct request *r)
 	return im->ops->map(im, r->offset, r->len, r->kind != REQ_READ, &r->map);
 }
 
+static void prepare(struct io_uring_sqe *sqe, const struct request *r)
+{
+	const int fd = r->map.file->fd;
+
+	/* Without a vector the kernel has less to copy and keep. */
+	if (r->kind == REQ_FLUSH)
+		io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+	else if (r->kind == REQ_READ && r->n == 1)
+		io_uring_prep_read(sqe, fd, r->iov[0].iov_base, (unsigned)r->len, r->map.offset);
+	else if (r->kind == REQ_READ)
+		io_uring_prep_readv(sqe, fd, r->iov, (unsigned)r->n, r->map.offset);
+	else if (r->kind == REQ_WRITE && r->n == 1)
+		io_uring_prep_write(sqe, fd, r->iov[0].iov_base, (unsigned)r->len, r->map.offset);
+	else
+		io_uring_prep_writev2(sqe, fd, r->iov, (unsigned)r->n, r->map.offset, r->kind == REQ_WRITE_FUA ? RWF_DSYNC : 0);
+}
+
 static void start(struct ring *ring, struct request *r)
 {
 	struct io_uring_sqe *sqe;
@@ -67,14 +84,7 @@ static void start(struct ring *ring, struct request *r)
 	}
 	while (!(sqe = io_uring_get_sqe(&ring->uring)))
 		io_uring_submit(&ring->uring);
-	switch (r->kind) {
-	case REQ_READ: io_uring_prep_readv(sqe, r->map.file->fd, r->iov, (unsigned)r->n, r->map.offset); break;
-	case REQ_FLUSH: io_uring_prep_fsync(sqe, r->map.file->fd, IORING_FSYNC_DATASYNC); break;
-	default:
-		io_uring_prep_writev2(sqe, r->map.file->fd, r->iov, (unsigned)r->n, r->map.offset,
-				      r->kind == REQ_WRITE_FUA ? RWF_DSYNC : 0);
-		break;
-	}
+	prepare(sqe, r);
 	io_uring_sqe_set_data(sqe, r);
 	ring->in_kernel++;
 }
@@ -171,6 +181,12 @@ static void *ring_thread(void *opaque)
 	}
 }
 
+/* The thread enters the kernel for every wait, so completions need not interrupt it (Linux 5.19). */
+static bool set_up(struct io_uring *uring)
+{
+	return io_uring_queue_init(RING_ENTRIES, uring, IORING_SETUP_COOP_TASKRUN) == 0 || io_uring_queue_init(RING_ENTRIES, uring, 0) == 0;
+}
+
 struct ring *ring_create(struct blk *b)
 {
 	struct ring *ring = g_new0(struct ring, 1);
@@ -178,7 +194,7 @@ struct ring *ring_create(struct blk *b)
 	ring->blk = b;
 	ring->queue_end = &ring->queue;
 	ring->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (ring->event_fd >= 0 && io_uring_queue_init(RING_ENTRIES, &ring->uring, 0) == 0) {
+	if (ring->event_fd >= 0 && set_up(&ring->uring)) {
 		pthread_mutex_init(&ring->lock, NULL);
 		ring->thread = g_thread_new("disk", ring_thread, ring);
 		return ring;

@@ -324,7 +324,7 @@ static bool make_disks(struct pc *pc, GError **error)
 	pc->ide = ide_create(pc->pci, DEVFN(1, 1), pc->ports, gsi(pc, 14), gsi(pc, 15), u.ide);
 	plug(pc, ide_device(pc->ide));
 	if (u.satas) {
-		pc->ahci = ahci_create(pc->pci, DEVFN(14, 0), u.sata);
+		pc->ahci = ahci_create(pc->pci, DEVFN(15, 0), u.sata);
 		plug(pc, ahci_device(pc->ahci));
 	}
 	if (u.floppy[0].present) {

@@ -99,6 +99,16 @@ def tests(run):
             rows = rows_that_differ(splash, moved)
             run.check(30 <= len(rows) <= 34 and rows[-1] - rows[0] < 34, f'the menu moved rows {rows}')
 
+    def test_sata_boot():
+        """SeaBIOS by AHCI."""
+        image, con = run.boot_sector(run.print_and_exit('from a SATA disk', 0x15)), path('sata.con')
+        status, _, err = run.guise('run', '--disk', image + ',format=raw,bus=sata', '--display', 'none', '--serial', 'none',
+                                   '--debugcon', con, '--debug-exit', '--memory', '64M', '--net', 'none', timeout=90)
+        with open(con, 'rb') as f:
+            text = f.read().decode(errors='replace')
+        run.check('from a SATA disk' in text, f'debugcon: {text[-400:]!r}; {err}')
+        run.check(status == 0x15 * 2 + 1, f'status {status}; {err}')
+
     def test_ide():
         """Linux's ata_piix: two disks and a disc by DMA; another disc put in under way."""
         disk = noise_image(path('a.img'), 8 << 20)
@@ -119,4 +129,4 @@ def tests(run):
             run.check('exception' not in m.console(), m.console()[-800:])
             run.check(m.end(60) == 0, 'status')
 
-    return [test_grub_cd, test_grub_floppy, test_isolinux, test_ide]
+    return [test_grub_cd, test_grub_floppy, test_isolinux, test_sata_boot, test_ide]

@@ -76,6 +76,8 @@ const struct display_source *pc_display(struct pc *pc);
 uint64_t pc_tsc_hz(void);
 /* Network card `i` with its back end and its boot ROM (pc_net.c); NULL on failure. */
 struct device *pc_nic_create(struct pc *pc, unsigned i, unsigned devfn, GError **error);
+/* Plugs the cable of card "net0" in or out; false when there is no such card. Without the lock. */
+bool pc_set_link(struct pc *pc, const char *id, bool up);
 /* Firmware, tables, kernels (pc_boot.c). */
 bool pc_boot_prepare(struct pc *pc, GError **error);
 bool pc_boot_reset(struct pc *pc, struct cpu_state *boot, GError **error);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "bus/irq_lines.h"
 #include "dev/acpi_pm.h"
 #include "dev/ahci.h"
 #include "dev/coprocessor.h"
@@ -58,9 +59,10 @@ static void gsi_set(void *opaque, int line, bool level)
 	ioapic_set_irq(pc->ioapic, line == 0 ? 2 : line, level);
 }
 
-static struct irq gsi(struct pc *pc, int line)
+/* Each chip has an input of its own. */
+static struct irq gsi(struct pc *pc, unsigned line)
 {
-	return (struct irq){ gsi_set, pc, line };
+	return irq_lines_input(pc->lines, line);
 }
 
 /* The PIC's INTR pin is wired to LINT0. */
@@ -229,6 +231,8 @@ static void make_interrupt_controllers(struct pc *pc)
 	const struct lapic_remote remote = { engine_send_msi, engine_get_apic, engine_set_apic, pc };
 	const struct msi_sink msi = { send_msi, pc };
 
+	pc->lines = irq_lines_create((struct irq){ gsi_set, pc, 0 });
+	plug(pc, irq_lines_device(pc->lines));
 	pc->lapics = lapic_bus_create(pc->vm->cpus, pc->vm->clock, pc_tsc_hz(), &cb);
 	plug(pc, lapic_bus_device(pc->lapics));
 	pc->ioapic = ioapic_create(pc->mmio, 0xfec00000, &msi);
@@ -247,7 +251,7 @@ static void make_pci(struct pc *pc)
 	const struct msi_sink msi = { send_msi, pc };
 	struct irq isa[16], pirq[4];
 
-	for (int i = 0; i < 16; i++)
+	for (unsigned i = 0; i < 16; i++)
 		isa[i] = gsi(pc, i);
 	pc->piix3 = piix3_create(isa);
 	for (unsigned i = 0; i < 4; i++)
@@ -267,7 +271,7 @@ static void make_legacy(struct pc *pc)
 	struct irq lines[24];
 	struct hpet *hpet;
 
-	for (int i = 0; i < 24; i++)
+	for (unsigned i = 0; i < 24; i++)
 		lines[i] = gsi(pc, i);
 	/* The HPET stands between the two timers it may replace and their lines. */
 	hpet = hpet_create(pc->mmio, 0xfed00000, pc->vm->clock, lines);
@@ -292,6 +296,8 @@ static void make_legacy(struct pc *pc)
 	plug(pc, debugcon_device(debugcon_create(pc->ports, 0x402, pc->debugcon)));
 	if (pc->vm->config.debug_exit)
 		plug(pc, debug_exit_device(debug_exit_create(pc->ports, 0xf4, want_exit, pc)));
+	for (unsigned i = 0; i < 24; i++)
+		lines[i] = gsi(pc, i);
 	if (pc->vm->config.test_device)
 		plug(pc, testdev_device(testdev_create(pc->ports, pc->mmio, lines)));
 }

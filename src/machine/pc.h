@@ -36,6 +36,7 @@ struct pc {
 	struct ram *ram_low, *ram_high, *rom;
 	int pam_slot[13];
 	int rom_slot;
+	struct irq_lines *lines;
 	struct lapic_bus *lapics;
 	struct pic *pic;
 	struct piix3 *piix3;

@@ -15,7 +15,7 @@ static void random_bytes(GRand *rand, uint8_t *to, size_t len)
 
 static unsigned rounds(const struct catalog_entry *e)
 {
-	return e->slow_state ? 6 : 200;
+	return e->slow_state ? 4 : 100;
 }
 
 static struct board *used_board(const struct catalog_entry *e, GRand *rand)

@@ -64,7 +64,7 @@ struct uhci {
 	struct pci_dev pci; /* must be first */
 	struct clock *clock;
 	struct timer *timer;
-	int64_t frame_time; /* when the current frame began */
+	int64_t frame_time; /* when the current frame began; 0 while halted */
 	uint16_t cmd, sts, intr, frnum;
 	uint32_t frbase;
 	uint8_t sofmod;
@@ -92,6 +92,13 @@ static void update_irq(struct uhci *u)
 }
 
 /* ---- transfers ---- */
+
+static void stop(struct uhci *u)
+{
+	u->sts |= STS_HALTED;
+	u->frame_time = 0;
+	timer_cancel(u->timer);
+}
 
 static struct usb_device *find_device(struct uhci *u, unsigned address)
 {
@@ -139,8 +146,9 @@ static enum outcome td_run(struct uhci *u, struct td *t, unsigned *bytes)
 	if (!(t->control & TD_ACTIVE))
 		return TD_INACTIVE;
 	if (len > PACKET_MAX || (pid != USB_PID_IN && pid != USB_PID_OUT && pid != USB_PID_SETUP)) {
-		u->sts |= STS_PROCESS_ERROR | STS_HALTED;
+		u->sts |= STS_PROCESS_ERROR;
 		u->cmd &= ~CMD_RUN;
+		stop(u);
 		device_guest_error(&u->pci.device, "a transfer descriptor with token 0x%08x", t->token);
 		return TD_FAILED;
 	}
@@ -264,7 +272,9 @@ static void catch_up(struct uhci *u)
 	for (; passed > 0 && (u->cmd & CMD_RUN); passed--) {
 		run_frame(u);
 		u->frnum = (u->frnum + 1) & 0x7ff;
-		u->frame_time += FRAME;
+		/* The frame may have been the one that stopped everything. */
+		if (u->cmd & CMD_RUN)
+			u->frame_time += FRAME;
 	}
 	u->frnum &= 0x7ff;
 	update_irq(u);
@@ -286,12 +296,6 @@ static void start(struct uhci *u)
 	timer_arm(u->timer, u->frame_time + BUSY_STEP);
 }
 
-static void stop(struct uhci *u)
-{
-	u->sts |= STS_HALTED;
-	timer_cancel(u->timer);
-}
-
 /* A device has something to tell: the next frame comes in time. */
 static void wake(void *opaque)
 {
@@ -306,6 +310,7 @@ static void wake(void *opaque)
 static void controller_reset(struct uhci *u)
 {
 	timer_cancel(u->timer);
+	u->frame_time = 0;
 	u->cmd = u->intr = u->frnum = 0;
 	u->sts = STS_HALTED;
 	u->frbase = 0;

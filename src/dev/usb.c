@@ -92,7 +92,7 @@ static int packet_setup(struct usb_device *u, const uint8_t *data, unsigned len)
 	u->at = u->len = 0;
 	if (!(u->setup[0] & 0x80) && wanted) {
 		u->stage = wanted <= USB_CONTROL_MAX ? USB_STAGE_DATA_OUT : USB_STAGE_STALLED;
-		u->len = (uint16_t)wanted;
+		u->len = wanted <= USB_CONTROL_MAX ? (uint16_t)wanted : 0;
 		return 8;
 	}
 	n = carry_out(u, u->data, wanted < USB_CONTROL_MAX ? wanted : USB_CONTROL_MAX);

@@ -47,7 +47,7 @@ static const uint8_t config_descriptor[] = {
 	7, 5, 0x81, 3, 8, 0, 10,                                    /* endpoint 1 IN: interrupt, every 10 ms */
 };
 
-static const char *const strings[] = { "guise", "guise USB tablet", "1" };
+static const char *const strings[] = { "guise", "USB tablet", "1" };
 
 static void put_report(const struct event *e, uint8_t r[REPORT_SIZE])
 {

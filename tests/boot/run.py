@@ -237,6 +237,8 @@ dd if=/tmp/disk of=/dev/vdb bs=64k 2>/dev/null
 dd if=/dev/zero of=/dev/vda bs=512 count=1 2>&1 | grep -o 'Operation not permitted'
 sync
 echo "entropy $(dd if=/dev/hwrng bs=64 count=4 2>/dev/null | sort -u | wc -c)"
+ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up
+ping -c 2 10.0.2.2 | grep received
 exec 3<>/dev/hvc0
 echo hello from hvc0 >&3
 read answer <&3
@@ -339,6 +341,7 @@ def test_virtio():
         for device, name in (('0x0001', 'net'), ('0x0002', 'blk'), ('0x0003', 'console'), ('0x0004', 'rng'), ('0x0005', 'balloon')):
             check(f'virtio {device} bound' in m.console(), f'{name} has no driver: {m.console()[-2000:]}')
         check('serial virtio0' in m.console() and 'Operation not permitted' in m.console(), m.console()[-800:])
+        check('2 packets received' in m.console(), 'the gateway does not answer')
         check(re.search('entropy 2[0-9][0-9]', m.console()), 'no entropy')
         with open(copy, 'rb') as f:
             check(f.read() == data, 'what was copied from disk to disk differs')

@@ -28,6 +28,8 @@
 #include "dev/rtc.h"
 #include "dev/rtl8139.h"
 #include "dev/uart.h"
+#include "dev/uhci.h"
+#include "dev/usb_tablet.h"
 #include "dev/vga.h"
 #include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
@@ -442,6 +444,39 @@ static void poke_virtio_balloon(struct board *b, uint32_t what)
 		virtio_balloon_stats(b->chip);
 }
 
+static void make_uhci(struct board *b)
+{
+	struct uhci *u = uhci_create(b->pci, BOARD_DEVFN, b->clock);
+	struct usb_tablet *t = usb_tablet_create();
+
+	uhci_plug(u, 0, usb_tablet_usb(t));
+	b->helper = usb_tablet_device(t);
+	put(b, u, uhci_device(u));
+}
+
+static void poke_uhci(struct board *b, uint32_t what)
+{
+	usb_tablet_move((struct usb_tablet *)b->helper, what & 0x7fff, what >> 16 & 0x7fff, (int)(what >> 14 & 3) - 1, what & 7);
+}
+
+static void make_usb_tablet(struct board *b)
+{
+	struct usb_tablet *t = usb_tablet_create();
+
+	put(b, t, usb_tablet_device(t));
+}
+
+/* It sits on no bus here: packets come by hand, requests with every field. */
+static void poke_usb_tablet(struct board *b, uint32_t what)
+{
+	static const enum usb_pid pids[] = { USB_PID_SETUP, USB_PID_IN, USB_PID_OUT, USB_PID_IN };
+	uint8_t data[64] = { (uint8_t)(what >> 8 & 0xa1), (uint8_t)(what >> 16 & 15), (uint8_t)(what >> 20), (uint8_t)(what >> 24 & 0x23),
+			     0, 0, (uint8_t)(what >> 3), (uint8_t)(what >> 30) };
+
+	usb_packet(usb_tablet_usb(b->chip), pids[what & 3], (what & 3) == 3, data, (what & 3) == 0 ? 8 : what >> 8 & 63);
+	usb_tablet_move(b->chip, what & 0x7fff, what >> 16 & 0x7fff, (int)(what >> 14 & 3) - 1, what >> 2 & 7);
+}
+
 static void make_virtio_blk(struct board *b)
 {
 	struct virtio_blk *v = virtio_blk_create(b->pci, BOARD_DEVFN, b->clock, b->image[0], "virtio0", 2);
@@ -502,6 +537,8 @@ const struct catalog_entry catalog[] = {
 	{ "ahci", make_ahci, poke_ahci, .sectors = { 64, 64 } },
 	{ "dma8237", make_dma8237, poke_dma8237 },
 	{ "fdc", make_fdc, poke_fdc, .sectors = { 720 } },
+	{ "uhci", make_uhci, poke_uhci },
+	{ "usb_tablet", make_usb_tablet, poke_usb_tablet },
 	{ "virtio_blk", make_virtio_blk, poke_virtio_blk, .sectors = { 64 } },
 	{ "virtio_rng", make_virtio_rng, NULL },
 	{ "virtio_net", make_virtio_net, poke_net },

@@ -162,7 +162,7 @@ static void test_enumeration(void)
 	g_assert_cmpuint(d[25], ==, 72);
 	g_assert_cmpint(control_in(&r, 0x81, 6, 0x2200, 255, d), ==, 72);
 	g_assert_cmphex(d[71], ==, 0xc0);
-	g_assert_cmpint(control_in(&r, 0x80, 6, 0x0302, 255, d), ==, 34);
+	g_assert_cmpint(control_in(&r, 0x80, 6, 0x0301, 255, d), ==, 12);
 	g_assert_cmpmem(d + 2, 10, "g\0u\0i\0s\0e\0", 10);
 	g_assert_cmpint(control_in(&r, 0x80, 8, 0, 1, d), ==, 1);
 	g_assert_cmpuint(d[0], ==, 1);

@@ -1,6 +1,7 @@
 /* Internal snapshots of qcow2: the table in the file, and making, applying and deleting one. */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -320,9 +321,29 @@ static char *free_id(const struct qcow2 *q)
 	return g_strdup_printf("%lu", most + 1);
 }
 
+/* The header goes over to a list with one entry more. The entry's strings are the image's then, or freed. */
+static int append(struct qcow2 *q, struct snapshot s)
+{
+	struct snapshot *old = q->snapshot, *list = g_new0(struct snapshot, q->h.snapshots + 1);
+	int r;
+
+	if (q->h.snapshots)
+		memcpy(list, old, q->h.snapshots * sizeof(*list));
+	list[q->h.snapshots] = s;
+	r = snapshots_write(q, q->h, list, q->h.snapshots + 1);
+	if (r == 0) {
+		g_free(old);
+		return 0;
+	}
+	g_free(s.id);
+	g_free(s.name);
+	g_free(list);
+	return r;
+}
+
 static int create(struct qcow2 *q, const char *name)
 {
-	struct snapshot *list, s = { .l1_size = q->l1.count, .disk_size = q->h.size };
+	struct snapshot s = { .l1_size = q->l1.count, .disk_size = q->h.size };
 	g_autofree uint64_t *l1 = g_memdup2(q->l1.entry, MAX((gsize)q->l1.count * 8, 8));
 	struct timespec now;
 	int r = begin(q);
@@ -345,25 +366,8 @@ static int create(struct qcow2 *q, const char *name)
 	s.date_nsec = (uint32_t)now.tv_nsec;
 	s.id = free_id(q);
 	s.name = g_strdup(name);
-	list = g_new0(struct snapshot, q->h.snapshots + 1);
-	if (q->h.snapshots)
-		memcpy(list, q->snapshot, q->h.snapshots * sizeof(*list));
-	list[q->h.snapshots] = s;
-	s = (struct snapshot){ 0 };
-	{
-		struct snapshot *old = q->snapshot;
-		uint32_t count = q->h.snapshots + 1;
-
-		r = snapshots_write(q, q->h, list, count);
-		if (r == 0) {
-			g_free(old);
-			return end(q);
-		}
-		g_free(list[count - 1].id);
-		g_free(list[count - 1].name);
-		g_free(list);
-	}
-	return r;
+	r = append(q, s);
+	return r < 0 ? r : end(q);
 }
 
 static int read_snapshot_l1(struct qcow2 *q, const struct snapshot *s, uint64_t **l1)

@@ -108,8 +108,10 @@ static bool asks_the_host(const struct diffrun *d, const struct trail *t)
 static void settle(struct side *s)
 {
 	vm_lock(s->vm);
-	for (unsigned i = 0; i < s->vm->pc->drives; i++)
-		blk_drain(s->vm->pc->drive[i].blk);
+	for (unsigned i = 0; i < s->vm->pc->drives; i++) {
+		if (s->vm->pc->drive[i].blk)
+			blk_drain(s->vm->pc->drive[i].blk);
+	}
 	vm_unlock(s->vm);
 	s->vm->ops->get_state(s->vcpu, &s->now);
 	s->halted = s->now.mp_state == MP_HALTED;

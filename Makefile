@@ -2,7 +2,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: build run test test-asan test-kvm-nested fuzz bench install clean guest
+.PHONY: build run test test-asan test-kvm-nested fuzz bench install clean guest guest-kernels
 
 build:
 	@tools/setup
@@ -12,10 +12,13 @@ build:
 guest:
 	@tools/guest-linux
 
+guest-kernels:
+	@tools/guest-kernels
+
 run: build guest
 	./$(BUILD)/guise run guests/vmlinuz --initrd guests/initramfs.cpio.gz --append "console=ttyS0 quiet"
 
-test: build guest
+test: build guest guest-kernels
 	@tools/test $(BUILD)
 
 test-asan:

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#define PAM0 0x59
+#define PAM0 I440FX_PAM
 #define PAM_COUNT 7
 #define SMRAM 0x72
 

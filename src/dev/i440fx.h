@@ -6,6 +6,8 @@
 
 struct i440fx;
 
+#define I440FX_PAM 0x59 /* PAM0 in configuration space; PAM1 to PAM6 follow */
+
 /* Segment 0 is 0xf0000-0xfffff; 1 to 12 are the 16 KiB pieces from 0xc0000 to 0xeffff. */
 struct i440fx_pam {
 	void (*pam)(void *opaque, unsigned segment, bool read_ram, bool write_ram);

@@ -1,5 +1,5 @@
 /* Parts shared by the direct loaders: memory map, file placement, initial processor state
- * (Intel SDM 3A 3.4, 4.5; ACPI 6.4 15). Low memory below 0x10000 holds GDT and page tables. */
+ * (Intel SDM 3A 3.4, 4.5; ACPI 6.4 15). Low memory below 0x8000 holds what they need. */
 #include "fw/boot.h"
 
 #include <gio/gio.h>
@@ -8,9 +8,6 @@
 #include "base/bytes.h"
 
 #define GDT_GPA 0x5f00u
-#define PML4_GPA 0x9000u
-#define PDPT_GPA 0xa000u
-#define PD_GPA 0xb000u /* four pages */
 #define STACK_GPA 0x5f00u
 
 static unsigned e820_add(struct e820_entry *e, unsigned n, uint64_t addr, uint64_t end, uint32_t type)
@@ -92,15 +89,14 @@ static struct x86_segment flat_segment(uint16_t selector, uint16_t attr)
 }
 
 /* Null, null, code, data and a task segment, at the selectors Linux asks for. */
-static bool gdt_write(struct mem *mem, struct cpu_state *s, bool wide, GError **error)
+static bool gdt_write(struct mem *mem, struct cpu_state *s, GError **error)
 {
 	uint64_t gdt[6] = {
 		0, 0,
-		wide ? UINT64_C(0x00af9b000000ffff) : UINT64_C(0x00cf9b000000ffff),
-		UINT64_C(0x00cf93000000ffff),
+		UINT64_C(0x00cf9b000000ffff), UINT64_C(0x00cf93000000ffff),
 		UINT64_C(0x00008b0000000067), 0,
 	};
-	const uint16_t code = SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_G | 0xb | (wide ? SEG_ATTR_L : SEG_ATTR_DB);
+	const uint16_t code = SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_G | SEG_ATTR_DB | 0xb;
 	const uint16_t data = SEG_ATTR_S | SEG_ATTR_P | SEG_ATTR_G | SEG_ATTR_DB | 0x3;
 
 	if (!boot_write(mem, GDT_GPA, gdt, sizeof(gdt), "boot GDT", error))
@@ -130,34 +126,8 @@ bool boot_cpu_32(struct mem *mem, struct cpu_state *out, uint32_t entry, GError 
 	struct cpu_state s;
 
 	cpu_prepare(&s, entry);
-	if (!gdt_write(mem, &s, false, error))
+	if (!gdt_write(mem, &s, error))
 		return false;
-	*out = s;
-	return true;
-}
-
-bool boot_cpu_64(struct mem *mem, struct cpu_state *out, uint64_t entry, GError **error)
-{
-	uint64_t table[512] = { PDPT_GPA | 3 };
-	struct cpu_state s;
-
-	cpu_prepare(&s, entry);
-	if (!gdt_write(mem, &s, true, error) || !boot_write(mem, PML4_GPA, table, sizeof(table), "page table", error))
-		return false;
-	for (unsigned i = 0; i < 512; i++)
-		table[i] = i < 4 ? (PD_GPA + i * PAGE_SIZE) | 3 : 0;
-	if (!boot_write(mem, PDPT_GPA, table, sizeof(table), "page table", error))
-		return false;
-	for (unsigned pd = 0; pd < 4; pd++) {
-		for (unsigned i = 0; i < 512; i++)
-			table[i] = ((uint64_t)(pd * 512 + i) << 21) | 0x83;
-		if (!boot_write(mem, PD_GPA + pd * PAGE_SIZE, table, sizeof(table), "page table", error))
-			return false;
-	}
-	s.cr3 = PML4_GPA;
-	s.cr4 |= CR4_PAE;
-	s.cr0 |= CR0_PG | CR0_WP;
-	s.efer |= EFER_LME | EFER_LMA;
 	*out = s;
 	return true;
 }

@@ -1,5 +1,5 @@
 /* What the direct loaders (Linux, PVH, multiboot) share: the memory map a BIOS would report, files
- * read whole, and the processor's state at a protected-mode or long-mode entry point. */
+ * read whole, and the processor's state at a protected-mode entry point. */
 #ifndef FW_BOOT_H
 #define FW_BOOT_H
 
@@ -44,7 +44,5 @@ bool boot_read_file(const char *path, uint8_t **data, size_t *len, GError **erro
 
 /* Flat 32-bit protected mode, paging off; GDT with CS 0x10, DS 0x18 written at low memory. */
 bool boot_cpu_32(struct mem *mem, struct cpu_state *out, uint32_t entry, GError **error);
-/* Long mode with the first 4 GiB mapped one to one. */
-bool boot_cpu_64(struct mem *mem, struct cpu_state *out, uint64_t entry, GError **error);
 
 #endif

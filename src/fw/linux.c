@@ -20,12 +20,12 @@ enum {
 	P_SETUP_SECTS = 0x1f1, P_BOOT_FLAG = 0x1fe, P_JUMP = 0x200, P_MAGIC = 0x202, P_VERSION = 0x206,
 	P_LOADER = 0x210, P_LOADFLAGS = 0x211, P_CODE32 = 0x214, P_INITRD = 0x218, P_INITRD_SIZE = 0x21c,
 	P_HEAP_END = 0x224, P_CMDLINE = 0x228, P_INITRD_MAX = 0x22c, P_RELOCATABLE = 0x234,
-	P_XLOADFLAGS = 0x236, P_CMDLINE_SIZE = 0x238, P_PREF = 0x258, P_INIT_SIZE = 0x260, P_E820 = 0x2d0,
+	P_VIDEO_MODE = 6, P_VIDEO_COLUMNS = 7, P_VIDEO_LINES = 14, P_VIDEO_IS_VGA = 15, P_VIDEO_POINTS = 16,
+	P_CMDLINE_SIZE = 0x238, P_PREF = 0x258, P_INIT_SIZE = 0x260, P_E820 = 0x2d0,
 };
 
 #define LOADED_HIGH 0x01
 #define CAN_USE_HEAP 0x80
-#define XLF_KERNEL_64 0x01
 
 struct image {
 	uint8_t *data;
@@ -73,6 +73,16 @@ static void params_start(uint8_t params[PAGE_SIZE], const struct image *im)
 		st16le(params + P_HEAP_END, 0xfe00);
 	}
 	st32le(params + P_CODE32, KERNEL_GPA);
+}
+
+/* The text mode that the video BIOS has set (Linux Documentation/x86/zero-page). */
+static void params_screen(uint8_t *params)
+{
+	params[P_VIDEO_MODE] = 3;
+	params[P_VIDEO_COLUMNS] = 80;
+	params[P_VIDEO_LINES] = 25;
+	params[P_VIDEO_IS_VGA] = 1;
+	st16le(params + P_VIDEO_POINTS, 16);
 }
 
 static bool params_cmdline(struct mem *mem, uint8_t *params, const struct image *im, const char *cmdline, GError **error)
@@ -123,13 +133,13 @@ static bool params_initrd(struct mem *mem, uint8_t *params, const struct image *
 static bool image_boot(struct mem *mem, const struct linux_boot *b, const struct image *im, struct cpu_state *out,
 		       GError **error)
 {
-	bool wide = im->version >= 0x20c && (ld16le(im->data + P_XLOADFLAGS) & XLF_KERNEL_64);
 	struct e820_entry map[E820_MAX];
 	uint8_t params[PAGE_SIZE];
 	struct cpu_state s;
 	unsigned count;
 
 	params_start(params, im);
+	params_screen(params);
 	count = e820_build(map, b->low_size, b->high_size, b->rsdp != 0);
 	memcpy(params + P_E820, map, count * sizeof(map[0]));
 	params[P_E820_COUNT] = (uint8_t)count;
@@ -141,7 +151,7 @@ static bool image_boot(struct mem *mem, const struct linux_boot *b, const struct
 	    !boot_write(mem, KERNEL_GPA, im->data + im->setup, im->len - im->setup, b->kernel, error) ||
 	    !boot_write(mem, PARAMS_GPA, params, sizeof(params), "boot_params", error))
 		return false;
-	if (!(wide ? boot_cpu_64(mem, &s, KERNEL_GPA + 0x200, error) : boot_cpu_32(mem, &s, KERNEL_GPA, error)))
+	if (!boot_cpu_32(mem, &s, KERNEL_GPA, error))
 		return false;
 	s.gpr[RSI] = PARAMS_GPA;
 	*out = s;

@@ -305,7 +305,7 @@ static void make_legacy(struct pc *pc)
 static bool make_display(struct pc *pc, GError **error)
 {
 	static const char rom_path[] = "/usr/share/seabios/vgabios-stdvga.bin";
-	g_autofree char *rom = NULL;
+	char *rom;
 	gsize len;
 
 	pc->vga = vga_create(pc->pci, DEVFN(2, 0), pc->ports, pc->mmio, pc->vm->clock, error);
@@ -316,6 +316,8 @@ static bool make_display(struct pc *pc, GError **error)
 		g_prefix_error(error, "the VGA BIOS is missing (sudo apt-get install seabios): ");
 		return false;
 	}
+	pc->video_rom = (uint8_t *)rom;
+	pc->video_rom_len = len;
 	return pci_rom(vga_pci(pc->vga), rom, (uint32_t)len) == 0;
 }
 
@@ -453,6 +455,7 @@ void pc_destroy(struct pc *pc)
 	for (unsigned i = 0; i < VM_MAX_NICS; i++)
 		netdev_destroy(pc->net[i]);
 	pc_memory_destroy(pc);
+	g_free(pc->video_rom);
 	space_destroy(pc->ports);
 	space_destroy(pc->mmio);
 	g_free(pc);

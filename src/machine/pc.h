@@ -34,6 +34,8 @@ struct pc {
 	struct space *ports, *mmio;
 	struct pci_bus *pci;
 	struct ram *ram_low, *ram_high, *rom;
+	uint8_t *video_rom; /* the VGA BIOS */
+	size_t video_rom_len;
 	int pam_slot[13];
 	int rom_slot;
 	struct irq_lines *lines;
@@ -77,8 +79,6 @@ const struct display_source *pc_display(struct pc *pc);
 uint64_t pc_tsc_hz(void);
 /* Network card `i` with its back end and its boot ROM (pc_net.c); NULL on failure. */
 struct device *pc_nic_create(struct pc *pc, unsigned i, unsigned devfn, GError **error);
-/* Plugs the cable of card "net0" in or out; false when there is no such card. Without the lock. */
-bool pc_set_link(struct pc *pc, const char *id, bool up);
 /* Firmware, tables, kernels (pc_boot.c). */
 bool pc_boot_prepare(struct pc *pc, GError **error);
 bool pc_boot_reset(struct pc *pc, struct cpu_state *boot, GError **error);

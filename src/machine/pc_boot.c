@@ -2,13 +2,16 @@
 #include <string.h>
 
 #include "dev/fw_cfg.h"
+#include "dev/i440fx.h"
 #include "dev/rtc.h"
+#include "dev/vga.h"
 #include "fw/acpi.h"
 #include "fw/boot.h"
 #include "fw/linux.h"
 #include "fw/multiboot.h"
 #include "fw/pvh.h"
 #include "fw/smbios.h"
+#include "fw/video_init.h"
 #include "machine/pc.h"
 #include "machine/pc_drives.h"
 #include "machine/vm.h"
@@ -125,7 +128,11 @@ static bool boot_kernel(struct pc *pc, struct cpu_state *boot, GError **error)
 	acpi_build(&t, &ac);
 	ok = acpi_install(&t, pc->vm->mem, pc->low_size - BOOT_ACPI_SIZE, BOOT_ACPI_SIZE, &b.rsdp, error);
 	acpi_finish(&t);
-	return ok && load_kernel(pc->vm->mem, &b, boot, error);
+	if (!ok || !load_kernel(pc->vm->mem, &b, boot, error))
+		return false;
+	/* What firmware does before: RAM instead of PCI from 0xc0000 to 0xcffff, for the video BIOS. */
+	pci_config_write(pc->pci, 0, I440FX_PAM + 1, 2, 0x3333);
+	return video_init_boot(pc->vm->mem, pc->video_rom, pc->video_rom_len, vga_pci(pc->vga)->devfn, boot, error);
 }
 
 bool pc_boot_reset(struct pc *pc, struct cpu_state *boot, GError **error)

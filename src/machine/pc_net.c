@@ -113,16 +113,3 @@ struct device *pc_nic_create(struct pc *pc, unsigned i, unsigned devfn, GError *
 	rom_load(card, rom[n->model]);
 	return &card->device;
 }
-
-bool pc_set_link(struct pc *pc, const char *id, bool up)
-{
-	for (unsigned i = 0; i < VM_MAX_NICS && pc->net[i]; i++) {
-		if (strcmp(pc->net_id[i], id))
-			continue;
-		vm_lock(pc->vm);
-		netdev_set_link(pc->net[i], up);
-		vm_unlock(pc->vm);
-		return true;
-	}
-	return false;
-}

@@ -402,28 +402,12 @@ static JsonNode *guise_type(struct vm *vm, JsonObject *args, GError **error)
 	return empty();
 }
 
-static JsonNode *set_link(struct vm *vm, JsonObject *args, GError **error)
-{
-	const char *name = string_arg(args, "name", error);
-	JsonNode *up;
-
-	if (!name)
-		return NULL;
-	up = json_object_get_member(args, "up");
-	if (!up || json_node_get_value_type(up) != G_TYPE_BOOLEAN)
-		return fail(error, "Parameter 'up' is missing or is not a boolean");
-	if (!pc_set_link(vm->pc, name, json_node_get_boolean(up)))
-		return fail(error, "Device '%s' not found", name);
-	return empty();
-}
-
 static const char *const command_names[] = {
 	"qmp_capabilities", "query-version", "query-status", "query-kvm", "query-name", "query-cpus-fast", "query-block",
 	"query-chardev", "query-commands", "stop", "cont", "system_reset", "system_powerdown", "quit", "screendump",
 	"send-key", "human-monitor-command", "x-guise-screen", "x-guise-type",
 	"query-balloon", "balloon", "x-guise-memory",
 	"eject", "blockdev-change-medium",
-	"set_link",
 };
 /* Same order; qmp_capabilities belongs to the session. */
 static const qmp_command command_fns[] = {
@@ -432,7 +416,6 @@ static const qmp_command command_fns[] = {
 	send_key, human_monitor_command, guise_screen, guise_type,
 	query_balloon, balloon, guise_memory,
 	eject, change_medium,
-	set_link,
 };
 _Static_assert(ARRAY_LEN(command_names) == ARRAY_LEN(command_fns), "one function a name");
 

@@ -8,7 +8,6 @@
 #include "machine/pc.h"
 #include "machine/pc_drives.h"
 #include "monitor/qmp.h"
-#include "net/netdev.h"
 #include "x86/cpu_state.h"
 #include "x86/walk.h"
 
@@ -305,33 +304,6 @@ static void info_block(struct vm *vm, char **args, GString *out)
 	}
 }
 
-static void info_network(struct vm *vm, char **args, GString *out)
-{
-	static const char *const model[] = { [NIC_VIRTIO] = "virtio", [NIC_E1000] = "e1000", [NIC_RTL8139] = "rtl8139" };
-
-	vm_lock(vm);
-	for (unsigned i = 0; i < VM_MAX_NICS && vm->pc->net[i]; i++) {
-		const struct netdev_stats *s = netdev_stats(vm->pc->net[i]);
-
-		g_string_append_printf(out, "%s: %s, link %s, %s\n", vm->pc->net_id[i], model[vm->config.nic[i].model],
-				       netdev_link(vm->pc->net[i]) ? "up" : "down", netdev_describe(vm->pc->net[i]));
-		g_string_append_printf(out, "  sent %" G_GUINT64_FORMAT " frames (%" G_GUINT64_FORMAT " bytes, %" G_GUINT64_FORMAT
-				       " lost), received %" G_GUINT64_FORMAT " (%" G_GUINT64_FORMAT " bytes, %" G_GUINT64_FORMAT
-				       " lost)\n", s->tx_frames, s->tx_bytes, s->tx_dropped, s->rx_frames, s->rx_bytes, s->rx_dropped);
-	}
-	vm_unlock(vm);
-}
-
-static void hmp_set_link(struct vm *vm, char **args, GString *out)
-{
-	bool up = args[0] && args[1] && !strcmp(args[1], "on");
-
-	if (!args[0] || !args[1] || (!up && strcmp(args[1], "off")))
-		g_string_append(out, "set_link CARD on|off; info network lists the cards\n");
-	else if (!pc_set_link(vm->pc, args[0], up))
-		g_string_append_printf(out, "Error: no card \"%s\"; info network lists them\n", args[0]);
-}
-
 static void hmp_help(struct vm *vm, char **args, GString *out);
 
 static const struct {
@@ -347,12 +319,10 @@ static const struct {
 	{ "info irq", "interrupts counted", info_irq },
 	{ "info balloon", "the guest's memory, and what it gave back", info_balloon },
 	{ "info mtree", "memory, MMIO and ports", info_mtree },
-	{ "info network", "network cards, what they are plugged into, frames counted", info_network },
 	{ "info block", "drives and their images", info_block },
 	{ "info stats", "the engine's counters", info_stats },
 	{ "x", "/FMT ADDRESS: memory at a linear address", hmp_x },
 	{ "xp", "/FMT ADDRESS: memory at a physical address", hmp_xp },
-	{ "set_link", "CARD on|off: plugs the cable in or out", hmp_set_link },
 	{ "eject", "[-f] DRIVE: take the medium out", hmp_eject },
 	{ "change", "DRIVE FILE: put another medium in", hmp_change },
 	{ "stop", "pause", hmp_stop },

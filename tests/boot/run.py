@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Boots real guests and feeds bad input, as a user would; prints TAP.
 
-usage: run.py PATH-TO-GUISE [NAME...]
+usage: [GUISE_ENGINE=NAME] run.py PATH-TO-GUISE [NAME...]
 """
 import json
 import os
@@ -14,6 +14,7 @@ import tempfile
 import time
 
 import drives
+import kernels
 
 GUISE = ''
 GUESTS = ''
@@ -38,6 +39,12 @@ def check(ok, message):
         raise Failure(message)
 
 
+def engine(args):
+    """The engine that the whole run is for, unless a test names its own."""
+    wanted = os.environ.get('GUISE_ENGINE')
+    return ['--engine', wanted] if wanted and '--engine' not in args else []
+
+
 def guise(*args, timeout=60):
     """Runs guise to its end; (status, stdout, stderr)."""
     p = subprocess.run([GUISE, *args], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
@@ -53,7 +60,7 @@ class Machine:
         self.serial = os.path.join(WORK, name + '.serial')
         self.log = open(os.path.join(WORK, name + '.log'), 'w+b')
         self.process = subprocess.Popen(
-            [GUISE, 'run', *args, '--name', name, '--display', display, '--serial', 'file:' + self.serial,
+            [GUISE, 'run', *engine(args), *args, '--name', name, '--display', display, '--serial', 'file:' + self.serial,
              '--qmp', 'unix:' + self.qmp_path], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self.socket = None
         self.buffer = b''
@@ -444,7 +451,7 @@ def test_same_name_twice():
 
 TESTS = [test_bad_input, test_diffrun, test_kvm, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot,
          test_same_name_twice, test_virtio_boot, test_vnc, test_linux, test_linux_smp, test_virtio]
-TESTS += drives.tests(sys.modules[__name__])
+TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name__])
 
 
 def main():

@@ -365,62 +365,6 @@ static void test_socket_refused(void)
 	g_ptr_array_unref(c.frames);
 }
 
-/* ---- tap ---- */
-
-static bool shell(const char *command)
-{
-	int status;
-
-	return g_spawn_command_line_sync(command, NULL, NULL, &status, NULL) && !status;
-}
-
-static bool is_arp_request(const uint8_t *f, size_t len)
-{
-	return len >= 42 && ld16be(f + 12) == 0x0806 && f[21] == 1 && ld32be(f + 38) == 0xc612d502;
-}
-
-/* The host's own stack is behind a tap interface: it asks for an address, and counts what it gets. */
-static void tap_exchange(struct card *c)
-{
-	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = htonl(0xc612d502) };
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	g_autofree char *count = NULL;
-	uint8_t f[60];
-
-	g_assert_cmpint(sendto(fd, "x", 1, 0, (struct sockaddr *)&sa, sizeof(sa)), ==, 1);
-	close(fd);
-	g_bytes_unref(card_expect(c, is_arp_request));
-	card_send(c, f, make_arp(f, 0xc612d501));
-	card_send(c, f, make_arp(f, 0xc612d501));
-	g_assert_true(g_file_get_contents("/sys/class/net/guisetest0/statistics/rx_packets", &count, NULL, NULL));
-	g_assert_cmpint(atoi(count), ==, 2);
-}
-
-/* Only where such an interface can be made. */
-static void test_tap(void)
-{
-	const struct net_config config = { .kind = NET_TAP, .target = (char *)"guisetest0" };
-	GError *err = NULL;
-	struct netdev *nd;
-	struct card c;
-
-	card_init(&c);
-	nd = netdev_open(&config, &c.lock, &err);
-	if (!nd) {
-		g_assert_nonnull(strstr(err->message, "ip tuntap add dev guisetest0"));
-		g_error_free(err);
-		g_ptr_array_unref(c.frames);
-		g_test_skip("no tap interface can be made here");
-		return;
-	}
-	card_plug(&c, nd);
-	if (shell("ip addr add 198.18.213.1/30 dev guisetest0") && shell("ip link set guisetest0 up"))
-		tap_exchange(&c);
-	else
-		g_test_skip("no `ip` to set the interface up");
-	card_close(&c);
-}
-
 /* ---- what all have in common ---- */
 
 static GPtrArray *sent_frames;
@@ -640,7 +584,6 @@ int main(int argc, char **argv)
 	g_test_add_func("/net/forward-grammar", test_forward_grammar);
 	g_test_add_func("/net/socket", test_socket);
 	g_test_add_func("/net/socket-refused", test_socket_refused);
-	g_test_add_func("/net/tap", test_tap);
 	g_test_add_func("/net/capture", test_capture);
 	g_test_add_func("/net/waiting", test_waiting);
 	g_test_add_func("/net/segmentation", test_segmentation);

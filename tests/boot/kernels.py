@@ -1,0 +1,70 @@
+"""Kernels started directly: the generic one at the screen and keyboard, a 32-bit one, memtest86+, the power button. Used by run.py."""
+import os
+
+MEMTEST = '/boot/memtest86+'
+
+BUTTON_INIT = '''#!/bin/sh
+export PATH=/bin:/sbin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+modprobe evdev
+modprobe button
+event=$(grep -A4 'Power Button' /proc/bus/input/devices | grep -o 'event[0-9]*')
+echo "BUTTON-READY $event"
+dd if=/dev/input/$event of=/dev/null bs=24 count=1 2>/dev/null
+echo BUTTON-PRESSED
+poweroff -f
+'''
+
+
+def tests(run):
+    """The tests, on run.py's helpers."""
+
+    def guest(name):
+        path = os.path.join(run.GUESTS, name)
+        run.need(path)
+        return path
+
+    def test_generic_kernel():
+        """Debian's generic kernel to a shell on the VGA text screen, by the PS/2 keyboard, off by ACPI."""
+        with run.Machine('generic', guest('vmlinuz-amd64'), '--initrd', guest('initramfs.cpio.gz'), '--append', 'console=tty0 quiet',
+                         '--net', 'none', '--cpus', '2') as m:
+            m.wait_screen('/root #', 300)
+            m.qmp('x-guise-type', text='echo $((6*7)) $(nproc) $(uname -m)\n')
+            m.wait_screen('42 2 x86_64', 60)
+            m.qmp('x-guise-type', text='poweroff -f\n')
+            run.check(m.end(60) == 0, 'status')
+
+    def test_kernel_32():
+        """A 32-bit kernel without PAE: two-level page tables, and two CPUs."""
+        with run.Machine('i686', guest('vmlinuz-686'), '--initrd', guest('initramfs-686.cpio.gz'), '--append',
+                         'console=ttyS0 guise.test panic=-1', '--net', 'none', '--cpus', '2', '--no-reboot') as m:
+            m.wait_console('GUISE-TEST-OK', 400)
+            run.check('i686' in m.console(), m.console()[-500:])
+            run.check(m.end(60) == 0, 'status')
+
+    def memtest(name, image):
+        run.need(image)
+        with run.Machine(name, image, '--memory', '32M', '--net', 'none') as m:
+            m.wait_screen('Testing:', 120)
+            m.wait_screen('Errors: 0', 60)
+            m.qmp('quit')
+            run.check(m.end() == 0, 'status')
+
+    def test_memtest_64():
+        memtest('memtest64', MEMTEST + 'x64.bin')
+
+    def test_memtest_32():
+        memtest('memtest32', MEMTEST + 'ia32.bin')
+
+    def test_power_button():
+        """The ACPI power button reaches the guest as an interrupt and an input event."""
+        with run.Machine('button', os.path.join(run.GUESTS, 'vmlinuz'), '--initrd', run.with_init(BUTTON_INIT), '--append',
+                         'console=ttyS0 quiet', '--net', 'none') as m:
+            m.wait_console('BUTTON-READY event', 240)
+            m.qmp('system_powerdown')
+            m.wait_console('BUTTON-PRESSED', 60)
+            run.check(m.end(60) == 0, 'status')
+
+    return [test_generic_kernel, test_kernel_32, test_memtest_64, test_memtest_32, test_power_button]

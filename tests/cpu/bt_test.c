@@ -319,12 +319,31 @@ static void put_insn(struct code *c, bool stack)
 		*rex_at = (uint8_t)(0x40 | rex);
 }
 
+/* BMI: three general registers, in any combination. */
+static void put_bmi(struct code *c)
+{
+	static const struct { uint8_t op, pp; } shape[] = {
+		{ 0xf2, 0 }, { 0xf3, 0 }, { 0xf5, 0 }, { 0xf5, 2 }, { 0xf5, 3 }, { 0xf6, 3 }, { 0xf7, 0 }, { 0xf7, 1 }, { 0xf7, 2 }, { 0xf7, 3 },
+	};
+	unsigned kind = pick(G_N_ELEMENTS(shape)), other = free_reg(c->wide), rm = pick(3) ? free_reg(c->wide) : other;
+	unsigned reg = shape[kind].op == 0xf3 ? 1 + pick(3) : pick(3) ? free_reg(c->wide) : other;
+
+	put(c, 0xc4);
+	put(c, (reg & 8 ? 0 : 0x80) | 0x40 | (rm & 8 ? 0 : 0x20) | 2);
+	put(c, (c->wide && pick(2) ? 0x80 : 0) | (~other & 15) << 3 | shape[kind].pp);
+	put(c, shape[kind].op);
+	put(c, 0xc0 | (reg & 7) << 3 | (rm & 7));
+}
+
 /* Instructions that the table has no room for. */
 static void put_special(struct code *c)
 {
 	uint8_t *at;
 
-	switch (pick(9)) {
+	switch (pick(10)) {
+	case 9:
+		put_bmi(c);
+		break;
 	case 0: /* a run of pushes and pops */
 		for (unsigned i = 0, n = 1 + pick(5); i < n; i++)
 			put(c, 0x50 | (unsigned[]){ RAX, RCX, RDX, RSI }[pick(4)]);

@@ -86,8 +86,9 @@ static void place_all(struct tr *t, const struct guest_insn *g, struct placed *p
 	*p = (struct placed){ .reg = g->reg, .rm = g->ops & GO_OPREG ? opcode_register(g) : g->rm, .vvvv = g->vvvv };
 	if ((g->ops & GO_REG_GPR) && !reg_high(g)) {
 		bool rm_too = !mem && (g->ops & GO_RM_R) && (g->ops & GO_RM_GPR) && g->rm == g->reg;
+		bool vvvv_too = (g->ops & GO_VVVV_R) && g->vvvv == g->reg;
 
-		p->reg = place(t, p, g->reg, (g->ops & GO_REG_R) || partial || rm_too, g->ops & GO_REG_W, mem);
+		p->reg = place(t, p, g->reg, (g->ops & GO_REG_R) || partial || rm_too || vvvv_too, g->ops & GO_REG_W, mem);
 	}
 	if ((!mem && (g->ops & GO_RM_GPR) && !rm_high(g)) || ((g->ops & GO_OPREG) && !rm_high(g)))
 		p->rm = place(t, p, p->rm, (g->ops & GO_RM_R) || (partial && !(g->ops & GO_RM_W32)), g->ops & GO_RM_W, mem);

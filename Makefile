@@ -34,6 +34,7 @@ test-kvm-nested: build guest
 	@tools/test-kvm-nested $(BUILD)
 
 bench: build guest
+	@tools/setup --bench
 	@for b in bench/*; do if [ -f "$$b" ] && [ -x "$$b" ]; then "$$b" ./$(BUILD)/guise || exit 1; fi; done
 
 install: build

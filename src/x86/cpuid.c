@@ -46,6 +46,8 @@ static const struct feature features[] = {
 	{ "xsaves", CPUID_D1_EAX, 3, 0 },
 	{ "kvmclock", CPUID_KVM_EAX, 3, 0 }, { "kvmclock_stable", CPUID_KVM_EAX, 24, 0 },
 	{ "constant_tsc", CPUID_87_EDX, 8, 0 },
+	{ "autoibrs", CPUID_821_EAX, 8, 0 }, { "srso_no", CPUID_821_EAX, 29, 0 }, { "tsa_sq_no", CPUID_821_ECX, 1, 0 },
+	{ "tsa_l1_no", CPUID_821_ECX, 2, 0 },
 };
 
 static GQuark cpuid_error(void)
@@ -122,6 +124,9 @@ static void add_level(struct cpu_model *m, unsigned level, const uint32_t suppor
 	/* Every engine's paravirtual clock and stable TSC go with every model. */
 	m->features[CPUID_KVM_EAX] = supported[CPUID_KVM_EAX];
 	m->features[CPUID_87_EDX] = supported[CPUID_87_EDX] & 1u << 8;
+	/* So do the notes of what speculation cannot do. */
+	m->features[CPUID_821_EAX] = supported[CPUID_821_EAX];
+	m->features[CPUID_821_ECX] = supported[CPUID_821_ECX];
 }
 
 static void host_identity(struct cpu_model *m)
@@ -245,6 +250,8 @@ bool cpu_model_parse(const char *spec, const uint32_t supported[CPUID_WORDS], un
 			return false;
 	}
 	settle(&m);
+	if (m.features[CPUID_821_EAX] && m.max_ext_leaf >= 0x80000008)
+		m.max_ext_leaf = 0x80000021;
 	*out = m;
 	return true;
 }
@@ -369,6 +376,10 @@ static void extended_leaf(const struct cpu_model *m, uint32_t leaf, uint32_t out
 	case 0x80000008:
 		out[0] = m->phys_bits | 48 << 8;
 		out[2] = m->cpus > 1 ? (m->cpus - 1) | apic_id_bits(m) << 12 : 0;
+		break;
+	case 0x80000021:
+		out[0] = m->features[CPUID_821_EAX];
+		out[2] = m->features[CPUID_821_ECX];
 		break;
 	default:
 		break;

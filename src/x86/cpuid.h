@@ -17,7 +17,7 @@ struct cpuid_entry {
 /* Feature words: index into struct cpu_model.features. */
 enum cpuid_word {
 	CPUID_1_ECX, CPUID_1_EDX, CPUID_7_EBX, CPUID_7_ECX, CPUID_7_EDX, CPUID_81_ECX, CPUID_81_EDX,
-	CPUID_D1_EAX, CPUID_KVM_EAX, CPUID_87_EDX, CPUID_WORDS
+	CPUID_D1_EAX, CPUID_KVM_EAX, CPUID_87_EDX, CPUID_821_EAX, CPUID_821_ECX, CPUID_WORDS
 };
 
 struct cpu_model {

@@ -87,7 +87,7 @@ static const struct entry two_byte[256] = {
 	[0x08 ... 0x09] = { G_INTERP }, [0x0b] = { G_INTERP, 0, false, 0, 0, GO_ENDS },
 	[0x0d] = { G_NOP, 0, true }, [0x18 ... 0x1f] = { G_NOP, 0, true },
 	[0x20 ... 0x23] = { G_INTERP, 0, true },
-	[0x30 ... 0x33] = { G_INTERP }, [0x34 ... 0x35] = { G_INTERP, 0, false, 0, 0, GO_ENDS },
+	[0x30] = { G_INTERP }, [0x31] = { G_RDTSC }, [0x32 ... 0x33] = { G_INTERP }, [0x34 ... 0x35] = { G_INTERP, 0, false, 0, 0, GO_ENDS },
 	[0x40 ... 0x4f] = { G_PLAIN, 0, true, 0, 0, G_E },
 	[0x80 ... 0x8f] = { G_JCC, I_Z, false, 0, 0, GO_ENDS },
 	[0x90 ... 0x9f] = { G_PLAIN, 0, true, 0, 0, E_W | B },
@@ -398,8 +398,8 @@ static void two_byte_fixups(struct guest_insn *g)
 
 	switch (g->op) {
 	case 0x01:
-		if (g->mod == 3 && g->reg == 7 && g->rm == 0)
-			g->kind = G_SWAPGS;
+		if (g->mod == 3 && g->reg == 7 && g->rm < 2)
+			g->kind = g->rm ? G_RDTSC : G_SWAPGS;
 		else if (g->mod == 3 && g->reg == 1 && g->rm == 2)
 			g->kind = G_CLAC;
 		else if (g->mod == 3 && g->reg == 1 && g->rm == 3)

@@ -50,6 +50,35 @@ static void emit_swapgs(struct tr *t)
 	emit_store_gs(&t->e, TEMP1, base);
 }
 
+/* RDTSC, RDTSCP: the host's, moved. CR4.TSD may keep it from user mode. */
+static void emit_rdtsc(struct tr *t, const struct guest_insn *g)
+{
+	struct emit *e = &t->e;
+	struct bt_rec *rec;
+	uint32_t id;
+
+	flags_in_image(t);
+	t->flags = FLAGS_IMAGE;
+	rec = rec_new(t, &id);
+	if (t->mode & MODE_USER) {
+		e1(e, 0x65), e1(e, 0xf6); /* test byte gs:[cr4], TSD */
+		emit_modrm_mem(e, 0, (struct host_mem){ -1, -1, 0, GS_OF(cpu.s.cr4) });
+		e1(e, CR4_TSD);
+		later_add(t, LATER_INSN, emit_jcc(e, CC_NE, 0), id, 0, 0);
+	}
+	e1(e, 0x0f), e1(e, 0x31);
+	emit_op_reg(e, true, 0xc1, 4, RDX); /* shl rdx, 32 */
+	e1(e, 32);
+	emit_op_reg(e, true, 0x0b, RDX, RAX);
+	emit_op_gs(e, true, 0x03, RDX, GS_OF(cpu.s.tsc_offset));
+	emit_op_reg(e, false, 0x8b, RAX, RDX);
+	emit_op_reg(e, true, 0xc1, 5, RDX);
+	e1(e, 32);
+	if (g->modrm_present)
+		emit_op_gs(e, false, 0x8b, RCX, GS_OF(cpu.s.tsc_aux));
+	rec->next = emit_at(e);
+}
+
 bool emit_system(struct tr *t, const struct guest_insn *g)
 {
 	switch (g->kind) {
@@ -71,6 +100,7 @@ bool emit_system(struct tr *t, const struct guest_insn *g)
 			t->mode = g->kind == G_STAC ? t->mode | MODE_AC : t->mode & ~(uint32_t)MODE_AC;
 		return true;
 	case G_SWAPGS: emit_swapgs(t); return true;
+	case G_RDTSC: emit_rdtsc(t, g); return true;
 	default: return false;
 	}
 }

@@ -27,6 +27,9 @@ static const uint32_t own[CPUID_WORDS] = {
 	[CPUID_D1_EAX] = BIT(0) | BIT(1) | BIT(2) | BIT(3),
 	[CPUID_KVM_EAX] = BIT(0) | BIT(3) | BIT(24),
 	[CPUID_87_EDX] = BIT(8),
+	/* autoibrs srso_no, tsa_sq_no tsa_l1_no: nothing that runs here speculates for the guest */
+	[CPUID_821_EAX] = BIT(8) | BIT(29),
+	[CPUID_821_ECX] = BIT(1) | BIT(2),
 };
 
 /* Executed on the host's own units. */

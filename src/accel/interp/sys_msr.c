@@ -169,6 +169,8 @@ static bool efer_write(struct icpu *cpu, uint64_t value)
 		allowed |= EFER_LME | EFER_LMA;
 	if (!cpu->model || cpu_model_has(cpu->model, "nx"))
 		allowed |= EFER_NXE;
+	if (!cpu->model || cpu_model_has(cpu->model, "autoibrs"))
+		allowed |= EFER_AIBRSE;
 	if (value & ~allowed)
 		return false;
 	if ((cpu->s.cr0 & CR0_PG) && ((value ^ cpu->s.efer) & EFER_LME))

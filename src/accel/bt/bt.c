@@ -85,9 +85,12 @@ static void bt_close(struct accel *a)
 static struct accel *bt_open(const struct accel_config *cfg, GError **error)
 {
 	struct bt *bt = g_new0(struct bt, 1);
+	struct accel_config inner = *cfg;
 
 	host_features(bt);
-	if (bt_signals_init(bt) || interp_init(&bt->interp, cfg, &accel_bt_ops, &hooks)) {
+	bt_host_make(bt, cfg->host);
+	inner.host = &bt->inner;
+	if (bt_signals_init(bt) || interp_init(&bt->interp, &inner, &accel_bt_ops, &hooks)) {
 		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM, "no memory for the translator");
 		bt_close(&bt->interp.accel);
 		return NULL;

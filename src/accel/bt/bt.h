@@ -156,6 +156,8 @@ struct bt_cpu {
 #define BT_FAULTS 4
 struct bt {
 	struct interp interp; /* must be first */
+	const struct accel_host *outer; /* the machine's callbacks */
+	struct accel_host inner;        /* ours around them */
 	bool avx, bmi2, xsave; /* of the host */
 	struct sigaction old_action[BT_FAULTS];
 };
@@ -213,6 +215,9 @@ uint8_t *bt_help_poll(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 uint8_t *bt_help_miss(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unused2);
 uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 void bt_run(struct vcpu *v, struct vcpu_exit *exit);
+
+/* ---- host.c ---- */
+void bt_host_make(struct bt *bt, const struct accel_host *host);
 
 /* ---- fp.c ---- */
 /* The guest's vector state into the host's registers if it may be used in place; the level reached. */

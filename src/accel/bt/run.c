@@ -1,4 +1,7 @@
-/* The run loop, and what translated code leaves to the interpreter. */
+/*
+ * The run loop, and what translated code leaves to the interpreter. Compiled without vector registers: the
+ * guest's vector state stays in them while handlers run that have no use for it.
+ */
 #include "accel/bt/run.h"
 
 #include "accel/interp/flags.h"
@@ -23,11 +26,16 @@ static void flags_to_image(struct bt_cpu *b)
 	b->flags_in_image = true;
 }
 
-/* All state where the interpreter looks for it. */
-static void settle(struct bt_cpu *b)
+static void fp_leave(struct bt_cpu *b)
 {
 	if (b->fp_level)
 		bt_fp_save(b);
+}
+
+/* All state where the interpreter looks for it. */
+static void settle(struct bt_cpu *b)
+{
+	fp_leave(b);
 	flags_to_cpu(b);
 }
 
@@ -43,6 +51,32 @@ static const struct insn *fetch_insn(struct bt_cpu *b, struct insn *local)
 	if (!x->host || !insn_decode(&b->cpu, x->host + offset, room < 15 ? room : 15, local, &more))
 		return NULL;
 	return local;
+}
+
+/* Handlers compiled without vector registers that reach nothing that is not, but for the machine (host.c). */
+static bool is_quiet(const struct insn *in)
+{
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_MOV: case ZYDIS_MNEMONIC_MOVZX: case ZYDIS_MNEMONIC_MOVSX: case ZYDIS_MNEMONIC_MOVSXD:
+	case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_ADC: case ZYDIS_MNEMONIC_SUB: case ZYDIS_MNEMONIC_SBB: case ZYDIS_MNEMONIC_CMP:
+	case ZYDIS_MNEMONIC_AND: case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_XOR: case ZYDIS_MNEMONIC_TEST: case ZYDIS_MNEMONIC_INC:
+	case ZYDIS_MNEMONIC_DEC: case ZYDIS_MNEMONIC_XCHG: case ZYDIS_MNEMONIC_XADD: case ZYDIS_MNEMONIC_CMPXCHG:
+	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_POP:
+	case ZYDIS_MNEMONIC_CALL: case ZYDIS_MNEMONIC_RET: case ZYDIS_MNEMONIC_JMP: case ZYDIS_MNEMONIC_LEAVE:
+	case ZYDIS_MNEMONIC_STOSB: case ZYDIS_MNEMONIC_STOSW: case ZYDIS_MNEMONIC_STOSD: case ZYDIS_MNEMONIC_STOSQ:
+	case ZYDIS_MNEMONIC_MOVSB: case ZYDIS_MNEMONIC_MOVSW: case ZYDIS_MNEMONIC_MOVSQ: case ZYDIS_MNEMONIC_SCASB:
+	case ZYDIS_MNEMONIC_CMPSB: case ZYDIS_MNEMONIC_LODSB: case ZYDIS_MNEMONIC_LODSD: case ZYDIS_MNEMONIC_LODSQ:
+	case ZYDIS_MNEMONIC_SYSCALL: case ZYDIS_MNEMONIC_SYSRET: case ZYDIS_MNEMONIC_SYSENTER: case ZYDIS_MNEMONIC_SYSEXIT:
+	case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD: case ZYDIS_MNEMONIC_IRETQ: case ZYDIS_MNEMONIC_POPF:
+	case ZYDIS_MNEMONIC_POPFD: case ZYDIS_MNEMONIC_POPFQ: case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFD:
+	case ZYDIS_MNEMONIC_PUSHFQ: case ZYDIS_MNEMONIC_INVLPG: case ZYDIS_MNEMONIC_INVPCID: case ZYDIS_MNEMONIC_STI:
+	case ZYDIS_MNEMONIC_HLT: case ZYDIS_MNEMONIC_IN: case ZYDIS_MNEMONIC_OUT: case ZYDIS_MNEMONIC_RDFSBASE:
+	case ZYDIS_MNEMONIC_RDGSBASE: case ZYDIS_MNEMONIC_WRFSBASE: case ZYDIS_MNEMONIC_WRGSBASE: case ZYDIS_MNEMONIC_VERW:
+	case ZYDIS_MNEMONIC_SWAPGS:
+		return true;
+	default:
+		return false;
+	}
 }
 
 static uint64_t rip_mask(const struct icpu *cpu) { return cpu->code_bits == 64 ? UINT64_MAX : UINT32_MAX; }
@@ -84,7 +118,7 @@ uint8_t *bt_interp_rec(struct bt_cpu *b, struct bt_rec *rec)
 	uint64_t expected = 0;
 	struct insn local;
 
-	settle(b);
+	flags_to_cpu(b);
 	cpu->s.rip = (rec->block->lin + rec->guest) & rip_mask(cpu);
 	cpu->block_ends = false;
 	b->stats.slow_interp++;
@@ -92,6 +126,7 @@ uint8_t *bt_interp_rec(struct bt_cpu *b, struct bt_rec *rec)
 		const struct insn *in = rec->count == 1 ? rec->insn : NULL;
 
 		if (!in) {
+			fp_leave(b);
 			in = fetch_insn(b, &local);
 			if (!in)
 				return NULL;
@@ -103,6 +138,8 @@ uint8_t *bt_interp_rec(struct bt_cpu *b, struct bt_rec *rec)
 		}
 		expected = cpu->next_rip = (cpu->s.rip + in->length) & rip_mask(cpu);
 		b->stats.by_mnemonic[in->mnemonic]++;
+		if (b->fp_level && !is_quiet(in))
+			bt_fp_save(b);
 		in->fn(cpu, in);
 		cpu->s.rip = cpu->next_rip;
 		if (cpu->s.rip != expected || cpu->block_ends)
@@ -167,6 +204,7 @@ static void take_inbox(struct bt_cpu *b)
 {
 	struct bt_inbox *in = &b->inbox;
 
+	fp_leave(b);
 	g_mutex_lock(&in->lock);
 	if (in->count > INBOX_SIZE) {
 		bt_cache_flush(b);
@@ -196,7 +234,7 @@ static bool run_once(struct bt_cpu *b)
 		flags_to_image(b);
 		b->stats.enters++;
 		enter(target);
-		settle(b);
+		flags_to_cpu(b);
 		return true;
 	}
 	settle(b);
@@ -213,8 +251,10 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 	memset(exit, 0, sizeof(*exit));
 	bt_thread_enter(b);
 	if (sigsetjmp(cpu->fault, 0)) {
-		settle(b);
+		flags_to_cpu(b);
 		b->stats.faults++;
+		if (trace_on(TRACE_INT))
+			fp_leave(b);
 		icpu_deliver_fault(cpu);
 		stepped = true;
 	}
@@ -226,6 +266,8 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 		atomic_store_explicit(&cpu->poll, 0, memory_order_seq_cst);
 		if (b->inbox.count)
 			take_inbox(b);
+		if (trace_on(TRACE_INT))
+			fp_leave(b);
 		if (icpu_stopped(cpu, exit))
 			break;
 		mmu_sync(cpu);

@@ -103,6 +103,12 @@ static void flushed(struct icpu *cpu, enum flush_kind kind, uint64_t lin)
 	cpu->interp->hooks->flushed(cpu, kind, lin);
 }
 
+static void forget_large(struct mmu *m)
+{
+	for (unsigned i = 0; i < sizeof(m->large) / sizeof(m->large[0]); i++)
+		m->large[i] = 0;
+}
+
 void mmu_flush_all(struct icpu *cpu)
 {
 	struct mmu *m = cpu->mmu;
@@ -111,7 +117,7 @@ void mmu_flush_all(struct icpu *cpu)
 	log_walk(m, &m->global, entry_clear);
 	log_reset(&m->local);
 	log_reset(&m->global);
-	memset(m->large, 0, sizeof(m->large));
+	forget_large(m);
 	m->huge_seen = false;
 	flushed(cpu, FLUSH_ALL, 0);
 }
@@ -146,7 +152,7 @@ void mmu_flush_page(struct icpu *cpu, uint64_t lin)
 			if (e->info & TLB_LARGE)
 				entry_clear(m, e);
 		}
-		memset(m->large, 0, sizeof(m->large));
+		forget_large(m);
 		m->huge_seen = false;
 	}
 	flushed(cpu, FLUSH_PAGE, lin);
@@ -510,6 +516,14 @@ static inline uint64_t load_view(struct icpu *cpu, uint64_t lin, unsigned len, e
 	}
 }
 
+/* memcpy could use vector registers. */
+static void copy_bytes(void *to, const void *from, unsigned len)
+{
+	uint64_t n = len;
+
+	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+}
+
 static void put_bytes(struct icpu *cpu, const struct mmu_target *t, const uint8_t *from, unsigned len)
 {
 	if (!t->host) {
@@ -517,7 +531,7 @@ static void put_bytes(struct icpu *cpu, const struct mmu_target *t, const uint8_
 			cpu->host->mmio_write(cpu->host->opaque, cpu->vcpu.index, t->gpa + i, 1, from[i]);
 		return;
 	}
-	memcpy(t->host, from, len);
+	copy_bytes(t->host, from, len);
 	ram_mark_dirty(t->slot->ram, t->slot->ram_offset + (t->gpa - t->slot->gpa), len);
 	note_store(cpu, t->gpa, len);
 }

@@ -243,6 +243,15 @@ static uint64_t reserved_bits(const struct icpu *cpu, unsigned entry_size, bool 
 	return bits;
 }
 
+/* Field by field: clearing the whole would call memset, which may use vector registers. */
+static void walk_start(struct walk *w)
+{
+	w->page = 0;
+	w->writable = w->user = true;
+	w->nx = w->dirty = w->global = false;
+	w->level = w->depth = 0;
+}
+
 /* 0 when mapped, otherwise the fault's P and RSVD bits. */
 static int walk_tables(struct icpu *cpu, uint64_t lin, struct walk *w)
 {
@@ -252,7 +261,7 @@ static int walk_tables(struct icpu *cpu, uint64_t lin, struct walk *w)
 	uint64_t table = cpu->s.cr3 & (cpu->long_mode ? ADDRESS_MASK : entry_size == 8 ? 0xffffffe0 : 0xfffff000);
 	unsigned depth = 0;
 
-	*w = (struct walk){ .writable = true, .user = true };
+	walk_start(w);
 	for (;; level--) {
 		unsigned shift = PAGE_SHIFT + (level - 1) * index_bits;
 		uint64_t index = (lin >> shift) & ((1u << index_bits) - 1);
@@ -383,9 +392,10 @@ static void fill(struct icpu *cpu, uint64_t lin, enum access access, const struc
 
 void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, struct mmu_target *t)
 {
-	struct walk w = { 0 };
+	struct walk w;
 	uint64_t gpa = lin;
 
+	walk_start(&w);
 	if (cpu->s.cr0 & CR0_PG) {
 		int bad = walk_tables(cpu, lin, &w);
 
@@ -403,10 +413,11 @@ void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_
 
 bool mmu_fill(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view)
 {
-	struct walk w = { 0 };
+	struct walk w;
 	struct mmu_target t;
 	uint64_t gpa = lin;
 
+	walk_start(&w);
 	if (cpu->s.cr0 & CR0_PG) {
 		if (walk_tables(cpu, lin, &w) || !rights_allow(cpu, &w, access, view))
 			return false;
@@ -430,6 +441,14 @@ bool mmu_probe(struct icpu *cpu, uint64_t lin, uint64_t *gpa)
 		return false;
 	*gpa = w.page | (lin & (PAGE_SIZE - 1));
 	return true;
+}
+
+/* memcpy could use vector registers. */
+static void copy_bytes(void *to, const void *from, unsigned len)
+{
+	uint64_t n = len;
+
+	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
 }
 
 /* ---- access ---- */
@@ -514,14 +533,6 @@ static inline uint64_t load_view(struct icpu *cpu, uint64_t lin, unsigned len, e
 	case 4: return ld32le(p);
 	default: return ld64le(p);
 	}
-}
-
-/* memcpy could use vector registers. */
-static void copy_bytes(void *to, const void *from, unsigned len)
-{
-	uint64_t n = len;
-
-	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
 }
 
 static void put_bytes(struct icpu *cpu, const struct mmu_target *t, const uint8_t *from, unsigned len)
@@ -626,7 +637,7 @@ void cpu_load_bytes(struct icpu *cpu, uint64_t lin, void *buf, unsigned len)
 		unsigned n = i ? len - first : first;
 
 		if (t[i].host) {
-			memcpy(to + done, t[i].host, n);
+			copy_bytes(to + done, t[i].host, n);
 		} else {
 			for (unsigned b = 0; b < n; b++)
 				to[done + b] = (uint8_t)cpu->host->mmio_read(cpu->host->opaque, cpu->vcpu.index, t[i].gpa + b, 1);

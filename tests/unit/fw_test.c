@@ -7,6 +7,7 @@
 #include "fw/acpi.h"
 #include "fw/detect.h"
 #include "fw/linux.h"
+#include "fw/video_init.h"
 
 #define RAM_SIZE (UINT64_C(64) << 20)
 
@@ -144,12 +145,11 @@ static void test_linux(void)
 	image[0x211] = 1;
 	st32le(image + 0x22c, 0x7fffffff);
 	st32le(image + 0x238, 2047);
-	st16le(image + 0x236, 1);
 	memset(image + 2560, 0x5a, sizeof(image) - 2560);
 	g_assert_true(g_file_set_contents(file, (char *)image, sizeof(image), NULL));
 	g_assert_true(linux_load(m, &b, &s, &error));
-	g_assert_cmphex(s.rip, ==, 0x100200);
-	g_assert_cmphex(s.efer, ==, EFER_LME | EFER_LMA);
+	g_assert_cmphex(s.rip, ==, 0x100000);
+	g_assert_cmphex(s.cr0 & (CR0_PE | CR0_PG), ==, CR0_PE);
 	p = ram->host + s.gpr[RSI];
 	g_assert_cmpstr((char *)ram->host + ld32le(p + 0x228), ==, "quiet");
 	g_assert_cmpuint(ld32le(p + 0x21c), ==, sizeof(image));
@@ -158,11 +158,13 @@ static void test_linux(void)
 	g_assert_cmpuint(p[0x1e8], >, 3);
 	g_assert_cmpuint(ld32le(p + 0x2d0 + 16), ==, E820_RAM);
 
-	st16le(image + 0x236, 0);
-	g_assert_true(g_file_set_contents(file, (char *)image, sizeof(image), NULL));
-	g_assert_true(linux_load(m, &b, &s, &error));
-	g_assert_cmphex(s.rip, ==, 0x100000);
-	g_assert_cmphex(s.cr0 & (CR0_PE | CR0_PG), ==, CR0_PE);
+	/* Through the video BIOS: real mode, and from there to the same entry with the same registers. */
+	g_assert_true(video_init_boot(m, "rom", 4, 0x10, &s, &error));
+	g_assert_cmphex(s.cr0 & CR0_PE, ==, 0);
+	g_assert_cmpstr((char *)ram->host + 0xc0000, ==, "rom");
+	p = ram->host + s.seg[SEG_CS].base + s.rip;
+	g_assert_cmphex(ld16le(p + 9), ==, 0x10);
+	g_assert_cmphex((uint32_t)(p + 107 - ram->host) + ld32le(p + 103), ==, 0x100000);
 
 	st16le(image + 0x206, 0x200);
 	g_assert_true(g_file_set_contents(file, (char *)image, sizeof(image), NULL));

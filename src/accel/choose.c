@@ -28,8 +28,8 @@ const struct accel_ops *accel_choose(const char *name, char **why, GError **erro
 		*why = g_strdup("kvm");
 		return &accel_kvm_ops;
 	}
-	*why = g_strdup_printf("interp (%s)", kvm->message);
-	return &accel_interp_ops;
+	*why = g_strdup_printf("bt (%s)", kvm->message);
+	return &accel_bt_ops;
 }
 
 void accel_supported_words(const struct accel_ops *ops, uint32_t words[CPUID_WORDS])

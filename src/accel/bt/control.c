@@ -269,7 +269,6 @@ static void emit_call_ind(struct tr *t, const struct guest_insn *g)
 	emit_target(t, g, rec, id);
 	emit_store_gs(&t->e, TEMP0, GS_OF(scratch));
 	second = rec_new(t, &id2);
-	second->retry = rec->retry;
 	emit_push_return(t, second, id2);
 	emit_load_gs(&t->e, TEMP0, GS_OF(scratch));
 	emit_indirect(t, true);

@@ -102,7 +102,6 @@ void emit_push_mem(struct tr *t, const struct guest_insn *g)
 		emit_store_gs(&t->e, register_get(t, g->rm, TEMP1), GS_OF(scratch));
 	}
 	second = rec_new(t, &id2);
-	second->retry = rec->retry;
 	stack_address(t, -(int)size);
 	m = emit_probe(t, second, id2, size, true, true);
 	emit_load_gs(&t->e, TEMP1, GS_OF(scratch));

@@ -211,6 +211,9 @@ static void take_modrm(struct reader *r, struct guest_insn *g, unsigned bits)
 	g->reg = (uint8_t)((b >> 3 & 7) | (g->rex & 4) << 1);
 	g->rm = (uint8_t)((b & 7) | (g->rex & 1) << 3);
 	g->base = g->index = -1;
+	/* MOV with a control or debug register takes any mod for a register (SDM 2B, MOV). */
+	if (g->map == 1 && !g->vex && (g->op & 0xfc) == 0x20)
+		g->mod = 3;
 	if (g->mod == 3)
 		return;
 	if (g->addrsize == 2) { /* only its length counts: it is the interpreter's */
@@ -406,6 +409,10 @@ static void two_byte_fixups(struct guest_insn *g)
 			g->kind = G_STAC;
 		break;
 	case 0x1f: case 0x0d: case 0x18 ... 0x1e: break;
+	case 0xc3: /* MOVNTI */
+		if (g->mod == 3 || g->p66 || g->rep)
+			interp(g, true);
+		break;
 	case 0x40 ... 0x4f: case 0x80 ... 0x8f: case 0x90 ... 0x9f: g->flags_read = GF_ALL; break;
 	case 0xa4: case 0xac: /* SHLD, SHRD */
 		g->flags_touched = true;

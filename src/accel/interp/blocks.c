@@ -126,6 +126,13 @@ static bool unchanged(const struct block *b, const uint8_t *host, const uint8_t 
 	return true;
 }
 
+/* A block that crossed into a second page does so still only if the bytes before the crossing are what they were:
+ * otherwise that page must not be looked for, since its absence would be a fault that the new code has not. */
+static bool start_unchanged(const struct block *b, const uint8_t *host)
+{
+	return host && !memcmp(b->insn[0].bytes, host, PAGE_SIZE - (b->gpa & (PAGE_SIZE - 1)));
+}
+
 /* Decodes from `t` up to the end of the page; an instruction that crosses it is a block of its own. */
 static struct block *decode_block(struct icpu *cpu, uint64_t lin, const struct mmu_target *t)
 {
@@ -191,7 +198,7 @@ static const struct block *block_at(struct icpu *cpu, uint64_t lin, const struct
 		struct mmu_target second = { 0 };
 		uint32_t w, w2 = 0;
 
-		if (b->gpa2) {
+		if (b->gpa2 && start_unchanged(b, t->host)) {
 			unsigned room = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
 
 			fetch_target(cpu, cpu->code_bits == 64 ? lin + room : (uint32_t)(lin + room), &second);

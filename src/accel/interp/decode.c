@@ -12,6 +12,8 @@ static void decoder_init(ZydisDecoder *d, unsigned bits)
 		ZydisDecoderInit(d, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
 	else
 		ZydisDecoderInit(d, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
+	/* Without MPX its instructions are NOPs with an operand. */
+	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
 }
 
 static enum x86_seg segment_number(ZydisRegister r)

@@ -234,6 +234,17 @@ void icpu_step(struct icpu *cpu, const struct insn *in)
 	}
 }
 
+/* One instruction of a block that reaches over the end of the code segment, where the rest of it does not follow. */
+static void run_at_limit(struct icpu *cpu, const struct insn *in)
+{
+	if (cpu->s.rip + in->length - 1 > cpu->s.seg[SEG_CS].limit)
+		cpu_raise_error(cpu, EXC_GP, 0);
+	cpu->next_rip = (cpu->s.rip + in->length) & rip_mask(cpu);
+	in->fn(cpu, in);
+	cpu->s.rip = cpu->next_rip;
+	atomic_fetch_add_explicit(&cpu->vcpu.instructions, 1, memory_order_relaxed);
+}
+
 static void run_block(struct icpu *cpu, const struct block *b)
 {
 	const struct insn *in = b->insn, *end = in + b->count;
@@ -245,6 +256,10 @@ static void run_block(struct icpu *cpu, const struct block *b)
 			trace_insn(cpu, in);
 		atomic_fetch_add_explicit(&cpu->vcpu.instructions, 1, memory_order_relaxed);
 		icpu_step(cpu, in);
+		return;
+	}
+	if (cpu->code_bits != 64 && cpu->s.rip + b->length - 1 > cpu->s.seg[SEG_CS].limit) {
+		run_at_limit(cpu, in);
 		return;
 	}
 	do {

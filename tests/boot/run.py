@@ -95,7 +95,13 @@ class Machine:
             time.sleep(0.05)
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(30)
-        self.socket.connect(self.qmp_path)
+        while True:
+            try:
+                self.socket.connect(self.qmp_path)
+                break
+            except ConnectionRefusedError: # there, but nobody listens yet
+                check(self.process.poll() is None and time.time() < end, 'no QMP: ' + self.said())
+                time.sleep(0.05)
         check('QMP' in self.line(), 'no greeting')
         self.qmp('qmp_capabilities')
 

@@ -595,6 +595,10 @@ static void show(const struct fuzz_case *c, const struct verdict *v)
 		printf(" %02x", c->ram[c->start + i]);
 	printf("\n#   cr0 %lx cr4 %lx efer %lx flags %lx; ends at %lx %lx flags %lx %lx cr2 %lx %lx dr6 %lx %lx\n", s->cr0, s->cr4, s->efer, s->rflags,
 	       a->rip, b->rip, a->rflags, b->rflags, a->cr2, b->cr2, a->dr6, b->dr6);
+	printf("#   starts with");
+	for (unsigned i = 0; i < 16; i++)
+		printf(" %lx", s->gpr[i]);
+	printf("; ds %lx+%x %x\n", s->seg[SEG_DS].base, s->seg[SEG_DS].limit, s->seg[SEG_DS].attr);
 	for (unsigned i = 0; i < 16; i++)
 		if (a->gpr[i] != b->gpr[i])
 			printf("#   r%u: from %lx to %lx %lx\n", i, s->gpr[i], a->gpr[i], b->gpr[i]);
@@ -602,7 +606,7 @@ static void show(const struct fuzz_case *c, const struct verdict *v)
 
 int main(int argc, char **argv)
 {
-	uint64_t cases = argc > 1 ? strtoull(argv[1], NULL, 0) : 20000, seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
+	uint64_t cases = argc > 1 ? strtoull(argv[1], NULL, 0) : 6000, seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 300;
 	uint64_t ends[8] = { 0 }, clocked = 0, undefined = 0;
 	static struct fuzz_case c;
 	static struct verdict v, again;

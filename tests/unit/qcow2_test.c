@@ -572,13 +572,14 @@ static void test_chain(void)
 
 int main(int argc, char **argv)
 {
+	g_autofree char *qemu_img = g_find_program_in_path("qemu-img"), *qemu_io = g_find_program_in_path("qemu-io");
 	int status;
 
 	g_test_init(&argc, &argv, NULL);
 	/* In memory where possible: a sync of the disk costs more than all the rest. */
 	dir = g_mkdtemp(g_strdup_printf("%s/guise-qcow2-XXXXXX", access("/dev/shm", W_OK) ? g_get_tmp_dir() : "/dev/shm"));
 	g_assert_nonnull(dir);
-	have_qemu = g_find_program_in_path("qemu-img") && g_find_program_in_path("qemu-io");
+	have_qemu = qemu_img && qemu_io;
 	for (size_t i = 0; i < ARRAY_LEN(geometries); i++) {
 		g_autofree char *random = g_strdup_printf("/qcow2/random/%s", geometries[i].name);
 		g_autofree char *snapshots = g_strdup_printf("/qcow2/snapshots/%s", geometries[i].name);

@@ -193,7 +193,7 @@ static bool take_vex(struct reader *r, struct guest_insn *g, uint8_t lead, unsig
 	}
 	if (bits != 64)
 		g->rex &= 8;
-	g->vvvv = (~b >> 3) & 15;
+	g->vvvv = (~b >> 3) & (bits == 64 ? 15 : 7);
 	g->vex_l = b & 4;
 	pp = b & 3;
 	g->p66 = pp == 1;

@@ -130,6 +130,22 @@ static uint8_t prefix_bits(const ZydisDecodedInstruction *zi)
 	return p;
 }
 
+/* F3 90 with REX.B is no PAUSE but XCHG with R8, whatever the prefix. */
+static ZyanStatus decode_exchange(ZydisDecoder *decoder, const uint8_t *bytes, ZydisDecodedInstruction *zi, ZydisDecodedOperand *ops)
+{
+	uint8_t plain[15], length = zi->length;
+	unsigned n = 0;
+	ZyanStatus status;
+
+	for (unsigned i = 0; i < length; i++) {
+		if (bytes[i] != 0xf3)
+			plain[n++] = bytes[i];
+	}
+	status = ZydisDecoderDecodeFull(decoder, plain, n, zi, ops);
+	zi->length = length;
+	return status;
+}
+
 bool insn_decode(struct icpu *cpu, const uint8_t *bytes, unsigned len, struct insn *in, bool *need_more)
 {
 	ZydisDecoder decoder;
@@ -144,6 +160,8 @@ bool insn_decode(struct icpu *cpu, const uint8_t *bytes, unsigned len, struct in
 		*need_more = true;
 		return false;
 	}
+	if (ZYAN_SUCCESS(status) && zi.mnemonic == ZYDIS_MNEMONIC_PAUSE && zi.raw.rex.B)
+		status = decode_exchange(&decoder, bytes, &zi, ops);
 	if (!ZYAN_SUCCESS(status)) {
 		make_undefined(in, bytes, len);
 		if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG || status == ZYDIS_STATUS_NO_MORE_DATA)

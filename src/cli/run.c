@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "cli/front_end.h"
+#include "cli/escape.h"
 #include "cli/options.h"
 #include "host/runtime.h"
 #include "machine/pc.h"
@@ -27,7 +28,7 @@ struct run {
 	struct front_end front_end;
 	GMainLoop *loop;
 	int status;
-	bool escape; /* Ctrl-a was typed on the serial terminal */
+	struct escape escape;
 	int ready_pipe;
 };
 
@@ -53,47 +54,6 @@ static gboolean on_signal(gpointer opaque)
 
 	vm_request(r->vm, VM_REQ_QUIT);
 	return G_SOURCE_CONTINUE;
-}
-
-static void print_help(const char *name)
-{
-	fprintf(stderr,
-		"\r\nCtrl-a x  end the machine\r\nCtrl-a c  how to reach the monitor\r\n"
-		"Ctrl-a h  this help\r\nCtrl-a a  send Ctrl-a\r\n");
-}
-
-/* Keys that follow Ctrl-a on any terminal of ours; true when it was one. */
-static bool escape_key(struct run *r, uint8_t byte)
-{
-	switch (byte) {
-	case 'x':
-		vm_request(r->vm, VM_REQ_QUIT);
-		return true;
-	case 'c':
-		fprintf(stderr, "\r\nmonitor: guise monitor %s\r\n", r->vm->config.name);
-		return true;
-	case 'h':
-	case '?':
-		print_help(r->vm->config.name);
-		return true;
-	default:
-		return false;
-	}
-}
-
-static bool serial_filter(void *opaque, uint8_t byte)
-{
-	struct run *r = opaque;
-
-	if (r->escape) {
-		r->escape = false;
-		return byte != 1 && byte != 'a' ? escape_key(r, byte) || true : false;
-	}
-	if (byte == 1) {
-		r->escape = true;
-		return true;
-	}
-	return false;
 }
 
 static bool open_trace(struct run *r, GError **error)
@@ -156,9 +116,10 @@ static bool set_up(struct run *r, GError **error)
 	if (!open_trace(r, error) || runtime_claim(name, error) < 0)
 		return false;
 	prctl(PR_SET_NAME, name);
-	r->vm = vm_create(&r->options.vm, serial_filter, r, error);
+	r->vm = vm_create(&r->options.vm, escape_filter, &r->escape, error);
 	if (!r->vm)
 		return false;
+	r->escape.vm = r->vm;
 	vm_set_listener(r->vm, &listener);
 	socket = r->options.qmp ? g_strdup(r->options.qmp) : runtime_socket(name, error);
 	if (!socket)
@@ -196,6 +157,7 @@ int run_command(int argc, char **argv)
 	if (r.options.detach)
 		detach(&r);
 	signal(SIGPIPE, SIG_IGN);
+	escape_init(&r.escape);
 	r.loop = g_main_loop_new(NULL, FALSE);
 	if (set_up(&r, &err)) {
 		g_unix_signal_add(SIGINT, on_signal, &r);
@@ -223,6 +185,7 @@ int run_command(int argc, char **argv)
 		fprintf(stderr, "guise: %s\n", err->message);
 		g_error_free(err);
 	}
+	escape_finish(&r.escape);
 	g_main_loop_unref(r.loop);
 	run_options_finish(&r.options);
 	return r.status;

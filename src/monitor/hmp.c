@@ -134,6 +134,14 @@ static void info_stats(struct vm *vm, char **args, GString *out)
 	vm->ops->print_stats(vm->accel, out);
 }
 
+static void info_bt(struct vm *vm, char **words, GString *out)
+{
+	if (vm->ops != &accel_bt_ops)
+		g_string_append_printf(out, "this machine runs on %s, not on the translator\n", vm->ops->name);
+	else
+		info_stats(vm, words, out);
+}
+
 static void tlb_line(void *opaque, const struct walk_range *r)
 {
 	g_string_append_printf(opaque, "%016" G_GINT64_MODIFIER "x: %016" G_GINT64_MODIFIER "x %c%c%c%c%c%c\n", r->lin, r->gpa,
@@ -321,6 +329,7 @@ static const struct {
 	{ "info mtree", "memory, MMIO and ports", info_mtree },
 	{ "info block", "drives and their images", info_block },
 	{ "info stats", "the engine's counters", info_stats },
+	{ "info bt", "the translator's counters", info_bt },
 	{ "x", "/FMT ADDRESS: memory at a linear address", hmp_x },
 	{ "xp", "/FMT ADDRESS: memory at a physical address", hmp_xp },
 	{ "eject", "[-f] DRIVE: take the medium out", hmp_eject },

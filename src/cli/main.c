@@ -1,6 +1,8 @@
 /* guise: the command line. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/doctor.h"
 #include "cli/image.h"
@@ -26,6 +28,18 @@ static int help(FILE *to)
 	return to == stderr ? 2 : 0;
 }
 
+/* Whoever starts us may have closed standard streams: what is opened next must not take their numbers. */
+static void open_standard_streams(void)
+{
+	int fd;
+
+	do {
+		fd = open("/dev/null", O_RDWR);
+	} while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	const char *const *names;
@@ -33,6 +47,7 @@ int main(int argc, char **argv)
 	unsigned count;
 	int status;
 
+	open_standard_streams();
 	if (argc < 2)
 		return help(stderr);
 	if (!strcmp(argv[1], "run"))

@@ -4,6 +4,7 @@
 
 #include <gio/gio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/bytes.h"
 
@@ -53,7 +54,13 @@ bool boot_read_file(const char *path, uint8_t **data, size_t *len, GError **erro
 {
 	gchar *bytes;
 	gsize size;
+	struct stat st;
 
+	/* A pipe would be waited for, a device might never end. */
+	if (!stat(path, &st) && !S_ISREG(st.st_mode)) {
+		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "%s: not a regular file; copy its content into one", path);
+		return false;
+	}
 	if (!g_file_get_contents(path, &bytes, &size, error))
 		return false;
 	*data = (uint8_t *)bytes;

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "machine/pc_memory.h"
 #include "machine/vm.h"
@@ -55,10 +56,15 @@ static bool load_rom(struct pc *pc, GError **error)
 {
 	const char *path = pc->vm->config.firmware;
 	g_autofree char *data = NULL;
+	struct stat st;
 	gsize len;
 
 	if (!strcmp(path, "bios"))
 		path = "/usr/share/seabios/bios-256k.bin";
+	if (!stat(path, &st) && !S_ISREG(st.st_mode)) {
+		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "firmware %s: not a regular file", path);
+		return false;
+	}
 	if (!g_file_get_contents(path, &data, &len, error)) {
 		g_prefix_error(error, "firmware: ");
 		if (!strcmp(pc->vm->config.firmware, "bios"))

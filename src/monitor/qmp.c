@@ -7,6 +7,7 @@
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #include "dev/virtio_balloon.h"
 #include "machine/pc.h"
@@ -258,10 +259,15 @@ static gboolean incoming(GSocketService *service, GSocketConnection *connection,
 
 struct qmp *qmp_create(struct vm *vm, const char *path, GError **error)
 {
-	struct qmp *q = g_new0(struct qmp, 1);
 	g_autoptr(GSocketAddress) address = g_unix_socket_address_new(path);
+	struct qmp *q;
 	struct stat st;
 
+	if (strlen(path) >= sizeof(((struct sockaddr_un *)NULL)->sun_path)) {
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "--qmp %s: too long for a socket; name a shorter path", path);
+		return NULL;
+	}
+	q = g_new0(struct qmp, 1);
 	if (!lstat(path, &st) && S_ISSOCK(st.st_mode))
 		g_unlink(path);
 	q->vm = vm;

@@ -36,7 +36,7 @@ static const struct option {
 	{ "disk", "FILE[,format=raw|qcow2][,bus=ide|virtio|sata][,readonly][,snapshot]", "hard disk image", OPT_DISK },
 	{ "floppy", "FILE[,format=raw|qcow2][,readonly][,snapshot]", "floppy disk image; twice for two drives", OPT_FLOPPY },
 	{ "boot", "cd|disk|floppy|net[,...]", "boot order", OPT_BOOT },
-	{ "firmware", "bios|PATH", "firmware (bios: SeaBIOS)", OPT_FIRMWARE },
+	{ "firmware", "bios|uefi[,vars=FILE]|PATH", "firmware (bios: SeaBIOS; uefi: OVMF, its variables kept by --name)", OPT_FIRMWARE },
 	{ "net", "none|user[,..]|tap=IF|socket=PATH", "network card and what it is plugged into (user); repeat for more", OPT_NET },
 	{ "capture", "FILE", "write the first card's frames to a pcap file", OPT_CAPTURE },
 	{ "display", "auto|none|text|window|vnc[=ADDR:PORT|=unix:PATH][,...]", "the guest's screen (text: in the terminal)", OPT_DISPLAY },
@@ -275,6 +275,32 @@ static void set_string(char **to, const char *value)
 	*to = g_strdup(value);
 }
 
+/* A path may hold commas; only "uefi" has parts. */
+static bool parse_firmware(struct vm_config *c, const char *value, GError **error)
+{
+	set_string(&c->uefi_vars, NULL);
+	if (!g_str_has_prefix(value, "uefi,")) {
+		set_string(&c->firmware, value);
+		return true;
+	}
+	if (!g_str_has_prefix(value, "uefi,vars=") || !value[strlen("uefi,vars=")])
+		return fail(error, "--firmware %s: after \"uefi\" there is vars=FILE", value);
+	set_string(&c->firmware, "uefi");
+	set_string(&c->uefi_vars, value + strlen("uefi,vars="));
+	return true;
+}
+
+/* A machine with a name finds its UEFI variables again. */
+static void settle_uefi(struct vm_config *c)
+{
+	g_autofree char *file = NULL;
+
+	if (strcmp(c->firmware, "uefi") || c->uefi_vars || !c->name)
+		return;
+	file = g_strconcat(c->name, ".vars.fd", NULL);
+	c->uefi_vars = g_build_filename(g_get_user_data_dir(), "guise", file, NULL);
+}
+
 static bool take(struct run_options *o, const struct option *opt, const char *value, unsigned *serials, GError **error)
 {
 	struct vm_config *c = &o->vm;
@@ -293,7 +319,7 @@ static bool take(struct run_options *o, const struct option *opt, const char *va
 	case OPT_DISK: return parse_disk(c, value, error);
 	case OPT_FLOPPY: return parse_floppy(c, value, error);
 	case OPT_BOOT: set_string(&c->boot, value); return check_boot(value, error);
-	case OPT_FIRMWARE: set_string(&c->firmware, value); return true;
+	case OPT_FIRMWARE: return parse_firmware(c, value, error);
 	case OPT_NET: return net_option_parse(&o->vm, &o->no_net, value, error);
 	case OPT_CAPTURE: set_string(&o->capture, value); return true;
 	case OPT_DISPLAY: return display_option_parse(&o->display, value, error);
@@ -460,6 +486,7 @@ bool run_options_parse(struct run_options *o, int argc, char **argv, GError **er
 		return false;
 	if (o->vm.initrd && !o->vm.kernel)
 		return fail(error, "--initrd goes with --kernel");
+	settle_uefi(&o->vm);
 	if (!o->vm.name)
 		o->vm.name = g_strdup_printf("guise-%d", (int)getpid());
 	settle_defaults(o);

@@ -15,8 +15,7 @@
 
 /* Configuration space. */
 enum { CFG_PMBA = 0x40, CFG_DEVACTB = 0x58, CFG_PMREGMISC = 0x80, CFG_SMBBA = 0x90, CFG_SMBHSTCFG = 0xd2 };
-/* The board wires the registers to where the FADT says, so that a kernel finds them without firmware. */
-enum { PM_BASE = 0x600, SMB_BASE = 0x700, GPE_BASE = 0xafe0 };
+enum { SMB_BASE = 0x700, GPE_BASE = 0xafe0 };
 
 enum { STS_TIMER = 1 << 0, STS_GLOBAL = 1 << 5, STS_BUTTON = 1 << 8, STS_RTC = 1 << 10, STS_WAKE = 1 << 15 };
 enum { PM_EVENTS = STS_TIMER | STS_GLOBAL | STS_BUTTON | STS_RTC };
@@ -32,6 +31,7 @@ struct acpi_pm {
 	struct clock *clock;
 	struct timer *overflow;
 	struct irq sci;
+	uint16_t pm_base; /* after reset */
 	struct acpi_pm_callbacks cb;
 	struct region *pm, *gpe, *smb, *apm, *rcr;
 
@@ -322,7 +322,7 @@ static void acpi_pm_reset(struct device *d)
 	pci_dev_reset(&pm->pci);
 	c[0x07] = 0x02;
 	c[0x3c] = 9;
-	st32le(c + CFG_PMBA, PM_BASE | 1);
+	st32le(c + CFG_PMBA, pm->pm_base | 1u);
 	st32le(c + CFG_SMBBA, SMB_BASE | 1);
 	c[CFG_PMREGMISC] = 1;
 	c[CFG_SMBHSTCFG] = 9;
@@ -384,7 +384,7 @@ static void acpi_pm_destroy(struct device *d)
 static const struct device_ops ops = { "piix4-pm", 1, acpi_pm_reset, acpi_pm_state, acpi_pm_destroy };
 
 struct acpi_pm *acpi_pm_create(struct pci_bus *bus, unsigned devfn, struct space *ports, struct irq sci,
-			       struct clock *clock, const struct acpi_pm_callbacks *cb)
+			       struct clock *clock, uint16_t pm_base, const struct acpi_pm_callbacks *cb)
 {
 	static const struct pci_ids ids = { 0x8086, 0x7113, 0x1af4, 0x1100, 0x068000, 3 };
 	static const struct region_ops pm_ops = { pm_read, pm_write, 1, 4 };
@@ -401,6 +401,7 @@ struct acpi_pm *acpi_pm_create(struct pci_bus *bus, unsigned devfn, struct space
 	}
 	pm->clock = clock;
 	pm->sci = sci;
+	pm->pm_base = pm_base;
 	pm->cb = *cb;
 	pm->overflow = timer_new(clock, overflow_due, pm);
 	pm->pm = space_add_unmapped(ports, "acpi-pm", 64, &pm_ops, pm);

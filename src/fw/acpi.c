@@ -16,7 +16,7 @@
 #define RSDP_LEN 36
 
 enum { LINK_ALLOCATE = 1, LINK_POINTER = 2, LINK_CHECKSUM = 3 };
-enum { PM_BASE = 0x600, GPE_BASE = 0xafe0, SCI = 9 };
+enum { GPE_BASE = 0xafe0, SCI = 9 };
 
 static uint8_t *command_add(GByteArray *loader, uint32_t kind)
 {
@@ -117,7 +117,7 @@ static guint facs_build(GByteArray *a)
 	return at;
 }
 
-static guint fadt_build(struct acpi_tables *t, guint facs, guint dsdt)
+static guint fadt_build(struct acpi_tables *t, uint16_t pm_base, guint facs, guint dsdt)
 {
 	guint at = table_open(t->tables, "FACP", 3);
 	uint8_t *p;
@@ -130,9 +130,9 @@ static guint fadt_build(struct acpi_tables *t, guint facs, guint dsdt)
 	st32le(p + 48, 0xb2);
 	p[52] = 0xf1;
 	p[53] = 0xf0;
-	st32le(p + 56, PM_BASE);
-	st32le(p + 64, PM_BASE + 4);
-	st32le(p + 76, PM_BASE + 8);
+	st32le(p + 56, pm_base);
+	st32le(p + 64, pm_base + 4);
+	st32le(p + 76, pm_base + 8);
 	st32le(p + 80, GPE_BASE);
 	p[88] = 4; /* PM1 event length */
 	p[89] = 2; /* PM1 control length */
@@ -146,9 +146,9 @@ static guint fadt_build(struct acpi_tables *t, guint facs, guint dsdt)
 	st32le(p + 112, 1u << 0 | 1u << 2 | 1u << 5 | 1u << 7 | 1u << 10);
 	gas_set(p + 116, 8, 0xcf9);
 	p[128] = 0x0f;
-	gas_set(p + 148, 32, PM_BASE);
-	gas_set(p + 172, 16, PM_BASE + 4);
-	gas_set(p + 208, 32, PM_BASE + 8);
+	gas_set(p + 148, 32, pm_base);
+	gas_set(p + 172, 16, pm_base + 4);
+	gas_set(p + 208, 32, pm_base + 8);
 	gas_set(p + 220, 32, GPE_BASE);
 	pointer_set(t, at + 36, 4, facs);
 	pointer_set(t, at + 40, 4, dsdt);
@@ -224,7 +224,7 @@ void acpi_build(struct acpi_tables *t, const struct acpi_config *c)
 	dsdt = table_open(t->tables, "DSDT", 1);
 	dsdt_build(t->tables, c);
 	table_close(t, dsdt);
-	table[count++] = fadt_build(t, facs, dsdt);
+	table[count++] = fadt_build(t, c->pm_base, facs, dsdt);
 	table[count++] = madt_build(t, c->cpus);
 	if (c->hpet)
 		table[count++] = hpet_build(t);

@@ -11,7 +11,9 @@
 
 struct acpi_config {
 	unsigned cpus;      /* APIC ids 0 to cpus - 1 */
-	uint64_t low_size;  /* RAM below 4 GiB: the PCI hole starts here, at 0xc0000000 at the least */
+	uint64_t low_size;  /* RAM below 4 GiB */
+	uint32_t hole;      /* the PCI hole starts here, or where RAM ends */
+	uint16_t pm_base;   /* ports of the power management registers */
 	uint64_t high_size; /* RAM from 4 GiB up */
 	bool hpet;          /* one at 0xfed00000 */
 	unsigned serial;    /* bit per COM port present */

@@ -51,7 +51,7 @@ static void prt_build(GByteArray *a)
 static void windows_build(GByteArray *a, const struct acpi_config *c)
 {
 	GByteArray *r = g_byte_array_new();
-	uint64_t hole = MAX(c->low_size, UINT64_C(0xc0000000));
+	uint64_t hole = MAX(c->low_size, c->hole);
 
 	res_bus(r, 0, 0xff);
 	res_io(r, 0xcf8, 8);

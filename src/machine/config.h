@@ -52,7 +52,8 @@ struct vm_config {
 	struct vm_nic nic[VM_MAX_NICS];
 	unsigned nics;
 	char *boot;     /* of "cd,disk,net"; NULL: all of them in this order */
-	char *firmware; /* "bios" or a path */
+	char *firmware; /* "bios", "uefi" or a path */
+	char *uefi_vars; /* file of UEFI's variables; NULL: they end with the machine */
 	char *serial[VM_MAX_SERIAL]; /* chardev specs; NULL: absent for 1..3, "none" for 0 */
 	char *console;  /* of the virtio console: chardev spec, or NULL for none */
 	char *debugcon; /* chardev spec or NULL */

@@ -291,7 +291,7 @@ static void make_legacy(struct pc *pc)
 			plug(pc, uart_device(uart_create(pc->ports, uart_base[i], gsi(pc, uart_irq[i]), pc->vm->clock,
 							 pc->serial[i], uart_id[i])));
 	}
-	pc->pm = acpi_pm_create(pc->pci, DEVFN(1, 3), pc->ports, gsi(pc, 9), pc->vm->clock, &pm);
+	pc->pm = acpi_pm_create(pc->pci, DEVFN(1, 3), pc->ports, gsi(pc, 9), pc->vm->clock, pc_pm_base(pc), &pm);
 	plug(pc, acpi_pm_device(pc->pm));
 	plug(pc, debugcon_device(debugcon_create(pc->ports, 0x402, pc->debugcon)));
 	if (pc->vm->config.debug_exit)
@@ -419,6 +419,10 @@ struct pc *pc_create(struct vm *vm, GError **error)
 	make_interrupt_controllers(pc);
 	make_pci(pc);
 	make_legacy(pc);
+	if (pc_is_uefi(pc)) {
+		plug(pc, pc_flash_create(pc, false));
+		plug(pc, pc_flash_create(pc, true));
+	}
 	pc->fw_cfg = fw_cfg_create(pc->ports, vm->mem);
 	plug(pc, fw_cfg_device(pc->fw_cfg));
 	if (!make_display(pc, error) || !make_disks(pc, error) || !make_network(pc, error))
@@ -455,6 +459,7 @@ void pc_destroy(struct pc *pc)
 	for (unsigned i = 0; i < VM_MAX_NICS; i++)
 		netdev_destroy(pc->net[i]);
 	pc_memory_destroy(pc);
+	pc_flash_close(pc);
 	g_free(pc->video_rom);
 	space_destroy(pc->ports);
 	space_destroy(pc->mmio);

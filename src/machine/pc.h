@@ -16,6 +16,7 @@ struct vm;
 struct lapic_bus;
 struct blk;
 struct netdev;
+struct file;
 
 #define PC_MAX_DEVICES 64
 
@@ -33,11 +34,13 @@ struct pc {
 	struct vm *vm;
 	struct space *ports, *mmio;
 	struct pci_bus *pci;
-	struct ram *ram_low, *ram_high, *rom;
+	struct ram *ram_low, *ram_high;
+	struct ram *rom;	 /* BIOS, or UEFI's code */
+	struct ram *flash_vars;	 /* UEFI's variables, or NULL */
+	struct file *vars_store; /* where they are kept; NULL: nowhere */
 	uint8_t *video_rom; /* the VGA BIOS */
 	size_t video_rom_len;
 	int pam_slot[13];
-	int rom_slot;
 	struct irq_lines *lines;
 	struct lapic_bus *lapics;
 	struct pic *pic;
@@ -79,7 +82,13 @@ const struct display_source *pc_display(struct pc *pc);
 uint64_t pc_tsc_hz(void);
 /* Network card `i` with its back end and its boot ROM (pc_net.c); NULL on failure. */
 struct device *pc_nic_create(struct pc *pc, unsigned i, unsigned devfn, GError **error);
+/* UEFI (pc_flash.c): the two banks' contents, and the chips over them. */
+bool pc_is_uefi(const struct pc *pc);
+bool pc_flash_load(struct pc *pc, GError **error);
+struct device *pc_flash_create(struct pc *pc, bool vars);
+void pc_flash_close(struct pc *pc);
 /* Firmware, tables, kernels (pc_boot.c). */
+uint16_t pc_pm_base(const struct pc *pc);
 bool pc_boot_prepare(struct pc *pc, GError **error);
 bool pc_boot_reset(struct pc *pc, struct cpu_state *boot, GError **error);
 

@@ -19,10 +19,18 @@
 #define CMOS_BOOT_HIGH 0x38
 #define CMOS_BOOT_LOW 0x3d
 
+/* Where each firmware expects the PM registers on this board. */
+uint16_t pc_pm_base(const struct pc *pc)
+{
+	return pc_is_uefi(pc) ? 0xb000 : 0x600;
+}
+
 static struct acpi_config acpi_config(const struct pc *pc)
 {
+	/* OVMF places PCI memory from 2 GiB on where RAM leaves room there, SeaBIOS from 3 GiB on. */
 	struct acpi_config c = { .cpus = pc->vm->cpus, .low_size = pc->low_size, .high_size = pc->high_size, .hpet = true,
-				.floppy = pc->fdc != NULL };
+				.floppy = pc->fdc != NULL, .hole = pc_is_uefi(pc) ? 0x80000000 : 0xc0000000,
+				.pm_base = pc_pm_base(pc) };
 
 	for (unsigned i = 0; i < VM_MAX_SERIAL; i++)
 		c.serial |= pc->serial[i] ? 1u << i : 0;

@@ -93,7 +93,7 @@ bool pc_memory_create(struct pc *pc, GError **error)
 	pc->low_size = memory < LOW_MAX ? memory : LOW_MAX;
 	pc->high_size = memory - pc->low_size;
 	pc->ram_low = ram_create("ram-low", pc->low_size < EXTENDED ? EXTENDED : pc->low_size, error);
-	if (!pc->ram_low || !load_rom(pc, error))
+	if (!pc->ram_low || !(pc_is_uefi(pc) ? pc_flash_load(pc, error) : load_rom(pc, error)))
 		return false;
 	mem_map(m, 0, VGA_WINDOW, pc->ram_low, 0, false);
 	if (pc->low_size > EXTENDED)
@@ -104,7 +104,9 @@ bool pc_memory_create(struct pc *pc, GError **error)
 			return false;
 		mem_map(m, HIGH_BASE, pc->high_size, pc->ram_high, 0, false);
 	}
-	mem_map(m, HIGH_BASE - pc->rom->size, pc->rom->size, pc->rom, 0, true);
+	/* A flash bank maps itself. */
+	if (!pc_is_uefi(pc))
+		mem_map(m, HIGH_BASE - pc->rom->size, pc->rom->size, pc->rom, 0, true);
 	for (unsigned i = 0; i < 13; i++)
 		pc_memory_pam(pc, i, false, false);
 	return true;
@@ -117,4 +119,5 @@ void pc_memory_destroy(struct pc *pc)
 	ram_destroy(pc->ram_low);
 	ram_destroy(pc->ram_high);
 	ram_destroy(pc->rom);
+	ram_destroy(pc->flash_vars);
 }

@@ -28,6 +28,7 @@ void vm_config_finish(struct vm_config *c)
 	}
 	g_free(c->boot);
 	g_free(c->firmware);
+	g_free(c->uefi_vars);
 	for (unsigned i = 0; i < VM_MAX_SERIAL; i++)
 		g_free(c->serial[i]);
 	g_free(c->console);

@@ -15,6 +15,7 @@ import time
 
 import drives
 import kernels
+import uefi
 
 GUISE = ''
 GUESTS = ''
@@ -458,6 +459,7 @@ def test_same_name_twice():
 TESTS = [test_bad_input, test_diffrun, test_kvm, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot,
          test_same_name_twice, test_virtio_boot, test_vnc, test_linux, test_linux_smp, test_virtio]
 TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name__])
+TESTS += uefi.tests(sys.modules[__name__])
 
 
 def main():

@@ -28,7 +28,7 @@ static void rig_init(struct rig *r)
 	*r = (struct rig){ .ports = space_create("ports", 0xffff), .mmio = space_create("mmio", UINT64_MAX), .mem = mem_create() };
 	r->bus = pci_bus_create(r->ports, r->mmio, r->mem, NULL, NULL);
 	r->clock = clock_create_manual();
-	r->pm = acpi_pm_create(r->bus, DEVFN, r->ports, (struct irq){ set_sci, r, 9 }, r->clock, &cb);
+	r->pm = acpi_pm_create(r->bus, DEVFN, r->ports, (struct irq){ set_sci, r, 9 }, r->clock, 0x600, &cb);
 }
 
 static void rig_finish(struct rig *r)

@@ -20,6 +20,7 @@
 #include "dev/ide.h"
 #include "dev/ioapic.h"
 #include "dev/lapic.h"
+#include "dev/pflash.h"
 #include "dev/pic.h"
 #include "dev/piix3.h"
 #include "dev/pit.h"
@@ -247,7 +248,7 @@ static void poke_hpet(struct board *b, uint32_t what)
 static void make_acpi_pm(struct board *b)
 {
 	const struct acpi_pm_callbacks cb = { ignore, ignore, NULL };
-	struct acpi_pm *pm = acpi_pm_create(b->pci, BOARD_DEVFN, b->ports, board_irq(b, 9), b->clock, &cb);
+	struct acpi_pm *pm = acpi_pm_create(b->pci, BOARD_DEVFN, b->ports, board_irq(b, 9), b->clock, 0x600, &cb);
 
 	put(b, pm, acpi_pm_device(pm));
 }
@@ -271,6 +272,14 @@ static void make_fw_cfg(struct board *b)
 	fw_cfg_add_file(f, "etc/test", "some bytes", 10);
 	fw_cfg_add_writable(f, "etc/written", "0123456789", 10, NULL, NULL);
 	put(b, f, fw_cfg_device(f));
+}
+
+/* The bank's contents are the board's memory, seen a second time. */
+static void make_pflash(struct board *b)
+{
+	struct pflash *f = pflash_create(b->mmio, b->mem, 0xfff00000, b->ram, false, NULL, "flash");
+
+	put(b, f, pflash_device(f));
 }
 
 static void make_i440fx(struct board *b)
@@ -530,6 +539,7 @@ const struct catalog_entry catalog[] = {
 	{ "hpet", make_hpet, poke_hpet },
 	{ "acpi_pm", make_acpi_pm, poke_acpi_pm },
 	{ "vga", make_vga, NULL, .slow_state = true },
+	{ "pflash", make_pflash, NULL },
 	{ "fw_cfg", make_fw_cfg, NULL },
 	{ "i440fx", make_i440fx, NULL },
 	{ "piix3", make_piix3, poke_piix3 },

@@ -54,7 +54,7 @@ static void dsdt_disassemble(const uint8_t *p, uint32_t len)
 
 static void test_acpi(void)
 {
-	struct acpi_config c = { .cpus = 2, .low_size = RAM_SIZE, .hpet = true, .serial = 1 };
+	struct acpi_config c = { .cpus = 2, .low_size = RAM_SIZE, .hole = 0xc0000000, .pm_base = 0x600, .hpet = true, .serial = 1 };
 	uint64_t gpa = RAM_SIZE - BOOT_ACPI_SIZE, rsdp;
 	struct acpi_tables t;
 	struct ram *ram;

@@ -1,0 +1,98 @@
+"""UEFI firmware: its shell on the serial line and the screen, variables that stay, and a disk that boots. Used by run.py."""
+import os
+import shutil
+import subprocess
+
+OVMF = '/usr/share/OVMF/OVMF_CODE_4M.fd'
+MEMTEST = '/boot/memtest86+x64.efi'
+GUID = '4d6e8f10-1234-4321-8765-0123456789ab'
+
+
+def tests(run):
+    """The tests, on run.py's helpers."""
+
+    def path(name):
+        return os.path.join(run.WORK, name)
+
+    def machine(name, *args):
+        return run.Machine(name, '--memory', '256M', '--net', 'none', '--no-reboot', *args)
+
+    def colours(m):
+        """How many there are on the screen, and its size."""
+        m.qmp('screendump', filename=path('uefi.ppm'), format='ppm')
+        with open(path('uefi.ppm'), 'rb') as f:
+            data = f.read()
+        size, pixels = data.split(b'\n', 3)[1], data.split(b'\n', 3)[3]
+        return size, len({pixels[i:i + 3] for i in range(0, len(pixels), 3)})
+
+    def to_shell(m):
+        m.wait_console('in 5 seconds', 120)
+        m.qmp('x-guise-type', text='\n')
+        m.wait_console('Shell> ', 30)
+
+    def test_uefi():
+        """A variable set in the shell is there after the machine was killed; shutting down works from there."""
+        run.need(OVMF)
+        store = path('vars.fd')
+        with machine('uefi-first', '--firmware', 'uefi,vars=' + store) as m:
+            to_shell(m)
+            size, count = colours(m)
+            run.check(int(size.split()[0]) >= 640 and count >= 3, f'{size}, {count} colours on the screen')
+            m.qmp('x-guise-type', text=f'setvar GuiseTest -guid {GUID} -nv -bs =0x47554953\n')
+            m.qmp('x-guise-type', text=f'setvar GuiseTest -guid {GUID}\n')
+            m.wait_console('53 49 55 47', 60)
+            run.refused(['vars.fd'], '--firmware', 'uefi,vars=' + store, '--display', 'none', status=1)
+        with machine('uefi-second', '--firmware', 'uefi,vars=' + store) as m:
+            to_shell(m)
+            m.qmp('x-guise-type', text=f'setvar GuiseTest -guid {GUID}\n')
+            m.wait_console('53 49 55 47', 60)
+            m.qmp('x-guise-type', text='reset -s\n')
+            run.check(m.end() == 0, 'the shell does not power the machine off')
+        with open(store, 'r+b') as f:
+            f.truncate(12345)
+        run.refused(['12345 bytes'], '--firmware', 'uefi,vars=' + store, '--display', 'none', status=1)
+
+    def system_partition(name, files):
+        """A disk that is one FAT file system, as firmware takes it from removable media."""
+        run.need(shutil.which('mformat') or 'mformat (package mtools)')
+        image = path(name)
+        env = {**os.environ, 'MTOOLS_SKIP_CHECK': '1'}
+        with open(image, 'wb') as f:
+            f.truncate(96 << 20)
+        subprocess.run(['mformat', '-i', image, '-F', '::'], check=True, env=env)
+        subprocess.run(['mmd', '-i', image, '::/EFI', '::/EFI/BOOT'], check=True, env=env)
+        for target, source in files.items():
+            subprocess.run(['mcopy', '-i', image, source, '::' + target], check=True, env=env)
+        return image
+
+    def test_uefi_memtest():
+        """A disk's default boot loader starts by itself and draws through the graphics output protocol."""
+        run.need(OVMF)
+        run.need(MEMTEST)
+        disk = system_partition('memtest.img', {'/EFI/BOOT/BOOTX64.EFI': MEMTEST})
+        with machine('uefi-memtest', '--firmware', 'uefi', disk) as m:
+            # Its pale text on blue, with red and green: the firmware's own screens have no blue.
+            m.wait(lambda: blue(m), 120, 'memtest86+ does not show', m.console)
+
+    def blue(m):
+        m.qmp('screendump', filename=path('uefi.ppm'), format='ppm')
+        with open(path('uefi.ppm'), 'rb') as f:
+            pixels = f.read().split(b'\n', 3)[3]
+        return 2 * pixels.count(b'\x00\x00\xaa') > len(pixels) // 3
+
+    def test_uefi_linux():
+        """Linux by its EFI stub, from the firmware's shell: ACPI tables, PCI windows and memory map as UEFI hands them on."""
+        run.need(OVMF)
+        run.need(os.path.join(run.GUESTS, 'vmlinuz'))
+        script = path('startup.nsh')
+        with open(script, 'w') as f:
+            f.write('fs0:\\vmlinuz.efi initrd=\\initrd console=ttyS0 guise.test panic=-1\r\n')
+        disk = system_partition('linux.img', {'/startup.nsh': script, '/vmlinuz.efi': os.path.join(run.GUESTS, 'vmlinuz'),
+                                              '/initrd': os.path.join(run.GUESTS, 'initramfs.cpio.gz')})
+        with machine('uefi-linux', '--firmware', 'uefi', '--memory', '512M', disk) as m:
+            m.wait_console('GUISE-TEST-OK', 120)
+            run.check('efi: EFI v2' in m.console(), m.console()[-800:])
+            run.check("can't claim BAR" not in m.console(), 'a BAR lies outside the windows')
+            run.check(m.end(60) == 0, 'status')
+
+    return [test_uefi, test_uefi_memtest, test_uefi_linux]

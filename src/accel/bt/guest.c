@@ -367,6 +367,10 @@ static void one_byte_fixups(struct reader *r, struct guest_insn *g, unsigned bit
 			interp(g, false);
 		break;
 	}
+	case 0x8c:
+		if (g->mod == 3 && (g->reg & 7) < 6 && g->opsize != 2)
+			g->kind = G_READ_SEG;
+		break;
 	case 0xc0: case 0xc1:
 		shift_group(g, false, (unsigned)g->imm);
 		break;
@@ -427,6 +431,8 @@ static void two_byte_fixups(struct guest_insn *g)
 	case 0xae:
 		if (g->mod == 3 && n >= 5 && !g->rep)
 			g->kind = G_PLAIN, g->ops = GO_ACC; /* fences */
+		else if (g->mod == 3 && n < 4 && g->rep == 0xf3 && !g->p66)
+			g->kind = n < 2 ? G_READ_BASE : G_WRITE_BASE;
 		break;
 	case 0xb6: case 0xbe: g->mem_size = 1; break;
 	case 0xb7: case 0xbf: g->mem_size = 2; break;

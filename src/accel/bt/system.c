@@ -79,6 +79,62 @@ static void emit_rdtsc(struct tr *t, const struct guest_insn *g)
 	rec->next = emit_at(e);
 }
 
+#define SEG_AT(n, member) (GS_OF(cpu.s.seg) + (int)(n) * (int)sizeof(struct x86_segment) + (int)offsetof(struct x86_segment, member))
+
+/* MOV from a segment register. */
+static void emit_read_seg(struct tr *t, const struct guest_insn *g)
+{
+	int host = host_register(g->rm);
+	unsigned to = host >= 0 ? (unsigned)host : TEMP0;
+
+	e1(&t->e, 0x65); /* movzx r32, word gs:[selector] */
+	if (to >= 8)
+		e1(&t->e, 0x44);
+	e1(&t->e, 0x0f), e1(&t->e, 0xb7);
+	emit_modrm_mem(&t->e, to, (struct host_mem){ -1, -1, 0, SEG_AT(g->reg & 7, selector) });
+	if (host < 0)
+		emit_store_gs(&t->e, to, gs_gpr(g->rm));
+}
+
+/* RDFSBASE and its like; CR4.FSGSBASE may forbid them, and a base must be canonical. */
+static void emit_base(struct tr *t, const struct guest_insn *g)
+{
+	struct emit *e = &t->e;
+	int32_t base = SEG_AT(g->reg & 1 ? SEG_GS : SEG_FS, base);
+	bool wide = g->rex & 8;
+	unsigned reg;
+	struct bt_rec *rec;
+	uint32_t id;
+
+	flags_in_image(t);
+	t->flags = FLAGS_IMAGE;
+	rec = rec_new(t, &id);
+	e1(e, 0x65), e1(e, 0xf6); /* test byte gs:[cr4 + 2], FSGSBASE */
+	emit_modrm_mem(e, 0, (struct host_mem){ -1, -1, 0, GS_OF(cpu.s.cr4) + 2 });
+	e1(e, CR4_FSGSBASE >> 16);
+	later_add(t, LATER_INSN, emit_jcc(e, CC_E, 0), id, 0, 0);
+	if (g->kind == G_READ_BASE) {
+		int host = host_register(g->rm);
+
+		reg = host >= 0 ? (unsigned)host : TEMP0;
+		emit_op_gs(e, wide, 0x8b, reg, base);
+		if (host < 0)
+			emit_store_gs(e, reg, gs_gpr(g->rm));
+	} else {
+		reg = register_get(t, g->rm, TEMP0);
+		emit_op_reg(e, wide, 0x8b, TEMP0, reg);
+		emit_mov(e, TEMP1, TEMP0);
+		emit_op_reg(e, true, 0xc1, 4, TEMP1); /* shl, sar */
+		e1(e, 16);
+		emit_op_reg(e, true, 0xc1, 7, TEMP1);
+		e1(e, 16);
+		emit_op_reg(e, true, 0x3b, TEMP1, TEMP0);
+		later_add(t, LATER_INSN, emit_jcc(e, CC_NE, 0), id, 0, 0);
+		emit_store_gs(e, TEMP0, base);
+	}
+	rec->next = emit_at(e);
+}
+
 bool emit_system(struct tr *t, const struct guest_insn *g)
 {
 	switch (g->kind) {
@@ -101,6 +157,9 @@ bool emit_system(struct tr *t, const struct guest_insn *g)
 		return true;
 	case G_SWAPGS: emit_swapgs(t); return true;
 	case G_RDTSC: emit_rdtsc(t, g); return true;
+	case G_READ_SEG: emit_read_seg(t, g); return true;
+	case G_READ_BASE:
+	case G_WRITE_BASE: emit_base(t, g); return true;
 	default: return false;
 	}
 }

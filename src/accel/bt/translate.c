@@ -42,6 +42,7 @@ static void judge(const struct tr *t, struct guest_insn *g)
 	case G_PUSHF: ok &= stack_usable(t) && supervisor; break;
 	case G_CLI: case G_STI: case G_STAC: case G_CLAC: ok &= supervisor; break;
 	case G_SWAPGS: ok &= supervisor && !t->code32; break;
+	case G_READ_BASE: case G_WRITE_BASE: ok &= !t->code32; break;
 	case G_STRING: case G_SYSCALL: ok = false; break;
 	default: break;
 	}
@@ -98,7 +99,7 @@ static bool clobbers_first(const struct guest_insn *g)
 	switch (g->kind) {
 	case G_PLAIN: return guest_mem(g) || (g->ops & (GO_X87 | GO_SIMD));
 	case G_NOP: case G_LEA: case G_JCC: case G_LOOP: case G_JMP: return false;
-	case G_SWAPGS: return false;
+	case G_SWAPGS: case G_READ_SEG: return false;
 	default: return true;
 	}
 }

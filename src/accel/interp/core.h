@@ -104,6 +104,8 @@ struct mmu {
 	uint64_t large[8];     /* by a hash of the 2 MiB region: pieces of large pages may be cached */
 	bool huge_seen;        /* pieces of a 1 GiB page may be cached */
 	uint64_t fills;
+	const struct mem_slot *table_slot; /* where page tables were found last, in this layout */
+	uint64_t table_generation;
 };
 
 /* A translation: where a linear address leads. host is NULL for MMIO and for writes to ROM. */

@@ -186,10 +186,18 @@ struct walk {
 	uint8_t *at[4];
 };
 
+/* Page tables of a walk mostly share a slot: the last one is tried first. Good until the layout changes. */
 static uint8_t *table_entry(struct icpu *cpu, uint64_t gpa)
 {
-	const struct mem_slot *s = mem_find(cpu->mem, gpa);
+	struct mmu *m = cpu->mmu;
+	const struct mem_slot *s = m->table_slot;
+	uint64_t generation = mem_generation(cpu->mem);
 
+	if (!s || m->table_generation != generation || gpa - s->gpa >= s->size) {
+		s = mem_find(cpu->mem, gpa);
+		m->table_slot = s;
+		m->table_generation = generation;
+	}
 	return s ? mem_slot_host(s, gpa) : NULL;
 }
 

@@ -21,6 +21,7 @@
 #define GDT 0x9000u
 #define HANDLERS 0xa000u
 #define CODE 0x100000u
+#define CODE_LATE (CODE + 0xf80u) /* sequences that start here cross a page */
 #define DATA 0x200000u
 #define DATA_SIZE 0x6000u
 #define HOLE (DATA + 0x4000u) /* a page that is not there */
@@ -29,6 +30,7 @@
 #define COUNTER 0x211000u
 
 static uint64_t seed;
+static unsigned code_at;
 
 static uint64_t rnd(void)
 {
@@ -154,7 +156,7 @@ static void start_state(struct cpu_state *s, bool wide)
 	s->gpr[R15] = wide ? DATA + 0x0f00 : 0;
 	s->gpr[RBP] = pick(256);
 	s->gpr[RSP] = STACK - 0x800;
-	s->rip = CODE;
+	s->rip = code_at;
 	s->rflags = 2 | (rnd() & RFLAGS_STATUS);
 	for (unsigned i = 0; i < 256; i++)
 		s->xsave[160 + i] = (uint8_t)rnd();
@@ -225,7 +227,7 @@ static void put_modrm_mem(struct code *c, unsigned reg, unsigned *rex)
 		disp = (int32_t)(HOLE - DATA - 0x1000) + (int32_t)pick(0x20) - 0x10;
 	if (form == 0 && pick(3) == 0) { /* absolute, or RIP-relative */
 		put(c, (reg & 7) << 3 | 5);
-		put_n(c, c->wide ? (uint64_t)(DATA + 0x900 + pick(0x800)) - (uint64_t)(CODE + (c->p - c->start) + 8) : DATA + 0x900 + pick(0x800), 4);
+		put_n(c, c->wide ? (uint64_t)(DATA + 0x900 + pick(0x800)) - (uint64_t)(code_at + (c->p - c->start) + 8) : DATA + 0x900 + pick(0x800), 4);
 		return;
 	}
 	*rex |= base >> 3;
@@ -380,13 +382,13 @@ static void put_special(struct code *c)
 		if (c->wide)
 			put(c, 0x48), put(c, 0x8d), put(c, 0x05), put_n(c, 3, 4);
 		else
-			put(c, 0xb8), put_n(c, (uint64_t)(CODE + (c->p - c->start) + 7), 4);
+			put(c, 0xb8), put_n(c, (uint64_t)(code_at + (c->p - c->start) + 7), 4);
 		put(c, 0xff), put(c, 0xe0);
 		put(c, 0x90);
 		break;
 	case 6: /* changes an immediate ahead of itself */
 		put(c, 0xc6), put(c, 0x04 | 0), put(c, 0x25);
-		put_n(c, (uint64_t)(CODE + (c->p - c->start) + 6), 4);
+		put_n(c, (uint64_t)(code_at + (c->p - c->start) + 6), 4);
 		put(c, pick(256));
 		put(c, 0xb0), put(c, 0x11);
 		break;
@@ -399,7 +401,7 @@ static void put_special(struct code *c)
 
 static unsigned make_sequence(struct machine *m, bool wide)
 {
-	struct code c = { m->ram->host + CODE, m->ram->host + CODE, wide };
+	struct code c = { m->ram->host + code_at, m->ram->host + code_at, wide };
 	unsigned n = 8 + pick(24);
 	uint8_t *top = c.p, *jump;
 
@@ -457,7 +459,7 @@ static void show(const struct cpu_state *a, const struct cpu_state *b, struct ma
 	}
 	printf("# code");
 	for (unsigned i = 0; i < length; i++)
-		printf(" %02x", m->ram->host[CODE + i]);
+		printf(" %02x", m->ram->host[code_at + i]);
 	printf("\n");
 }
 
@@ -501,6 +503,7 @@ int main(int argc, char **argv)
 		unsigned length;
 		int d, where;
 
+		code_at = pick(2) ? CODE : CODE_LATE;
 		make_tables(&in, wide);
 		make_gates(&in, wide);
 		start_state(&start, wide);
@@ -509,7 +512,7 @@ int main(int argc, char **argv)
 		length = make_sequence(&in, wide);
 		put64(&in, COUNTER, 1 + pick(4));
 		mem_write(bt.mem, 0, in.ram->host, 0x220000);
-		mem_write(in.mem, CODE, in.ram->host + CODE, 0x1000);
+		mem_write(in.mem, CODE, in.ram->host + CODE, 0x2000);
 		accel_interp_ops.set_state(in.vcpu, &start);
 		accel_bt_ops.set_state(bt.vcpu, &start);
 		run(in.vcpu, &ea);

@@ -56,9 +56,10 @@ struct bt_rec {
 };
 
 struct bt_block {
-	struct bt_block *hash_next, *page_next;
+	struct bt_block *hash_next, *page_next, *tail_next;
 	struct bt_exit *incoming;
 	uint64_t lin, gpa;
+	uint64_t tail; /* physical page of the second part of an instruction across pages, or 0 */
 	uint32_t mode;
 	uint32_t host, host_end;    /* offsets in the cache */
 	uint32_t direct, indirect;  /* entries: flags in the flags register, or in the image */
@@ -74,7 +75,7 @@ struct bt_page {
 	struct bt_page *next;
 	uint64_t gpa;
 	uint64_t lines; /* a bit for each 64 bytes that hold translated code */
-	struct bt_block *blocks;
+	struct bt_block *blocks, *tails; /* that start here; whose second part is here */
 };
 
 #define JUMP_SIZE 4096u
@@ -194,6 +195,7 @@ void bt_returns_reset(struct bt_cpu *b);
 const struct bt_exec *bt_exec_page(struct bt_cpu *b, uint64_t lin);
 /* The same without faults and side effects, for looking ahead; NULL when it is not known. */
 const uint8_t *bt_exec_peek(struct bt_cpu *b, uint64_t lin);
+const struct bt_exec *bt_exec_known(struct bt_cpu *b, uint64_t lin);
 void bt_flushed(struct icpu *cpu, enum flush_kind kind, uint64_t lin);
 uint32_t bt_mode_now(struct bt_cpu *b);
 /* Follows the vCPU's state: mode, look-up, return stack. */

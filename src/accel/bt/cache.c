@@ -127,7 +127,7 @@ void bt_cache_flush(struct bt_cpu *b)
 
 void bt_cache_reserve(struct bt_cpu *b)
 {
-	if (b->at + BLOCK_CODE_MAX > b->code_size || b->block_count + 1 >= b->block_max || b->page_count + 1 >= b->page_max ||
+	if (b->at + BLOCK_CODE_MAX > b->code_size || b->block_count + 1 >= b->block_max || b->page_count + 2 >= b->page_max ||
 	    b->rec_count + 3 * BLOCK_INSNS >= b->rec_max || b->exit_count + BLOCK_LATER >= b->exit_max)
 		bt_cache_flush(b);
 }
@@ -169,21 +169,33 @@ static uint64_t lines_of(unsigned offset, unsigned len)
 	return (~UINT64_C(0) >> (63 - (last - first))) << first;
 }
 
-void bt_block_add(struct bt_cpu *b, struct bt_block *block)
+static struct bt_page *page_get(struct bt_cpu *b, uint64_t gpa)
 {
-	uint64_t gpa = block->gpa & ~(uint64_t)(PAGE_SIZE - 1);
-	struct bt_block **place = &b->hash[hash_of(block->lin, block->gpa, block->mode)];
 	struct bt_page **p = page_place(b, gpa);
 
-	block->hash_next = *place;
-	*place = block;
 	if (!*p) {
 		*p = &b->pages[b->page_count++];
 		**p = (struct bt_page){ .gpa = gpa };
 	}
-	(*p)->lines |= lines_of((unsigned)(block->gpa & (PAGE_SIZE - 1)), block->length);
-	block->page_next = (*p)->blocks;
-	(*p)->blocks = block;
+	return *p;
+}
+
+void bt_block_add(struct bt_cpu *b, struct bt_block *block)
+{
+	struct bt_block **place = &b->hash[hash_of(block->lin, block->gpa, block->mode)];
+	struct bt_page *p = page_get(b, block->gpa & ~(uint64_t)(PAGE_SIZE - 1));
+
+	block->hash_next = *place;
+	*place = block;
+	p->lines |= lines_of((unsigned)(block->gpa & (PAGE_SIZE - 1)), block->length);
+	block->page_next = p->blocks;
+	p->blocks = block;
+	if (block->tail) {
+		p = page_get(b, block->tail);
+		p->lines |= 1;
+		block->tail_next = p->tails;
+		p->tails = block;
+	}
 }
 
 struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host)
@@ -270,6 +282,8 @@ void bt_block_kill(struct bt_cpu *b, struct bt_block *block)
 {
 	struct bt_block **p = &b->hash[hash_of(block->lin, block->gpa, block->mode)];
 
+	if (block->dead)
+		return;
 	while (*p != block)
 		p = &(*p)->hash_next;
 	*p = block->hash_next;
@@ -316,6 +330,14 @@ static void page_changed(struct bt_cpu *b, struct bt_page *page, unsigned offset
 			page->lines |= lines_of(first, k->length);
 			p = &k->page_next;
 		}
+	}
+	/* A tail is at most 14 bytes. */
+	if (offset < 64) {
+		for (struct bt_block *k = page->tails; k; k = k->tail_next)
+			bt_block_kill(b, k);
+		page->tails = NULL;
+	} else if (page->tails) {
+		page->lines |= 1;
 	}
 }
 

@@ -49,11 +49,18 @@ const struct bt_exec *bt_exec_page(struct bt_cpu *b, uint64_t lin)
 	return x;
 }
 
-const uint8_t *bt_exec_peek(struct bt_cpu *b, uint64_t lin)
+const struct bt_exec *bt_exec_known(struct bt_cpu *b, uint64_t lin)
 {
 	const struct bt_exec *x = exec_slot(b, lin);
 
-	return exec_valid(b, x, exec_key(b, lin)) && x->host ? x->host + (lin & (PAGE_SIZE - 1)) : NULL;
+	return exec_valid(b, x, exec_key(b, lin)) && x->host ? x : NULL;
+}
+
+const uint8_t *bt_exec_peek(struct bt_cpu *b, uint64_t lin)
+{
+	const struct bt_exec *x = bt_exec_known(b, lin);
+
+	return x ? x->host + (lin & (PAGE_SIZE - 1)) : NULL;
 }
 
 /* ---- epochs ---- */

@@ -368,7 +368,7 @@ static void one_byte_fixups(struct reader *r, struct guest_insn *g, unsigned bit
 		break;
 	}
 	case 0x8c:
-		if (g->mod == 3 && (g->reg & 7) < 6 && g->opsize != 2)
+		if (g->mod == 3 && (g->reg & 7) < 6)
 			g->kind = G_READ_SEG;
 		break;
 	case 0xc0: case 0xc1:
@@ -502,7 +502,7 @@ static void finish(struct guest_insn *g, unsigned bits)
 		g->opsize = 8;
 	}
 	if (bits == 32 && g->opsize == 2 && g->kind != G_PLAIN && g->kind != G_NOP && g->kind != G_BIT_STRING && g->kind != G_LEA &&
-	    g->kind != G_STRING)
+	    g->kind != G_STRING && g->kind != G_READ_SEG)
 		interp(g, g->ops & GO_ENDS);
 	if (g->lock && (!guest_mem(g) || !(g->ops & GO_RM_W) || g->vex))
 		interp(g, true);

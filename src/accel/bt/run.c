@@ -46,11 +46,21 @@ static const struct insn *fetch_insn(struct bt_cpu *b, struct insn *local)
 	uint64_t lin = b->cpu.s.rip;
 	const struct bt_exec *x = bt_exec_page(b, lin);
 	unsigned offset = (unsigned)(lin & (PAGE_SIZE - 1)), room = PAGE_SIZE - offset;
+	uint8_t joined[15];
 	bool more;
 
-	if (!x->host || !insn_decode(&b->cpu, x->host + offset, room < 15 ? room : 15, local, &more))
+	if (!x->host)
 		return NULL;
-	return local;
+	if (insn_decode(&b->cpu, x->host + offset, room < 15 ? room : 15, local, &more))
+		return local;
+	for (unsigned i = 0; i < room && i < sizeof(joined); i++)
+		joined[i] = x->host[offset + i];
+	x = bt_exec_page(b, b->cpu.code_bits == 64 ? lin + room : (uint32_t)(lin + room));
+	if (!x->host)
+		return NULL;
+	for (unsigned i = room; i < sizeof(joined); i++)
+		joined[i] = x->host[i - room];
+	return insn_decode(&b->cpu, joined, sizeof(joined), local, &more) ? local : NULL;
 }
 
 /* Handlers compiled without vector registers that reach nothing that is not, but for the machine (host.c). */
@@ -175,9 +185,13 @@ uint8_t *bt_help_fp(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unu
 uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
 	struct bt_rec *rec = &b->recs[id];
+	uint64_t lin = rec->block->lin;
 
 	settle(b);
-	b->cpu.s.rip = rec->block->lin;
+	b->cpu.s.rip = lin;
+	/* The fault of the second part's fetch, or its page is known for the translation to come. */
+	bt_exec_page(b, b->cpu.code_bits == 64 ? (lin | (PAGE_SIZE - 1)) + 1 : (uint32_t)((lin | (PAGE_SIZE - 1)) + 1));
+	bt_block_kill(b, rec->block);
 	b->cpu.block_ends = false;
 	b->stats.interp_blocks++;
 	if (!icpu_run_block(&b->cpu))
@@ -188,6 +202,7 @@ uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t 
 struct bt_block *bt_make(struct bt_cpu *b)
 {
 	uint64_t lin = b->cpu.s.rip;
+	struct bt_block *block;
 	const struct bt_exec *x;
 
 	if (b->mode & MODE_NONE || (uint64_t)((int64_t)(lin << 16) >> 16) != lin)
@@ -198,7 +213,10 @@ struct bt_block *bt_make(struct bt_cpu *b)
 	if (!x->host)
 		return NULL;
 	blocks_watch_page(&b->cpu, x->gpa);
-	return bt_translate(b, lin, x);
+	block = bt_translate(b, lin, x);
+	if (block->tail)
+		blocks_watch_page(&b->cpu, block->tail);
+	return block;
 }
 
 /* ---- the loop ---- */

@@ -87,10 +87,17 @@ static void emit_read_seg(struct tr *t, const struct guest_insn *g)
 	int host = host_register(g->rm);
 	unsigned to = host >= 0 ? (unsigned)host : TEMP0;
 
-	e1(&t->e, 0x65); /* movzx r32, word gs:[selector] */
+	if (g->opsize == 2 && host < 0)
+		emit_load_gs(&t->e, to, gs_gpr(g->rm));
+	e1(&t->e, 0x65); /* mov r16, or movzx r32, word gs:[selector] */
+	if (g->opsize == 2)
+		e1(&t->e, 0x66);
 	if (to >= 8)
 		e1(&t->e, 0x44);
-	e1(&t->e, 0x0f), e1(&t->e, 0xb7);
+	if (g->opsize == 2)
+		e1(&t->e, 0x8b);
+	else
+		e1(&t->e, 0x0f), e1(&t->e, 0xb7);
 	emit_modrm_mem(&t->e, to, (struct host_mem){ -1, -1, 0, SEG_AT(g->reg & 7, selector) });
 	if (host < 0)
 		emit_store_gs(&t->e, to, gs_gpr(g->rm));

@@ -182,7 +182,39 @@ static void emit_body(struct tr *t)
 	emit_exit(t, t->code32 ? (uint32_t)next : next, false, t->live[t->at]);
 }
 
-/* An instruction that crosses into the next page. */
+/* Decodes an instruction that crosses into the next page, when that page is known; it is a block of its own. */
+static void decode_crossing(struct tr *t, const uint8_t *code, unsigned room, const struct bt_exec *next)
+{
+	uint8_t joined[15];
+
+	if (!next || room >= sizeof(joined))
+		return;
+	memcpy(joined, code, room);
+	memcpy(joined + room, next->host, sizeof(joined) - room);
+	if (!guest_decode(&t->insn[0], joined, sizeof(joined), t->code32 ? 32 : 64))
+		return;
+	judge(t, &t->insn[0]);
+	t->count = 1;
+	t->offset[1] = t->insn[0].length;
+	t->block->tail = next->gpa;
+}
+
+/* The second page may have become another one since. */
+static void emit_tail_check(struct tr *t, const struct bt_exec *next)
+{
+	struct emit *e = &t->e;
+	uint32_t id;
+
+	t->lin = t->block->lin;
+	flags_clobber(t);
+	rec_new(t, &id);
+	e1(e, 0x65), e1(e, 0x81);
+	emit_modrm_mem(e, 7, (struct host_mem){ -1, -1, 0, GS_OF(epoch) + (next->global ? EPOCH_GLOBAL : EPOCH_LOCAL) * 4 });
+	e4(e, next->epoch);
+	later_add(t, LATER_CROSS, emit_jcc(e, CC_NE, 0), id, 0, 0);
+}
+
+/* The same while the next page is not known. */
 static void emit_crossing(struct tr *t)
 {
 	uint32_t id;
@@ -222,6 +254,7 @@ static void emit_later(struct tr *t, const struct later *l)
 	case LATER_FILL: push_id_jump(e, l->id, b->stub_fill); break;
 	case LATER_FILL_LIN: push_id_jump(e, l->id, b->stub_fill_lin); break;
 	case LATER_INSN: push_id_jump(e, l->id, b->stub_insn); break;
+	case LATER_CROSS: push_id_jump(e, l->id, b->stub_cross); break;
 	case LATER_FP: push_id_jump(e, l->id, b->stub_fp); break;
 	case LATER_POLL:
 		call_landing(e, l);
@@ -254,6 +287,7 @@ static void emit_later(struct tr *t, const struct later *l)
 struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_exec *page)
 {
 	unsigned offset = (unsigned)(lin & (PAGE_SIZE - 1));
+	const struct bt_exec *next = NULL;
 	struct tr t = { .b = b, .mode = b->mode, .code32 = b->mode & MODE_CODE32, .bmi2 = bt_of(b)->bmi2 };
 
 	bt_cache_reserve(b);
@@ -262,8 +296,14 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	*t.block = (struct bt_block){ .lin = lin, .gpa = page->gpa + offset, .mode = b->mode, .host = b->at, .first_rec = b->rec_count,
 				      .first_exit = b->exit_count, .global = page->global };
 	decode(&t, page->host + offset, PAGE_SIZE - offset);
+	if (!t.count) {
+		next = bt_exec_known(b, t.code32 ? (uint32_t)(lin + PAGE_SIZE - offset) : lin + PAGE_SIZE - offset);
+		decode_crossing(&t, page->host + offset, PAGE_SIZE - offset, next);
+	}
 	find_live(&t);
 	emit_entries(&t);
+	if (t.block->tail)
+		emit_tail_check(&t, next);
 	if (t.count)
 		emit_body(&t);
 	else

@@ -15,7 +15,7 @@ enum flags_place { FLAGS_HOST, FLAGS_IMAGE, FLAGS_BOTH };
 
 /* Code that stands behind the block: what a failed test jumps to. */
 enum later_kind { LATER_FILL, LATER_FILL_LIN, LATER_INSN, LATER_FP, LATER_EXIT, LATER_EXIT_FLAGS, LATER_POLL, LATER_MISS, LATER_SALTED,
-		  LATER_CALL_MISS, LATER_CALL_SALTED, LATER_LOOKUP };
+		  LATER_CROSS, LATER_CALL_MISS, LATER_CALL_SALTED, LATER_LOOKUP };
 struct later {
 	uint32_t site;  /* of the jump's displacement; 0: only an exit's stub */
 	uint32_t id;    /* record or exit */

@@ -139,8 +139,9 @@ def write_initrd(path, base, files):
         archive.add_file(name, source)
     with open(base, "rb") as f:
         data = f.read()
-    with open(path, "wb") as f:
+    with open(path + ".new", "wb") as f:
         f.write(data + bytes(-len(data) % 4) + archive.encode())
+    os.rename(path + ".new", path)
     return path
 
 

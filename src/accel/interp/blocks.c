@@ -91,6 +91,10 @@ uint32_t blocks_watch_page(struct icpu *cpu, uint64_t gpa)
 		return 0;
 	if (!atomic_exchange(&in->code[page], CODE_PAGE_PATIENCE)) {
 		atomic_fetch_add(&in->code_epoch, 1);
+		for (unsigned i = 0; i < in->cfg.cpus; i++) {
+			if (in->cpus[i] && in->cpus[i] != cpu)
+				atomic_store_explicit(&in->cpus[i]->poll, 1, memory_order_release);
+		}
 		mmu_sync(cpu);
 	}
 	return atomic_load(&in->written[page]);

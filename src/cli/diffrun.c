@@ -38,6 +38,7 @@ struct diffrun {
 		uint8_t code[15];
 		unsigned len;
 	} trail[TRAIL];
+	bool asked; /* the host, in this step */
 	uint64_t forgiven; /* answers of the host's own time and chance, and undefined flags, that were carried over */
 };
 
@@ -220,7 +221,7 @@ static bool compare_state(struct diffrun *d)
 		b.rflags = (b.rflags & ~open) | (a.rflags & open);
 		again = cpu_state_diff(&a, &b);
 	}
-	if ((again && !*again) || (asks_the_host(d, last(d)) && a.rip == b.rip))
+	if ((again && !*again) || (d->asked && a.rip == b.rip))
 		return carry_over(d);
 	what = g_strdup_printf("registers (%s, then %s)\n%s", d->a.vm->ops->name, d->b.vm->ops->name, diff);
 	return report(d, what);
@@ -271,6 +272,7 @@ static void step_noted(struct diffrun *d)
 
 	t->s = d->a.now;
 	t->len = code_at(&d->a, &t->s, t->code);
+	d->asked |= asks_the_host(d, t);
 	step(&d->a);
 }
 
@@ -324,7 +326,9 @@ static bool run(struct diffrun *d)
 		}
 		step(&d->b);
 		n = atomic_load(&d->b.vcpu->instructions) - had;
-		for (n = MAX(n, 1); n && !d->a.stopped; n--)
+		n = MAX(n, 1);
+		d->asked = false;
+		for (uint64_t i = 0; i < n && !d->a.stopped; i++)
 			step_noted(d);
 		if (ended(d, &same))
 			return same;
@@ -334,8 +338,8 @@ static bool run(struct diffrun *d)
 			return false;
 		if (d->count - d->memory_checked >= d->memory_every && !compare_memory(d))
 			return false;
-		advance(&d->a, NS_PER_INSTRUCTION);
-		advance(&d->b, NS_PER_INSTRUCTION);
+		advance(&d->a, (int64_t)n * NS_PER_INSTRUCTION);
+		advance(&d->b, (int64_t)n * NS_PER_INSTRUCTION);
 	}
 	printf("diffrun: no difference in %lu instructions\n", (unsigned long)d->count);
 	return compare_memory(d);

@@ -423,6 +423,41 @@ def test_kvm():
     check('engine: kvm (as asked' in err, err)
 
 
+def multiboot_kernel(text, port_value):
+    """A 32-bit ELF file with a multiboot header: prints to the debug console, then writes debug-exit."""
+    base = 0x100000
+    code_at = 52 + 32 + 12
+    loop = bytes([0xAC, 0x84, 0xC0, 0x74, 0x07,                          # lodsb; test al,al; jz tail
+                  0x66, 0xBA, 0x02, 0x04, 0xEE, 0xEB, 0xF4])             # mov dx,0x402; out dx,al; jmp loop
+    tail = bytes([0x66, 0xBA, 0xF4, 0x00, 0xB0, port_value, 0xEE, 0xF4, 0xEB, 0xFD])  # out 0xf4; hlt; jmp
+    # The loader's magic in eax, or nothing is printed: cmp eax,0x2badb002; jne tail; mov esi,text
+    head = bytes([0x3D]) + struct.pack('<I', 0x2BADB002) + bytes([0x75, 5 + len(loop), 0xBE])
+    at = base + code_at + len(head) + 4 + len(loop) + len(tail)
+    code = head + struct.pack('<I', at) + loop + tail + text.encode() + b'\0'
+    size = code_at + len(code)
+    elf = b'\x7fELF\x01\x01\x01' + bytes(9) + struct.pack('<HHIIIIIHHHHHH', 2, 3, 1, base + code_at, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    elf += struct.pack('<IIIIIIII', 1, 0, base, base, size, size, 7, 0x1000)
+    elf += struct.pack('<III', 0x1BADB002, 0, -0x1BADB002 & 0xFFFFFFFF)
+    path = os.path.join(WORK, 'multiboot.elf')
+    with open(path, 'wb') as f:
+        f.write(elf + code)
+    return path
+
+
+def test_multiboot():
+    """A kernel of our own by --kernel: the engine of the whole run, and /dev/kvm."""
+    wanted = [os.environ.get('GUISE_ENGINE', 'auto')]
+    if os.access('/dev/kvm', os.W_OK):
+        wanted.append('kvm')
+    for name in wanted:
+        con = os.path.join(WORK, 'multiboot.con')
+        status, _, err = guise('run', '--kernel', multiboot_kernel('by multiboot', 0x2A), '--engine', name, '--display', 'none', '--serial',
+                               'none', '--net', 'none', '--debugcon', con, '--debug-exit', '--memory', '32M', timeout=60)
+        with open(con, 'rb') as f:
+            text = f.read().decode(errors='replace')
+        check(status == 0x2A * 2 + 1 and text.endswith('by multiboot'), f'{name}: status {status}; {err}; {text[-400:]}')
+
+
 def refused(words, *args, status=2):
     got, out, err = guise('run', *args, timeout=20)
     check(got == status, f'status {got}, not {status}: {err}')
@@ -456,7 +491,7 @@ def test_same_name_twice():
         m.end()
 
 
-TESTS = [test_bad_input, test_diffrun, test_kvm, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot,
+TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot,
          test_same_name_twice, test_virtio_boot, test_vnc, test_linux, test_linux_smp, test_virtio]
 TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name__])
 TESTS += uefi.tests(sys.modules[__name__])

@@ -202,7 +202,12 @@ prot_flat:
 	cmpb $0, 0x500
 	jne 1f
 	FINISH
-1:	/* To ring 3 and back. */
+1:	cmpb $0, 0x501
+	je 2f
+	andb $0xfd, AT(prot_tss, guest_protected) + 5
+	movw $0x28, %ax
+	ltr %ax
+2:	/* To ring 3 and back. */
 	pushl $0x23
 	pushl $0x7400
 	pushl $0x2
@@ -260,7 +265,9 @@ prot_fault:
 	iret
 	.balign 8
 prot_gdt:
-	.quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00cffb000000ffff, 0x00cff3000000ffff, 0x0000890030000067
+	.quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00cffb000000ffff, 0x00cff3000000ffff
+prot_tss:
+	.quad 0x0000890030000067
 prot_gdtr:
 	.word prot_gdtr - prot_gdt - 1
 	.long AT(prot_gdt, guest_protected)

@@ -57,6 +57,8 @@ static int interrupt_ack(void *opaque, unsigned cpu)
 
 	r->vector = -1;
 	r->ops->set_irq(r->vcpu[cpu], VCPU_INTR, false);
+	if (r->hold_at_ack)
+		r->ops->kick(r->vcpu[cpu]);
 	return v;
 }
 

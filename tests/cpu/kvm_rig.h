@@ -24,6 +24,7 @@ struct rig {
 	unsigned reads; /* what a device answers depends on it */
 	_Atomic bool ended, moved;
 	int vector; /* for interrupt_ack, -1: none */
+	bool hold_at_ack; /* the processor is kicked when it has taken the vector */
 	unsigned eois, last_eoi;
 	/* Called at each write to ports 0xe0..0xef. */
 	void (*event)(struct rig *r, unsigned cpu, uint16_t port);

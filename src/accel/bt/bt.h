@@ -112,6 +112,16 @@ struct bt_inbox {
 	struct { uint64_t gpa, len; } change[INBOX_SIZE];
 };
 
+/* While the host steps: the block that has been entered, to know how many instructions were done when it is left. */
+#define BLOCK_INSNS 32
+struct bt_unit {
+	uint64_t lin;
+	unsigned insns;               /* 0: none, or the interpreter has counted */
+	uint16_t offset[BLOCK_INSNS]; /* where each instruction starts */
+	uint64_t last;                /* offset of the last one begun; UNIT_WHOLE: up to the block's end */
+};
+#define UNIT_WHOLE UINT64_MAX
+
 struct bt_cpu {
 	struct icpu cpu; /* must be first */
 	struct mmu mmu;
@@ -151,6 +161,7 @@ struct bt_cpu {
 	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll, stub_poll_flags,
 		stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_lookup[4];
 	struct bt_inbox inbox;
+	struct bt_unit unit;
 	struct bt_stats stats;
 };
 
@@ -232,6 +243,12 @@ void bt_signals_finish(struct bt *bt);
 int bt_thread_init(struct bt_cpu *b);
 /* Before translated code runs on this thread. */
 void bt_thread_enter(struct bt_cpu *b);
+
+/* ---- step.c: single steps, whose unit is a block ---- */
+void bt_set_step(struct vcpu *v, bool on);
+void bt_unit_begin(struct bt_cpu *b, const struct bt_block *block);
+/* Counts what has been done of the unit. */
+void bt_unit_end(struct bt_cpu *b);
 
 /* ---- trace.c ---- */
 void bt_trace_block(struct bt_cpu *b, const struct bt_block *block, const uint8_t *code);

@@ -50,7 +50,7 @@ static struct bt_block *find(struct bt_cpu *b)
 	return x->host ? bt_block_find(b, lin, x->gpa + (lin & (PAGE_SIZE - 1)), b->mode) : NULL;
 }
 
-uint8_t *bt_continue(struct bt_cpu *b)
+uint8_t *bt_find_code(struct bt_cpu *b)
 {
 	struct bt_block *block;
 
@@ -62,8 +62,16 @@ uint8_t *bt_continue(struct bt_cpu *b)
 		block = bt_make(b);
 	if (!block)
 		return NULL;
-	bt_jump_set(b, block);
+	if (b->cpu.stepping)
+		bt_unit_begin(b, block);
+	else
+		bt_jump_set(b, block);
 	return b->rx + block->indirect;
+}
+
+uint8_t *bt_continue(struct bt_cpu *b)
+{
+	return b->cpu.stepping ? NULL : bt_find_code(b);
 }
 
 uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
@@ -73,6 +81,8 @@ uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 	struct bt_block *block;
 
 	b->cpu.s.rip = e->lin;
+	if (b->cpu.stepping)
+		return NULL;
 	bt_mode_update(b);
 	block = find(b);
 	if (block && e->target == block)

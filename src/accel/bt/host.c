@@ -85,6 +85,13 @@ static int64_t clock_ns(void *opaque)
 	return h->clock_ns(h->opaque);
 }
 
+static bool fpu_error(void *opaque, unsigned cpu, bool pending)
+{
+	const struct accel_host *h = outer(opaque, cpu);
+
+	return h->fpu_error(h->opaque, cpu, pending);
+}
+
 static void ioapic_eoi(void *opaque, uint8_t vector)
 {
 	const struct accel_host *h = ((struct bt *)opaque)->outer;
@@ -107,6 +114,7 @@ void bt_host_make(struct bt *bt, const struct accel_host *host)
 		.tpr_read = tpr_read,
 		.tpr_write = tpr_write,
 		.clock_ns = clock_ns,
+		.fpu_error = fpu_error,
 		.ioapic_eoi = ioapic_eoi,
 	};
 }

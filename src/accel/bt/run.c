@@ -119,8 +119,10 @@ static uint8_t *go_on(struct bt_cpu *b, const struct bt_rec *rec, uint64_t expec
 	bt_mode_update(b);
 	flags_to_image(b);
 	if (rec && rec->next && cpu->s.rip == expected && !cpu->block_ends && !rec->block->dead && mode == b->mode &&
-	    (!rec->block->uses_fp || (fp && bt_fp_load(b) >= 1)))
+	    (!rec->block->uses_fp || (fp && bt_fp_load(b) >= 1))) {
+		b->unit.last = UNIT_WHOLE;
 		return b->rx + rec->next;
+	}
 	return bt_continue(b);
 }
 
@@ -149,6 +151,7 @@ uint8_t *bt_interp_rec(struct bt_cpu *b, struct bt_rec *rec)
 					*rec->insn = local;
 			}
 		}
+		b->unit.last = cpu->s.rip - rec->block->lin;
 		expected = cpu->next_rip = (cpu->s.rip + in->length) & rip_mask(cpu);
 		b->stats.by_mnemonic[in->mnemonic]++;
 		if (b->fp_level && !is_quiet(in))
@@ -194,6 +197,7 @@ uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t 
 	bt_block_kill(b, rec->block);
 	b->cpu.block_ends = false;
 	b->stats.interp_blocks++;
+	b->unit.insns = 0;
 	if (!icpu_run_block(&b->cpu))
 		return NULL;
 	return go_on(b, NULL, 0, false);
@@ -241,7 +245,7 @@ static bool steps(const struct bt_cpu *b)
 {
 	const struct icpu *cpu = &b->cpu;
 
-	return (b->mode & MODE_NONE) || (cpu->s.rflags & RFLAGS_TF) || cpu->s.interrupt_shadow || cpu->stepping || cpu->debug_on ||
+	return (b->mode & MODE_NONE) || (cpu->s.rflags & RFLAGS_TF) || cpu->s.interrupt_shadow || cpu->debug_on ||
 	       trace_on(TRACE_EXEC | TRACE_CPU);
 }
 
@@ -249,13 +253,15 @@ static bool steps(const struct bt_cpu *b)
 static bool run_once(struct bt_cpu *b)
 {
 	void (*enter)(uint8_t *target) = (void (*)(uint8_t *))(b->rx + b->stub_enter);
-	uint8_t *target = steps(b) ? NULL : bt_continue(b);
+	uint8_t *target = steps(b) ? NULL : bt_find_code(b);
 
 	if (target) {
 		flags_to_image(b);
 		b->stats.enters++;
 		enter(target);
 		flags_to_cpu(b);
+		if (b->unit.insns)
+			bt_unit_end(b);
 		return true;
 	}
 	settle(b);
@@ -274,6 +280,9 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 	if (sigsetjmp(cpu->fault, 0)) {
 		flags_to_cpu(b);
 		b->stats.faults++;
+		b->unit.last = cpu->s.rip - b->unit.lin;
+		if (b->unit.insns)
+			bt_unit_end(b);
 		if (trace_on(TRACE_INT))
 			fp_leave(b);
 		icpu_deliver_fault(cpu);

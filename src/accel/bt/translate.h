@@ -5,7 +5,6 @@
 #include "accel/bt/emit.h"
 #include "accel/bt/guest.h"
 
-#define BLOCK_INSNS 32
 #define BLOCK_LATER 96
 /* No block's code is longer. */
 #define BLOCK_CODE_MAX 16384u

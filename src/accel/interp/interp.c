@@ -187,6 +187,23 @@ bool icpu_take_requests(struct icpu *cpu, struct vcpu_exit *exit)
 	return false;
 }
 
+/* What another engine had begun to deliver when the state was taken: the first thing that happens here. */
+static void deliver_begun(struct icpu *cpu)
+{
+	static const enum event_source sources[] = { [0] = EVENT_EXTERNAL, [2] = EVENT_NMI, [3] = EVENT_EXCEPTION, [4] = EVENT_SOFT };
+	enum event_source source = sources[cpu->s.event_kind];
+
+	cpu->s.event_pending = false;
+	cpu->s.mp_state = MP_RUNNING;
+	/* cs:rip is still at the instruction of a software interrupt: it is done again. */
+	if (source == EVENT_SOFT)
+		return;
+	if (source == EVENT_NMI)
+		cpu->s.nmi_masked = true;
+	trace_event(cpu, cpu->s.event_vector, cpu->s.event_error, "event begun elsewhere");
+	deliver_event(cpu, cpu->s.event_vector, cpu->s.event_has_error, cpu->s.event_error, source);
+}
+
 static void trace_insn(struct icpu *cpu, const struct insn *in)
 {
 	char text[128];
@@ -305,6 +322,8 @@ bool icpu_stopped(struct icpu *cpu, struct vcpu_exit *exit)
 		exit->kind = VCPU_EXIT_SHUTDOWN;
 		return true;
 	}
+	if (cpu->s.event_pending)
+		deliver_begun(cpu);
 	if (atomic_load_explicit(&cpu->irq, memory_order_relaxed) && icpu_take_requests(cpu, exit))
 		return true;
 	if (cpu->s.mp_state != MP_RUNNING) {
@@ -378,7 +397,10 @@ void interp_set_step(struct vcpu *v, bool on)
 
 int interp_get_state(struct vcpu *v, struct cpu_state *s)
 {
-	*s = ((struct icpu *)v)->s;
+	struct icpu *cpu = (struct icpu *)v;
+
+	*s = cpu->s;
+	s->nmi_pending = atomic_load(&cpu->irq) & VCPU_NMI;
 	return 0;
 }
 
@@ -390,7 +412,10 @@ int interp_set_state(struct vcpu *v, const struct cpu_state *s)
 		return -EINVAL;
 	if ((s->efer & EFER_LMA) && !(s->cr4 & CR4_PAE))
 		return -EINVAL;
+	if (s->event_pending && (s->event_kind > 4 || s->event_kind == 1))
+		return -EINVAL;
 	cpu->s = *s;
+	interp_set_irq(v, VCPU_NMI, s->nmi_pending);
 	cpu->s.rflags |= 2;
 	vector_load_state(cpu);
 	cpu->shutdown = false;

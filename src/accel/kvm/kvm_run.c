@@ -79,12 +79,41 @@ static void handle_mmio(struct kvm_vcpu *v)
 		st_le(r->mmio.data, len, host->mmio_read(host->opaque, v->vcpu.index, r->mmio.phys_addr, len));
 }
 
+/*
+ * A vector that the PIC has given stands in the vCPU's state at once, so that it is part of what get_state reads
+ * when the vCPU leaves before it is delivered; with KVM_INTERRUPT the kernel would keep it where nobody sees it.
+ */
+static void deliver(struct kvm_vcpu *v, struct kvm_vcpu_events *e, unsigned vector)
+{
+	struct kvm_mp_state mp;
+
+	e->interrupt.injected = 1;
+	e->interrupt.soft = 0;
+	e->interrupt.nr = (uint8_t)vector;
+	/* An NMI that another vCPU has sent meanwhile stays pending, and the rest as it is. */
+	e->flags = 0;
+	ioctl(v->fd, KVM_SET_VCPU_EVENTS, e);
+	/* What has been delivered is no reason for the kernel to end a halt. */
+	if (!ioctl(v->fd, KVM_GET_MP_STATE, &mp) && mp.mp_state == KVM_MP_STATE_HALTED) {
+		mp.mp_state = KVM_MP_STATE_RUNNABLE;
+		ioctl(v->fd, KVM_SET_MP_STATE, &mp);
+	}
+}
+
+/* Whether an interrupt may follow: no event is half-way. */
+static bool events_done(struct kvm_vcpu *v, struct kvm_vcpu_events *e)
+{
+	return !ioctl(v->fd, KVM_GET_VCPU_EVENTS, e) && !e->exception.injected && !e->exception.pending && !e->nmi.injected &&
+	       !e->interrupt.injected;
+}
+
 /* ExtINT from the PIC and NMIs go in from outside; all else is the in-kernel APIC's. */
 static void inject(struct kvm_vcpu *v)
 {
 	const struct accel_host *host = v->kvm->cfg.host;
 	uint32_t irq = atomic_load(&v->irq);
 	struct kvm_run *r = v->run;
+	struct kvm_vcpu_events events;
 
 	if (irq & VCPU_NMI) {
 		atomic_fetch_and(&v->irq, ~(uint32_t)VCPU_NMI);
@@ -94,12 +123,11 @@ static void inject(struct kvm_vcpu *v)
 	if (!(irq & VCPU_INTR))
 		return;
 	/* Whether LINT0 lets the PIC through is part of being ready. */
-	if (r->ready_for_interrupt_injection) {
+	if (r->ready_for_interrupt_injection && events_done(v, &events)) {
 		int vector = host->interrupt_ack(host->opaque, v->vcpu.index);
-		struct kvm_interrupt in = { .irq = (uint32_t)vector };
 
 		if (vector >= 0)
-			ioctl(v->fd, KVM_INTERRUPT, &in);
+			deliver(v, &events, (unsigned)vector);
 		r->ready_for_interrupt_injection = 0;
 	}
 	if (atomic_load(&v->irq) & VCPU_INTR)

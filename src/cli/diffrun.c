@@ -38,7 +38,8 @@ struct diffrun {
 		uint8_t code[15];
 		unsigned len;
 	} trail[TRAIL];
-	bool asked; /* the host, in this step */
+	uint64_t steps; /* of b */
+	bool asked;     /* the host, in this step */
 	uint64_t forgiven; /* answers of the host's own time and chance, and undefined flags, that were carried over */
 };
 
@@ -328,6 +329,7 @@ static bool run(struct diffrun *d)
 		n = atomic_load(&d->b.vcpu->instructions) - had;
 		n = MAX(n, 1);
 		d->asked = false;
+		d->steps++;
 		for (uint64_t i = 0; i < n && !d->a.stopped; i++)
 			step_noted(d);
 		if (ended(d, &same))
@@ -437,6 +439,8 @@ int main(int argc, char **argv)
 	made = make(&d.a, argv[1], argc - i - 1, argv + i + 1, words) && make(&d.b, argv[2], argc - i - 1, argv + i + 1, words);
 	if (made) {
 		same = run(&d);
+		if (d.steps < d.count)
+			printf("diffrun: %s made %lu steps of them\n", d.b.vm->ops->name, (unsigned long)d.steps);
 		if (d.forgiven)
 			printf("diffrun: %lu undefined flags and answers of time or chance were carried over\n", (unsigned long)d.forgiven);
 	}

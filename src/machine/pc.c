@@ -199,10 +199,10 @@ static bool pointer(void *opaque, unsigned x, unsigned y, int dz, unsigned butto
 	return pc->tablet && usb_tablet_move(pc->tablet, x, y, dz, buttons);
 }
 
-/* The engines let the guest's TSC follow the host's. */
+/* The engines let the guest's TSC follow the host's, less the time that the machine was paused. */
 static uint64_t guest_tsc(void *opaque, unsigned cpu)
 {
-	return __builtin_ia32_rdtsc();
+	return __builtin_ia32_rdtsc() + ((struct pc *)opaque)->vm->tsc_offset;
 }
 
 /* Measured against the monotonic clock for a few milliseconds. */

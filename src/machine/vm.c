@@ -204,6 +204,26 @@ static void end(struct vm *vm, int status, bool guest)
 		vm->listener.ended(vm->listener.opaque, status);
 }
 
+/*
+ * The TSC has not moved while the machine was paused, and so neither has the paravirtual clock, which is computed from
+ * it. With APICs in the kernel the engine's resume sets that clock, and the TSC runs on as on other hypervisors.
+ */
+static void tsc_resume(struct vm *vm)
+{
+	uint64_t away = __builtin_ia32_rdtsc() - vm->tsc_paused;
+
+	if (!vm->tsc_paused || vm->kernel_apic)
+		return;
+	vm->tsc_offset -= away;
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		struct cpu_state s;
+
+		vm->ops->get_state(vm->vcpus[i].vcpu, &s);
+		s.tsc_offset -= away;
+		vm->ops->set_state(vm->vcpus[i].vcpu, &s);
+	}
+}
+
 void vm_resume(struct vm *vm)
 {
 	bool changed;
@@ -213,6 +233,7 @@ void vm_resume(struct vm *vm)
 	if (changed) {
 		vm->status = VM_RUNNING;
 		clock_resume(vm->clock);
+		tsc_resume(vm);
 		if (vm->kernel_apic)
 			vm->ops->resume(vm->accel);
 		vm_release(vm);
@@ -232,6 +253,7 @@ void vm_pause(struct vm *vm)
 		vm_hold(vm);
 		vm->status = VM_PAUSED;
 		clock_pause(vm->clock);
+		vm->tsc_paused = __builtin_ia32_rdtsc();
 	}
 	vm_unlock(vm);
 	if (changed)
@@ -244,6 +266,7 @@ static bool reset_all(struct vm *vm, GError **error)
 
 	if (!pc_reset(vm->pc, &boot, error))
 		return false;
+	vm->tsc_offset = 0;
 	for (unsigned i = 0; i < vm->cpus; i++) {
 		struct vcpu_thread *t = &vm->vcpus[i];
 		struct cpu_state s;

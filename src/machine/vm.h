@@ -81,6 +81,8 @@ struct vm {
 	unsigned cpus;
 	struct pc *pc;
 	enum vm_status status;
+	uint64_t tsc_paused; /* the host's TSC when the machine was paused; 0: not since it started */
+	uint64_t tsc_offset; /* guest TSC = host TSC + this, unless the guest has set its own */
 	bool hold;  /* vCPU threads stay out of run() */
 	bool quit;  /* vCPU threads end */
 	unsigned requests;

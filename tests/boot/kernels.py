@@ -1,5 +1,7 @@
 """Kernels started directly: the generic one at the screen and keyboard, a 32-bit one, memtest86+, the power button. Used by run.py."""
 import os
+import re
+import time
 
 MEMTEST = '/boot/memtest86+'
 
@@ -14,6 +16,21 @@ event=$(grep -A4 'Power Button' /proc/bus/input/devices | grep -o 'event[0-9]*')
 echo "BUTTON-READY $event"
 dd if=/dev/input/$event of=/dev/null bs=24 count=1 2>/dev/null
 echo BUTTON-PRESSED
+poweroff -f
+'''
+
+PAUSE_INIT = '''#!/bin/sh
+export PATH=/bin:/sbin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+echo "memory $(awk '/MemTotal/ { print $2 }' /proc/meminfo)"
+dd if=/dev/zero of=/big bs=1M count=64 2>/dev/null
+clock=/sys/devices/system/clocksource/clocksource0
+for source in kvm-clock tsc; do
+	echo $source > $clock/current_clocksource
+	for n in 1 2 3 4; do echo "$(cat $clock/current_clocksource) $(cut -d. -f1 /proc/uptime)"; sleep 1; done
+done
+echo PAUSE-DONE
 poweroff -f
 '''
 
@@ -67,4 +84,19 @@ def tests(run):
             m.wait_console('BUTTON-PRESSED', 60)
             run.check(m.end(60) == 0, 'status')
 
-    return [test_generic_kernel, test_kernel_32, test_memtest_64, test_memtest_32, test_power_button]
+    def test_pause():
+        """A pause is no time to the guest, by the paravirtual clock and by the TSC. It has memory above 4 GiB."""
+        with run.Machine('pause', guest('vmlinuz'), '--initrd', run.with_init(PAUSE_INIT), '--append', 'console=ttyS0 quiet',
+                         '--net', 'none', '--cpus', '2', '--memory', '8G') as m:
+            for source in ('kvm-clock', 'tsc'):
+                m.wait_console(source + ' ', 240)
+                m.qmp('stop')
+                time.sleep(8)
+                m.qmp('cont')
+            m.wait_console('PAUSE-DONE', 60)
+            up = [int(n) for n in re.findall(r'^(?:kvm-clock|tsc) ([0-9]+)', m.console(), re.M)]
+            run.check(len(up) == 8 and all(0 <= b - a <= 5 for a, b in zip(up, up[1:])), f'the guest saw {up}')
+            run.check(int(re.search('memory ([0-9]+)', m.console())[1]) > 7800000, m.console()[-500:])
+            run.check(m.end(60) == 0, 'status')
+
+    return [test_pause, test_generic_kernel, test_kernel_32, test_memtest_64, test_memtest_32, test_power_button]

@@ -274,11 +274,12 @@ static void make_fw_cfg(struct board *b)
 	put(b, f, fw_cfg_device(f));
 }
 
-/* The bank's contents are the board's memory, seen a second time. */
 static void make_pflash(struct board *b)
 {
-	struct pflash *f = pflash_create(b->mmio, b->mem, 0xfff00000, b->ram, false, NULL, "flash");
+	struct pflash *f;
 
+	b->flash = ram_create("flash", 4 * PFLASH_BLOCK, NULL);
+	f = pflash_create(b->mmio, b->mem, 0xfff00000, b->flash, false, NULL, "flash");
 	put(b, f, pflash_device(f));
 }
 
@@ -613,6 +614,7 @@ void board_destroy(struct board *b)
 	clock_destroy(b->clock);
 	mem_destroy(b->mem);
 	ram_destroy(b->ram);
+	ram_destroy(b->flash);
 	space_destroy(b->ports);
 	space_destroy(b->mmio);
 	g_free(b);

@@ -30,6 +30,7 @@ struct board {
 	struct chardev *cd;
 	struct blk *image[2]; /* disks, of devices that have some */
 	struct netdev *nd;
+	struct ram *flash; /* contents of a flash bank, or NULL */
 	uint32_t lines; /* interrupt lines that are up */
 	struct device *device;
 	struct device *helper; /* another chip that it works with, or NULL */

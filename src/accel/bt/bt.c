@@ -88,6 +88,7 @@ static struct accel *bt_open(const struct accel_config *cfg, GError **error)
 	struct accel_config inner = *cfg;
 
 	host_features(bt);
+	bt->check = getenv("GUISE_BT_CHECK") != NULL;
 	bt_host_make(bt, cfg->host);
 	inner.host = &bt->inner;
 	if (bt_signals_init(bt) || interp_init(&bt->interp, &inner, &accel_bt_ops, &hooks)) {

@@ -171,6 +171,7 @@ struct bt {
 	const struct accel_host *outer; /* the machine's callbacks */
 	struct accel_host inner;        /* ours around them */
 	bool avx, bmi2, xsave; /* of the host */
+	bool check;            /* every block, as it is made */
 	struct sigaction old_action[BT_FAULTS];
 };
 

@@ -2,6 +2,7 @@
  * From guest bytes to a block of host code: decode up to the block's end, find which flags matter where,
  * emit. There is no intermediate form.
  */
+#include "accel/bt/check.h"
 #include "accel/bt/translate.h"
 
 #include "base/log.h"
@@ -319,6 +320,8 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	b->stats.guest_bytes += t.block->length;
 	b->stats.host_bytes += t.block->host_end - t.block->host;
 	bt_block_add(b, t.block);
+	if (bt_of(b)->check)
+		bt_check_emitted(b, t.block, page->host + offset);
 	if (trace_on(TRACE_BT))
 		bt_trace_block(b, t.block, page->host + offset);
 	return t.block;

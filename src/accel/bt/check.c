@@ -1,0 +1,249 @@
+/*
+ * The checker's frame: takes the block apart, follows every way through it, and joins what is known where ways meet.
+ * Code is judged as it stands in the cache, jumps linked or not.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "accel/bt/check_state.h"
+
+bool check_fail(struct checker *c, const char *what)
+{
+	if (c->why->len)
+		return false;
+	g_string_append_printf(c->why, "+%#x", c->at);
+	if (c->in.length) {
+		ZydisFormatter formatter;
+		char text[128];
+
+		ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+		ZydisFormatterFormatInstruction(&formatter, &c->in, c->op, c->in.operand_count_visible, text, sizeof(text), c->at, NULL);
+		g_string_append_printf(c->why, " %s", text);
+	}
+	g_string_append_printf(c->why, ": %s", what);
+	return false;
+}
+
+bool check_inside(const struct checker *c, uint32_t at)
+{
+	return at >= c->block->host && at < c->block->host_end;
+}
+
+/* ---- joining ---- */
+
+static void value_join(struct value *into, const struct value *v, uint32_t number)
+{
+	if (!memcmp(into, v, sizeof(*v)))
+		return;
+	if (check_readable(into) && check_readable(v))
+		*into = (struct value){ .kind = V_DATA, .number = number };
+	else
+		*into = (struct value){ .kind = V_NOTHING };
+}
+
+static void state_join(struct state *into, const struct state *s, uint32_t at)
+{
+	uint32_t number = 0x80000000u | at * 32;
+
+	for (unsigned i = 0; i < 16; i++)
+		value_join(&into->reg[i], &s->reg[i], number + i);
+	for (unsigned i = 0; i < SLOTS; i++)
+		value_join(&into->slot[i], &s->slot[i], number + 16 + i);
+	into->polled &= s->polled;
+	into->no_tsd &= s->no_tsd;
+	into->bases &= s->bases;
+	into->landing |= s->landing;
+	if (into->level > s->level)
+		into->level = s->level;
+	if (into->epoch != s->epoch)
+		into->epoch = -1;
+	if (into->jump != s->jump)
+		into->jump = 0;
+	if (memcmp(&into->test, &s->test, sizeof(s->test)))
+		into->test = (struct test){ 0 };
+	if (into->tag_at != s->tag_at || into->tag_write != s->tag_write || into->tag_start != s->tag_start || into->tag_end != s->tag_end)
+		into->tag_at = -1;
+}
+
+bool check_reach(struct checker *c, uint32_t at, const struct state *s)
+{
+	uint32_t offset = at - c->block->host;
+	struct state *into = &c->state[offset];
+
+	if (!check_inside(c, at) || !c->start[offset] || offset <= c->at)
+		return check_fail(c, "leads to where it may not");
+	if (!into->seen) {
+		*into = *s;
+		into->seen = true;
+		return true;
+	}
+	if (into->ac != s->ac || into->pushed != s->pushed || into->expect != s->expect)
+		return check_fail(c, "ways meet with different stacks or privilege");
+	state_join(into, s, offset);
+	return true;
+}
+
+/* At an entry: guest registers hold the guest's data, the others anything. */
+static struct state unknown(uint32_t at, const struct root *r)
+{
+	struct state s = { .seen = true, .ac = r->ac, .level = r->level, .landing = r->landing, .pushed = -1, .epoch = -1, .tag_at = -1 };
+	uint32_t number = 0x80000000u | at * 32;
+
+	for (unsigned i = 0; i < 16; i++) {
+		if (i != RSP && (i != TEMP0 || r->landing) && i != TEMP1)
+			s.reg[i] = (struct value){ .kind = V_DATA, .number = number + i };
+	}
+	for (unsigned i = 0; i < SLOTS; i++)
+		s.slot[i] = (struct value){ .kind = V_DATA, .number = number + 16 + i };
+	return s;
+}
+
+bool check_resume(struct checker *c, uint32_t at, const struct state *s)
+{
+	uint32_t offset = at - c->block->host;
+	struct root *r = &c->root[offset], was;
+
+	if (!check_inside(c, at) || !c->start[offset])
+		return check_fail(c, "goes on where no instruction of the block starts");
+	was = *r;
+	if (!r->seen)
+		*r = (struct root){ true, s->ac, s->landing, s->level };
+	if (r->ac != s->ac || r->landing != s->landing)
+		return check_fail(c, "ways meet with different privilege, or a return with none");
+	if (r->level > s->level)
+		r->level = s->level;
+	c->again |= memcmp(r, &was, sizeof(was)) != 0;
+	return true;
+}
+
+/* ---- the block ---- */
+
+static bool find_starts(struct checker *c, const ZydisDecoder *decoder)
+{
+	for (uint32_t i = 0; i < c->size; i += c->in.length) {
+		c->at = i;
+		c->start[i] = true;
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, c->code + i, c->size - i, &c->in, c->op))) {
+			c->in.length = 0;
+			return check_fail(c, "no instruction");
+		}
+	}
+	return true;
+}
+
+/* A host fault anywhere in a record's code goes on behind it. */
+static bool reach_by_fault(struct checker *c, const struct state *s)
+{
+	const struct bt_cpu *b = c->b;
+	uint32_t at = c->block->host + c->at;
+
+	if (!check_may_fault(c))
+		return true;
+	for (unsigned i = 0; i < c->block->recs; i++) {
+		const struct bt_rec *r = &b->recs[c->block->first_rec + i];
+
+		if (r->next && r->retry <= at && at < r->next && !check_resume(c, r->next, s))
+			return false;
+	}
+	return true;
+}
+
+static bool visit(struct checker *c, const ZydisDecoder *decoder, uint32_t at)
+{
+	struct state s = c->state[at];
+	bool handled = false;
+
+	c->at = at;
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, c->code + at, c->size - at, &c->in, c->op)))
+		return check_fail(c, "no instruction");
+	if (!reach_by_fault(c, &s) || !check_flow(c, &s, &handled))
+		return false;
+	return handled || (check_insn(c, &s) && check_reach(c, c->block->host + at + c->in.length, &s));
+}
+
+/* What a root and the ways from before agree on. */
+static bool arrive(struct checker *c, uint32_t at)
+{
+	struct state *into = &c->state[at], s;
+
+	if (!c->root[at].seen)
+		return true;
+	s = unknown(at, &c->root[at]);
+	if (!into->seen) {
+		*into = s;
+		return true;
+	}
+	c->at = at;
+	c->in.length = 0;
+	if (into->ac != s.ac || into->pushed != s.pushed || into->expect != s.expect)
+		return check_fail(c, "ways meet with different stacks or privilege");
+	state_join(into, &s, at);
+	return true;
+}
+
+/* All ways but those to roots lead forward, so one pass is enough unless a root turns out to know less. */
+static bool follow(struct checker *c, const ZydisDecoder *decoder)
+{
+	do {
+		c->again = false;
+		memset(c->state, 0, c->size * sizeof(*c->state));
+		for (uint32_t i = 0; i < c->size; i++) {
+			if (c->start[i] && (!arrive(c, i) || (c->state[i].seen && !visit(c, decoder, i))))
+				return false;
+		}
+	} while (c->again);
+	return true;
+}
+
+static bool enter(struct checker *c, uint32_t at)
+{
+	const struct state s = { .ac = c->block->mode & MODE_AC };
+
+	return check_resume(c, at, &s);
+}
+
+/* Code that no way leads to should not be there. */
+static bool all_reached(struct checker *c)
+{
+	for (uint32_t i = 0; i < c->size; i++) {
+		c->at = i;
+		c->in.length = 0;
+		if (c->start[i] && !c->state[i].seen)
+			return check_fail(c, "code that nothing leads to");
+	}
+	return true;
+}
+
+bool bt_check_block(const struct bt_cpu *b, const struct bt_block *block, GString *why)
+{
+	struct checker c = { .b = b, .block = block, .code = b->rw + block->host, .size = block->host_end - block->host, .why = why };
+	ZydisDecoder decoder;
+	bool ok;
+
+	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	c.table = GS_OF(jump) + (int32_t)((block->mode & (MODE_USER | MODE_CODE32)) * JUMP_SIZE * sizeof(struct bt_jump));
+	c.state = g_new0(struct state, c.size + 1);
+	c.root = g_new0(struct root, c.size + 1);
+	c.start = g_new0(bool, c.size + 1);
+	ok = find_starts(&c, &decoder) && enter(&c, block->direct) && enter(&c, block->indirect) && follow(&c, &decoder) && all_reached(&c);
+	g_free(c.state);
+	g_free(c.root);
+	g_free(c.start);
+	return ok;
+}
+
+void bt_check_emitted(struct bt_cpu *b, const struct bt_block *block, const uint8_t *guest)
+{
+	g_autoptr(GString) why = g_string_new(NULL);
+
+	if (bt_check_block(b, block, why))
+		return;
+	fprintf(stderr, "translated code not as allowed: block %lx mode %x: %s\nguest", (unsigned long)block->lin, block->mode, why->str);
+	for (unsigned i = 0; i < block->length; i++)
+		fprintf(stderr, " %02x", guest[i]);
+	fprintf(stderr, "\nhost");
+	for (uint32_t i = block->host; i < block->host_end; i++)
+		fprintf(stderr, " %02x", b->rw[i]);
+	fprintf(stderr, "\n");
+	abort();
+}

@@ -1,0 +1,402 @@
+/*
+ * The checker's view of jumps, calls and returns: each goes to an instruction of the block, to another block's
+ * entry or to a stub, and only where the translator sends it: a test's failure to the helper for just that test.
+ */
+#include "accel/bt/check_state.h"
+
+enum { PUSH_SIZE = 5, JUMP_BYTES = 5 };
+
+static uint32_t next_at(const struct checker *c) { return c->block->host + c->at + c->in.length; }
+
+static uint32_t target_of(const struct checker *c)
+{
+	return next_at(c) + (uint32_t)c->op[0].imm.value.s;
+}
+
+static uint32_t disp32(const struct checker *c, uint32_t at)
+{
+	uint32_t v;
+
+	memcpy(&v, c->b->rw + at, 4);
+	return v;
+}
+
+/* The exit whose jump's displacement stands at `site`, or -1. */
+static int32_t exit_at(const struct checker *c, uint32_t site)
+{
+	for (unsigned i = 0; i < c->block->exits; i++) {
+		if (c->b->exits[c->block->first_exit + i].site == site)
+			return (int32_t)(c->block->first_exit + i);
+	}
+	return -1;
+}
+
+/* The first exit behind the instruction in hand, or -1. */
+static int32_t exit_behind(const struct checker *c)
+{
+	int32_t best = -1;
+
+	for (unsigned i = 0; i < c->block->exits; i++) {
+		uint32_t site = c->b->exits[c->block->first_exit + i].site;
+
+		if (site >= next_at(c) && (best < 0 || site < c->b->exits[best].site))
+			best = (int32_t)(c->block->first_exit + i);
+	}
+	return best;
+}
+
+static bool exit_mine(const struct checker *c, int32_t id)
+{
+	return id >= (int32_t)c->block->first_exit && id < (int32_t)(c->block->first_exit + c->block->exits);
+}
+
+/* The record of the guest instruction in hand: the last to have begun; with `write` as asked when several have. */
+static bool rec_fits(const struct checker *c, int32_t id, uint32_t at)
+{
+	uint32_t first = c->block->first_rec;
+	const struct bt_rec *r = &c->b->recs[id];
+
+	if (id < (int32_t)first || id >= (int32_t)(first + c->block->recs) || r->retry > at || !check_inside(c, r->retry))
+		return false;
+	for (unsigned i = 0; i < c->block->recs; i++) {
+		const struct bt_rec *other = &c->b->recs[first + i];
+
+		if (other->retry > r->retry && other->retry <= at)
+			return false;
+	}
+	return !r->next || r->next > at;
+}
+
+/* What stands behind the block for a failed test: [call over; jmp landing;] [push id;] jmp stub. */
+struct way {
+	int32_t id; /* or -1 */
+	uint32_t stub;
+	bool calls;
+};
+
+static bool way_at(const struct checker *c, uint32_t at, struct way *w)
+{
+	const uint8_t *p = c->b->rw + at;
+
+	*w = (struct way){ .id = -1 };
+	if (!check_inside(c, at) || !c->start[at - c->block->host])
+		return false;
+	if (p[0] == 0xe8 && disp32(c, at + 1) == JUMP_BYTES && p[5] == 0xe9) {
+		w->calls = true;
+		at += 5 + JUMP_BYTES;
+	} else if (p[0] == 0xe8) {
+		w->calls = true;
+		w->stub = at + 5 + disp32(c, at + 1);
+		return true;
+	}
+	p = c->b->rw + at;
+	if (p[0] == 0x68) {
+		w->id = (int32_t)disp32(c, at + 1);
+		at += PUSH_SIZE;
+		p += PUSH_SIZE;
+	}
+	w->stub = at + 5 + disp32(c, at + 1);
+	return p[0] == 0xe9;
+}
+
+/* ---- with an id to a stub ---- */
+
+/* Where the helpers go on: the same instruction again, and behind it. */
+static bool rec_resumes(struct checker *c, const struct bt_rec *r, const struct state *s)
+{
+	return check_resume(c, r->retry, s) && (!r->next || check_resume(c, r->next, s));
+}
+
+static bool fill_stub(struct checker *c, const struct state *s, const struct bt_rec *r)
+{
+	const struct value *offset = &s->reg[TEMP0], *index = &s->reg[TEMP1];
+
+	if ((offset->kind != V_OFFSET && offset->kind != V_CHECKED) || index->kind != V_INDEX || offset->origin != index->number ||
+	    offset->write != r->write)
+		return check_fail(c, "a fill for another access");
+	return rec_resumes(c, r, s);
+}
+
+static bool id_stub(struct checker *c, struct state *s, uint32_t to)
+{
+	const struct bt_cpu *b = c->b;
+	int32_t id = s->pushed;
+
+	if (s->expect ? to != s->expect : to != b->stub_insn && to != b->stub_cross)
+		return check_fail(c, "a helper that nothing has asked for");
+	if (to == b->stub_exit || to == b->stub_exit_flags || to == b->stub_poll)
+		return exit_mine(c, id) ? true : check_fail(c, "another block's exit");
+	if (id < (int32_t)c->block->first_rec || id >= (int32_t)(c->block->first_rec + c->block->recs))
+		return check_fail(c, "another block's record");
+	if (to == b->stub_fill)
+		return fill_stub(c, s, &b->recs[id]);
+	if (to == b->stub_fp) /* never goes on behind without the unit */
+		return check_resume(c, b->recs[id].retry, s);
+	if (to == b->stub_fill_lin || to == b->stub_insn)
+		return rec_resumes(c, &b->recs[id], s);
+	if (to == b->stub_cross)
+		return true;
+	return check_fail(c, "leads out of the block to where it may not");
+}
+
+/* Stubs that take a guest address in TEMP0. */
+static bool address_stub(struct checker *c, const struct state *s, uint32_t to)
+{
+	const struct bt_cpu *b = c->b;
+	bool lookup = !s->ac && to == b->stub_lookup[c->block->mode & (MODE_USER | MODE_CODE32)];
+
+	if (to != b->stub_miss && !lookup)
+		return check_fail(c, "leads out of the block to where it may not");
+	if (!check_readable(&s->reg[TEMP0]))
+		return check_fail(c, "no guest address to look up");
+	return true;
+}
+
+/* ---- exits ---- */
+
+static bool exit_taken(struct checker *c, struct state *s, int32_t id, uint32_t to)
+{
+	const struct bt_exit *e = &c->b->exits[id];
+	uint32_t mode = (c->block->mode & ~(uint32_t)MODE_AC) | (s->ac ? MODE_AC : 0);
+	struct state failed;
+	bool cross = (e->lin ^ c->block->lin) & ~(uint64_t)(PAGE_SIZE - 1);
+	struct way w;
+
+	if (s->landing && (s->test.kind || s->jump != UINT32_MAX))
+		return check_fail(c, "a return's address has not been compared");
+	if (cross != (e->epoch_site != 0) || (cross && s->epoch != id))
+		return check_fail(c, "goes to another page without its epoch");
+	if (e->lin <= c->block->lin && !s->polled && !s->landing)
+		return check_fail(c, "goes back without a look at what waits");
+	if (!way_at(c, e->stub, &w) || w.id != id || (w.stub != c->b->stub_exit && w.stub != c->b->stub_exit_flags))
+		return check_fail(c, "an exit without its stub");
+	if (e->target) {
+		if (e->target->dead || e->target->lin != e->lin || e->target->mode != mode ||
+		    to != (e->saved_flags ? e->target->indirect : e->target->direct))
+			return check_fail(c, "leads into another block elsewhere than at its entry");
+	} else if (to != e->stub) {
+		return check_fail(c, "an exit that is not linked leads elsewhere");
+	}
+	failed = *s;
+	failed.expect = w.stub;
+	return check_reach(c, e->stub, &failed);
+}
+
+/* Behind a call: what came off the guest's stack is in TEMP0. */
+static bool call_returns(struct checker *c, const struct state *s)
+{
+	struct state landing = { .ac = s->ac, .landing = true };
+
+	return check_resume(c, next_at(c), &landing);
+}
+
+/* ---- conditional jumps ---- */
+
+/* The tests of the translator's own, each with the condition and the way that belong to it. */
+static bool test_failed(struct checker *c, struct state *s, const struct way *w)
+{
+	const struct bt_cpu *b = c->b;
+	const struct bt_rec *r = w->id >= 0 ? &b->recs[w->id] : NULL;
+	bool unequal = c->in.mnemonic == ZYDIS_MNEMONIC_JNZ, rec = rec_fits(c, w->id, c->block->host + c->at);
+
+	switch (s->test.kind) {
+	case T_OFFSET:
+		return c->in.mnemonic == ZYDIS_MNEMONIC_JNBE && rec && w->stub == b->stub_fill && r->write == s->reg[TEMP0].write &&
+		       s->test.imm == PAGE_SIZE - r->size && r->size;
+	case T_TAG:
+		return unequal && rec && w->stub == b->stub_fill_lin && r->write == s->test.write && r->size &&
+		       (r->lin & ~(uint64_t)(PAGE_SIZE - 1)) == s->test.imm && (r->lin & (PAGE_SIZE - 1)) + r->size <= PAGE_SIZE;
+	case T_LEVEL:
+		return c->in.mnemonic == ZYDIS_MNEMONIC_JB && rec && w->stub == b->stub_fp && r->level == s->test.imm;
+	case T_BASES:
+		return c->in.mnemonic == ZYDIS_MNEMONIC_JZ && rec && w->stub == b->stub_insn;
+	case T_IRQ: case T_TSD: case T_CANONICAL:
+		return unequal && rec && w->stub == b->stub_insn;
+	case T_EPOCH:
+		if (w->stub == b->stub_cross)
+			return unequal && rec && c->block->tail;
+		return unequal && w->id >= 0 && w->id == exit_behind(c) && w->stub == b->stub_exit && (int32_t)b->exits[w->id].epoch_site == s->test.at;
+	case T_POLL:
+		return unequal && (w->id < 0 ? w->stub == b->stub_miss : w->id == exit_behind(c) && w->stub == b->stub_poll);
+	case T_LANDING:
+		return unequal && w->id < 0 && !w->calls && w->stub == b->stub_lookup[c->block->mode & (MODE_USER | MODE_CODE32)];
+	case T_JUMP:
+		return unequal && w->id < 0;
+	default: return false;
+	}
+}
+
+/* What is known when the jump was not taken. */
+static void test_passed(struct checker *c, struct state *s, const struct way *w)
+{
+	const struct bt_rec *r = w->id >= 0 ? &c->b->recs[w->id] : NULL;
+	struct test t = s->test;
+
+	s->test = (struct test){ 0 };
+	switch (t.kind) {
+	case T_OFFSET:
+		if (s->reg[TEMP0].kind == V_OFFSET && s->reg[TEMP0].number == t.number) {
+			s->reg[TEMP0].kind = V_CHECKED;
+			s->reg[TEMP0].end = r->size;
+		}
+		break;
+	case T_TAG:
+		s->tag_at = t.at;
+		s->tag_write = t.write;
+		s->tag_start = r->lin & (PAGE_SIZE - 1);
+		s->tag_end = (uint16_t)(s->tag_start + r->size);
+		break;
+	case T_LEVEL: s->level = (uint8_t)t.imm; break;
+	case T_TSD: s->no_tsd = true; break;
+	case T_BASES: s->bases = true; break;
+	case T_EPOCH:
+		if (w->stub == c->b->stub_exit)
+			s->epoch = w->id;
+		break;
+	case T_POLL: s->polled = true; break;
+	case T_LANDING: s->jump = UINT32_MAX; break;
+	case T_JUMP: s->jump = t.number; break;
+	default: break;
+	}
+}
+
+/* jz over the one instruction that puts OF among the flags to be pushed. */
+static bool over_one(const struct checker *c)
+{
+	const uint8_t *p = c->code + c->at + c->in.length;
+
+	return c->in.mnemonic == ZYDIS_MNEMONIC_JZ && target_of(c) == next_at(c) + 7 && p[0] == 0x41 && p[1] == 0x81;
+}
+
+static bool own_test(struct checker *c, struct state *s)
+{
+	struct state failed = *s;
+	struct way w;
+
+	if (s->test.kind == T_BIT) {
+		if (!over_one(c))
+			return check_fail(c, "leads elsewhere than over one instruction");
+		s->test = (struct test){ 0 };
+		return check_reach(c, target_of(c), s) && check_reach(c, next_at(c), s);
+	}
+	if (s->test.kind == T_JUMP) {
+		uint32_t to = target_of(c);
+
+		/* The way to the look-up takes the salt off first. */
+		if (!check_inside(c, to) || c->in.mnemonic != ZYDIS_MNEMONIC_JNZ || to < next_at(c))
+			return check_fail(c, "a failed look-up leads elsewhere");
+		w = (struct way){ .id = -1 };
+	} else if (!way_at(c, target_of(c), &w) || !test_failed(c, s, &w)) {
+		return check_fail(c, "a test whose failure does not lead to what it is for");
+	}
+	if (s->test.kind == T_LANDING) {
+		int32_t id = exit_behind(c);
+
+		if (id < 0 || c->b->exits[id].lin != s->test.imm)
+			return check_fail(c, "a return compared with another address");
+	}
+	failed.test = (struct test){ 0 };
+	failed.expect = w.stub;
+	if (!check_reach(c, target_of(c), &failed))
+		return false;
+	test_passed(c, s, &w);
+	return check_reach(c, next_at(c), s);
+}
+
+static bool conditional(struct checker *c, struct state *s)
+{
+	int32_t id = exit_at(c, next_at(c) - 4), behind = exit_behind(c);
+	bool landing_test = s->test.kind == T_LANDING && s->landing;
+
+	if (landing_test || (s->test.kind && s->test.kind != T_LANDING))
+		return own_test(c, s);
+	s->test = (struct test){ 0 };
+	if (c->in.raw.imm[0].size == 32 && id >= 0)
+		return exit_taken(c, s, id, target_of(c)) && check_reach(c, next_at(c), s);
+	if (c->in.mnemonic == ZYDIS_MNEMONIC_LOOP || c->in.mnemonic == ZYDIS_MNEMONIC_LOOPE || c->in.mnemonic == ZYDIS_MNEMONIC_LOOPNE)
+		s->reg[RCX] = check_data(c, 1);
+	/* Around the way out that follows. */
+	if (behind < 0 || target_of(c) != c->b->exits[behind].site + 4)
+		return check_fail(c, "leads elsewhere than around a way out");
+	return check_reach(c, target_of(c), s) && check_reach(c, next_at(c), s);
+}
+
+/* ---- jumps, calls ---- */
+
+/* The address behind the block's one call. */
+static bool is_landing(const struct checker *c, uint32_t at)
+{
+	return check_inside(c, at) && c->root[at - c->block->host].landing && at < c->block->host + c->at;
+}
+
+static bool jump(struct checker *c, struct state *s)
+{
+	uint32_t to = target_of(c);
+	int32_t id = exit_at(c, next_at(c) - 4);
+
+	if (c->in.raw.imm[0].size != 32)
+		return check_fail(c, "leads elsewhere than out of the block");
+	if (s->pushed >= 0)
+		return id_stub(c, s, to);
+	if (id >= 0)
+		return exit_taken(c, s, id, to);
+	if (s->landing && is_landing(c, to))
+		return s->reg[TEMP0].kind == V_DATA && check_resume(c, to, s);
+	return address_stub(c, s, to);
+}
+
+static bool call(struct checker *c, struct state *s)
+{
+	uint32_t to = target_of(c);
+	int32_t id = exit_at(c, next_at(c) - 4);
+
+	if (id >= 0)
+		return exit_taken(c, s, id, to) && call_returns(c, s);
+	if (to == next_at(c) + JUMP_BYTES && c->code[c->at + 5] == 0xe9)
+		return check_reach(c, to, s) && call_returns(c, s);
+	if (to != c->b->stub_miss)
+		return check_fail(c, "calls what it may not");
+	return address_stub(c, s, to) && call_returns(c, s);
+}
+
+/* By the jump cache. */
+static bool through_cache(struct checker *c, struct state *s, bool calls)
+{
+	const ZydisDecodedOperand *m = &c->op[0];
+
+	if (m->type != ZYDIS_OPERAND_TYPE_MEMORY || m->mem.segment != ZYDIS_REGISTER_GS || m->mem.base != ZYDIS_REGISTER_R11 ||
+	    m->mem.index != ZYDIS_REGISTER_NONE || m->mem.disp.value != c->table + (int32_t)offsetof(struct bt_jump, target) ||
+	    m->size != 64 || s->reg[TEMP1].kind != V_MASKED || s->jump != s->reg[TEMP1].number)
+		return check_fail(c, "goes by an entry whose tag has not been compared");
+	if (!s->polled)
+		return check_fail(c, "goes on without a look at what waits");
+	return !calls || call_returns(c, s);
+}
+
+bool check_flow(struct checker *c, struct state *s, bool *handled)
+{
+	bool relative = c->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+
+	*handled = true;
+	if (s->pushed >= 0 && !(c->in.mnemonic == ZYDIS_MNEMONIC_JMP && relative))
+		return check_fail(c, "something is left on the host's stack");
+	switch (c->in.meta.category) {
+	case ZYDIS_CATEGORY_PUSH:
+		if (c->in.opcode != 0x68 || c->in.length != PUSH_SIZE)
+			return check_fail(c, "pushes what is no id");
+		s->pushed = (int32_t)c->op[0].imm.value.u;
+		if (s->pushed < 0)
+			return check_fail(c, "pushes what is no id");
+		return check_reach(c, next_at(c), s);
+	case ZYDIS_CATEGORY_COND_BR: return conditional(c, s);
+	case ZYDIS_CATEGORY_UNCOND_BR: return relative ? jump(c, s) : through_cache(c, s, false);
+	case ZYDIS_CATEGORY_CALL: return relative ? call(c, s) : through_cache(c, s, true);
+	case ZYDIS_CATEGORY_RET:
+		if (c->in.opcode != 0xc3 || c->in.length != 1 || !check_readable(&s->reg[TEMP0]))
+			return check_fail(c, "returns otherwise than with a guest address");
+		return true;
+	default:
+		*handled = false;
+		return true;
+	}
+}

@@ -1,0 +1,122 @@
+/* Inside of the checker: what is known of registers and flags at an instruction. */
+#ifndef ACCEL_BT_CHECK_STATE_H
+#define ACCEL_BT_CHECK_STATE_H
+
+#include "accel/bt/check.h"
+#include "accel/bt/translate.h"
+
+/*
+ * What a register holds. From V_DATA to V_CANONICAL it is the guest's own data, or computed from them: it may go
+ * anywhere that the guest may. V_NOTHING is what nobody may look at: a left-over, which may be a host address.
+ */
+enum value_kind {
+	V_NOTHING,
+	V_DATA,     /* origin: of 32 bits, the value that they are the lower half of (signed: extended) */
+	V_CONST,    /* imm */
+	V_MASKED,   /* no bits but those of imm */
+	V_ROTATED,  /* the page number of `origin` at the place where the soft TLB's index stands */
+	V_INDEX,    /* the soft TLB's index for `origin` */
+	V_OFFSET,   /* an address less the tag of the entry `origin`, for reading or writing */
+	V_CHECKED,  /* the same, found to be in the page with `end` bytes behind it */
+	V_BITS,     /* the word that a bit string's bit `origin` is in; end: bytes of a word */
+	V_NEG_BITS,
+	V_SHIFTED,  /* `origin`, 16 bits up */
+	V_CANONICAL, /* the same, and down again: equal to it if that is a canonical address */
+	V_SALTED,   /* a guest address as the jump cache's tags are */
+	V_PAGE,     /* the host's page for the checked offset `origin` */
+	V_HOST,     /* host address: [start, end) from it may be accessed */
+	V_BIT_HOST, /* the same, moved back by `origin`'s words of a bit string */
+};
+
+struct value {
+	uint8_t kind;
+	bool write, extended;
+	uint16_t start, end;
+	uint32_t number; /* equal numbers, equal values */
+	uint32_t origin;
+	uint64_t imm;
+};
+
+/* What the last comparison compared. */
+enum test_kind { T_NONE, T_OFFSET, T_TAG, T_LEVEL, T_EPOCH, T_POLL, T_LANDING, T_JUMP, T_TSD, T_BASES, T_CANONICAL, T_IRQ, T_BIT };
+struct test {
+	uint8_t kind;
+	bool write;
+	uint32_t number;
+	int32_t at;
+	uint64_t imm;
+};
+
+enum { SLOT_R10, SLOT_R11, SLOT_R15, SLOTS };
+
+struct state {
+	bool seen, ac, polled, landing, no_tsd, bases, tag_write;
+	uint8_t level;      /* of the vector unit, that is surely the guest's */
+	int32_t pushed;     /* an id on the host's stack, or -1 */
+	int32_t epoch;      /* the exit whose epoch is the present one, or -1 */
+	int32_t tag_at;     /* an entry of the soft TLB whose tag has been compared, or -1 */
+	uint16_t tag_start, tag_end;
+	uint32_t expect;    /* the stub that a failed test or an exit was found to lead to */
+	uint32_t jump;      /* the value that leads to an entry of the jump cache whose tag is right */
+	struct test test;
+	struct value reg[16], slot[SLOTS];
+};
+
+/* Where control comes from outside, by a helper, a return or an entry: no more is known there than this. */
+struct root {
+	bool seen, ac, landing;
+	uint8_t level;
+};
+
+struct checker {
+	const struct bt_cpu *b;
+	const struct bt_block *block;
+	const uint8_t *code;      /* of the block */
+	uint32_t size;
+	struct state *state;      /* before the instruction at each offset, by jumps and from the instruction before */
+	struct root *root;
+	bool *start;              /* an instruction starts at the offset */
+	bool again;               /* a root has changed */
+	int32_t table;            /* of the jump cache for this mode */
+	GString *why;
+	/* The instruction in hand. */
+	uint32_t at;
+	ZydisDecodedInstruction in;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+};
+
+/* Notes what is wrong, and returns false. */
+bool check_fail(struct checker *c, const char *what);
+
+/* ---- check_insn.c ---- */
+/* The instruction in hand, when it is none that goes elsewhere: changes `s` to what is known behind it. */
+bool check_insn(struct checker *c, struct state *s);
+/* Whether it may fault on the host: it has a memory operand of the guest's, divides, or uses the vector unit. */
+bool check_may_fault(const struct checker *c);
+/* The number of a general register's whole, or -1. */
+int check_register(ZydisRegister reg);
+/* Reading it is no leak. */
+bool check_readable(const struct value *v);
+/* A value that nothing is known of. */
+struct value check_data(const struct checker *c, unsigned n);
+static inline int32_t check_tag(const struct checker *c, const struct state *s, bool write)
+{
+	uint32_t mode = (c->block->mode & ~(uint32_t)MODE_AC) | (s->ac ? MODE_AC : 0);
+
+	return (int32_t)mode_view(mode) * 16 + (write ? 8 : 0);
+}
+#define CHECK_HOST_AT ((int32_t)offsetof(struct tlb_entry, host))
+#define CHECK_TLB_MASK ((uint64_t)(TLB_SIZE - 1) * sizeof(struct tlb_entry))
+
+/* ---- check_flow.c ---- */
+/* The instruction in hand, when it goes elsewhere. `handled` says whether it does. */
+bool check_flow(struct checker *c, struct state *s, bool *handled);
+
+/* ---- check.c ---- */
+/* Control may reach `at`, an offset in the cache behind the instruction in hand, with s. */
+bool check_reach(struct checker *c, uint32_t at, const struct state *s);
+/* Control may come there from outside, with no more of s than a root has. */
+bool check_resume(struct checker *c, uint32_t at, const struct state *s);
+bool check_inside(const struct checker *c, uint32_t at);
+
+#endif

@@ -122,6 +122,11 @@ PCI = UNREAL + '''
 	movl $7, %ebx
 again:	call random
 	andl $0x0000fffc, %eax
+	/* Not the power management function: a moved soft-off register would end the machine by right. */
+	movl %eax, %ecx
+	andl $0x0000ff00, %ecx
+	cmpl $0x00000b00, %ecx
+	je again
 	orl $0x80000000, %eax
 	movw $0xcf8, %dx
 	outl %eax, %dx

@@ -13,8 +13,11 @@ mount -t devtmpfs dev /dev 2>/dev/null
 modprobe evdev
 modprobe button
 event=$(grep -A4 'Power Button' /proc/bus/input/devices | grep -o 'event[0-9]*')
+# Only who has opened the device hears of the button.
+dd if=/dev/input/$event of=/dev/null bs=24 count=1 2>/dev/null &
+while ! ls -l /proc/$!/fd 2>/dev/null | grep -q input; do sleep 1; done
 echo "BUTTON-READY $event"
-dd if=/dev/input/$event of=/dev/null bs=24 count=1 2>/dev/null
+wait
 echo BUTTON-PRESSED
 poweroff -f
 '''

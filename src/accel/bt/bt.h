@@ -83,6 +83,10 @@ struct bt_jump {
 	uint64_t tag; /* linear address ^ salt */
 	uint8_t *target;
 };
+/* Which entry an address uses; salts leave these bits alone. */
+static inline unsigned bt_jump_index(uint64_t lin) { return (unsigned)(lin ^ lin >> 8) & (JUMP_SIZE - 1); }
+/* No address equals it in entry i, whatever the salt: it belongs to another entry (all ones to the first). */
+static inline uint64_t bt_jump_empty(unsigned i) { return i ? UINT64_MAX : 1; }
 
 #define EXEC_SIZE 256u
 /* A page that code was fetched from. */

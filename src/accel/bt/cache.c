@@ -116,7 +116,7 @@ void bt_cache_flush(struct bt_cpu *b)
 	memset(b->page_hash, 0, PAGE_HASH_SIZE * sizeof(*b->page_hash));
 	for (unsigned m = 0; m < 4; m++) {
 		for (unsigned i = 0; i < JUMP_SIZE; i++)
-			b->jump[m][i].tag = UINT64_MAX;
+			b->jump[m][i].tag = bt_jump_empty(i);
 	}
 	b->at = b->code_start;
 	b->block_count = b->exit_count = b->page_count = 0;
@@ -249,8 +249,6 @@ void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target)
 	target->incoming = e;
 }
 
-static unsigned jump_index(uint64_t lin) { return (unsigned)(lin ^ lin >> 8) & (JUMP_SIZE - 1); }
-
 void bt_jump_set(struct bt_cpu *b, const struct bt_block *block)
 {
 	struct bt_jump *j;
@@ -259,7 +257,7 @@ void bt_jump_set(struct bt_cpu *b, const struct bt_block *block)
 		return;
 	if (!(block->mode & MODE_USER) && !block->global)
 		b->supervisor_local = true;
-	j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)][jump_index(block->lin)];
+	j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)][bt_jump_index(block->lin)];
 	j->tag = block->lin ^ b->salt[block->mode & MODE_USER ? 1 : 0];
 	j->target = b->rx + block->indirect;
 }
@@ -272,10 +270,11 @@ static void unlink_exit(struct bt_cpu *b, struct bt_exit *e)
 
 static void drop_jump(struct bt_cpu *b, const struct bt_block *block)
 {
-	struct bt_jump *j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)][jump_index(block->lin)];
+	unsigned i = bt_jump_index(block->lin);
+	struct bt_jump *j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)][i];
 
 	if (j->target == b->rx + block->indirect)
-		j->tag = UINT64_MAX;
+		j->tag = bt_jump_empty(i);
 }
 
 void bt_block_kill(struct bt_cpu *b, struct bt_block *block)

@@ -74,7 +74,7 @@ static void new_salt(struct bt_cpu *b, unsigned which)
 		s = 1;
 		for (unsigned m = 0; m < 4; m++) {
 			for (unsigned i = 0; i < JUMP_SIZE; i++)
-				b->jump[m][i].tag = UINT64_MAX;
+				b->jump[m][i].tag = bt_jump_empty(i);
 		}
 	}
 	b->salt[which] = s << 48;

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 
+import debian
 import drives
 import kernels
 import uefi
@@ -500,6 +501,7 @@ TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_secto
          test_same_name_twice, test_virtio_boot, test_vnc, test_linux, test_linux_smp, test_virtio]
 TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name__])
 TESTS += uefi.tests(sys.modules[__name__])
+TESTS += debian.tests(sys.modules[__name__])
 
 
 def main():

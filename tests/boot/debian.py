@@ -76,7 +76,7 @@ def tests(run):
         status, _, err = run.guise('image', 'create', overlay, '--backing', image)
         run.check(status == 0, err)
         with run.Machine('disk-' + bus, '--disk', f'{overlay},bus={bus}', '--memory', '512M', '--net', 'none') as m:
-            m.wait_console('extlinux starts Debian', 90)
+            m.wait_console('BOOT_IMAGE=/vmlinuz', 120)  # as extlinux says
             m.wait_console('guise login:', 300)
             m.wait_screen('guise login:', 60)
             m.qmp('x-guise-type', text='root\n')

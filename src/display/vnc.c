@@ -114,9 +114,44 @@ static void drop_stuck_viewers(struct vnc *v)
 	rfbReleaseClientIterator(i);
 }
 
+/* A viewer can be between the size in its greeting and its list of encodings, which the library does not look after. */
+static void note_early_viewers(struct vnc *v)
+{
+	rfbClientIteratorPtr i = rfbGetClientIterator(v->screen);
+	rfbClientPtr cl;
+
+	while ((cl = rfbClientIteratorNext(i))) {
+		struct viewer *w = cl->clientData;
+
+		if (w && !cl->useNewFBSize)
+			w->size_due = true;
+	}
+	rfbReleaseClientIterator(i);
+}
+
+static void tell_early_viewers(struct vnc *v)
+{
+	rfbClientIteratorPtr i = rfbGetClientIterator(v->screen);
+	rfbClientPtr cl;
+
+	while ((cl = rfbClientIteratorNext(i))) {
+		struct viewer *w = cl->clientData;
+
+		if (!w || !w->size_due || !cl->useNewFBSize)
+			continue;
+		w->size_due = false;
+		pthread_mutex_lock(&cl->updateMutex);
+		cl->newFBSizePending = TRUE;
+		pthread_cond_signal(&cl->updateCond);
+		pthread_mutex_unlock(&cl->updateMutex);
+	}
+	rfbReleaseClientIterator(i);
+}
+
 static void resize(struct vnc *v, unsigned width, unsigned height)
 {
 	drop_stuck_viewers(v);
+	note_early_viewers(v);
 	rfbNewFramebuffer(v->screen, (char *)v->pixels, (int)width, (int)height, 8, 3, 4);
 }
 
@@ -139,6 +174,7 @@ static void refresh(struct vnc *v)
 	} else {
 		publish_changes(v, width, height);
 	}
+	tell_early_viewers(v);
 	swap = v->shown;
 	v->shown = v->next;
 	v->next = swap;

@@ -61,7 +61,7 @@ def tests(run):
             press(m, 'tab')
             m.qmp('x-guise-type', text=' vga=normal fb=false nomodeset\n')
             m.wait_screen('Choose the language to be used', 240)
-            run.check('English' in m.screen(), m.screen())
+            m.wait_screen('English', 30)
 
     def test_installer_amd64():
         installer('amd64')

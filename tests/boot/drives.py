@@ -1,6 +1,7 @@
 """Boots from CD-ROM, floppy and hard disk, and Linux's drivers on IDE drives. Used by run.py."""
 import hashlib
 import os
+import re
 
 GRUB = '/usr/lib/grub-rescue/'
 
@@ -52,7 +53,7 @@ def tests(run):
             grub_to_prompt(m)
             m.wait_screen('(cd)', 30)
             m.qmp('x-guise-type', text='cat (cd)/boot/grub/i386-pc/moddep.lst\n')
-            m.wait_screen('normal:', 60)
+            m.wait(lambda: len(re.findall('^[0-9a-z_]+: [a-z]', m.screen(), re.M)) > 10, 60, 'not the file', m.screen)
 
     def test_grub_floppy():
         """The floppy by the 82077AA and the 8237A."""

@@ -308,8 +308,9 @@ def test_vnc():
         s.sendall(b'\1')
         first = take(24 + 3)
         check(first[24:] == b'vnc', 'title')
+        time.sleep(0.5)
         s.sendall(struct.pack('>BBHii', 2, 0, 2, 0, -223))
-        # The machine may have changed its mode before the viewer came.
+        # The screen may have changed its size before the viewer came, or before it says that it can be told.
         (width, height), colours = struct.unpack('>HH', first[:4]), set()
         end = time.time() + 20
         while (width, height) != (720, 400) or len(colours) < 2:

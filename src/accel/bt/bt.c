@@ -1,5 +1,7 @@
 /* The translator as an engine: the interpreter's vCPU with a code cache beside it. */
 #include "accel/bt/bt.h"
+#include "accel/bt/tier.h"
+#include "accel/bt/window.h"
 
 #include <cpuid.h>
 #include <errno.h>
@@ -88,6 +90,7 @@ static struct accel *bt_open(const struct accel_config *cfg, GError **error)
 	struct accel_config inner = *cfg;
 
 	host_features(bt);
+	tier_init(bt);
 	bt->check = getenv("GUISE_BT_CHECK") != NULL;
 	bt_host_make(bt, cfg->host);
 	inner.host = &bt->inner;
@@ -119,6 +122,7 @@ static int bt_unmap_ram(struct accel *a, unsigned index)
 static void bt_dirty_log(struct accel *a, unsigned index, const struct mem_slot *slot)
 {
 	atomic_fetch_add(&((struct interp *)a)->code_epoch, 1);
+	windows_forget((struct bt *)a);
 	poll_others((struct interp *)a);
 }
 
@@ -129,7 +133,9 @@ static void bt_vcpu_destroy(struct vcpu *v)
 	if (!b)
 		return;
 	b->cpu.interp->cpus[v->index] = NULL;
+	tier_thread_leave(b);
 	icpu_finish(&b->cpu);
+	windows_finish(b);
 	bt_cache_finish(b);
 	g_mutex_clear(&b->inbox.lock);
 	free(b->alt_stack);
@@ -147,8 +153,11 @@ static struct vcpu *bt_vcpu_create(struct accel *a, unsigned index, GError **err
 		b->cpu.mmu = &b->mmu;
 		b->mode = MODE_NONE;
 		g_mutex_init(&b->inbox.lock);
-		if (!bt_thread_init(b) && !bt_cache_init(b, cache / in->cfg.cpus) && !icpu_init(&b->cpu, in, index))
+		if (!bt_thread_init(b) && !bt_cache_init(b, cache / in->cfg.cpus) && !icpu_init(&b->cpu, in, index)) {
+			if (bt_of(b)->tier2 != TIER2_OFF)
+				windows_init(b, in->cfg.cpus);
 			return &b->cpu.vcpu;
+		}
 		b->cpu.interp = in;
 		bt_vcpu_destroy(&b->cpu.vcpu);
 	}
@@ -167,6 +176,19 @@ static void print_cpu(const struct bt_cpu *b, GString *out)
 	g_string_append_printf(out, "cpu%u: %lu TLB misses, %lu fills, %lu to the interpreter, %lu faults, %lu host faults, %lu/%lu FP loads/saves\n",
 			       b->cpu.vcpu.index, s->slow_fill, b->mmu.fills, s->slow_interp, s->faults, s->native_faults, s->fp_loads,
 			       s->fp_saves);
+}
+
+static void print_tier2(const struct bt_cpu *b, GString *out)
+{
+	const struct window_stats w = windows_stats(b);
+
+	if (!b->windows) {
+		g_string_append_printf(out, "cpu%u: no tier 2\n", b->cpu.vcpu.index);
+		return;
+	}
+	g_string_append_printf(out, "cpu%u: tier 2: %lu blocks hot, %lu instructions back, %lu misses; pages: %u mapped, %lu in %lu steps, %lu large, "
+			       "%lu dropped, %lu evicted, %lu protected\n", b->cpu.vcpu.index, b->stats.promoted, b->stats.demoted,
+			       b->stats.window_faults, w.now, w.pages, w.fills, w.large, w.dropped, w.evicted, w.protected);
 }
 
 /* The instructions that went to the interpreter most often. */
@@ -196,6 +218,7 @@ static void bt_print_stats(struct accel *a, GString *out)
 	for (unsigned i = 0; i < in->cfg.cpus; i++) {
 		if (in->cpus[i]) {
 			print_cpu((const struct bt_cpu *)in->cpus[i], out);
+			print_tier2((const struct bt_cpu *)in->cpus[i], out);
 			print_mnemonics((const struct bt_cpu *)in->cpus[i], out);
 		}
 	}

@@ -12,6 +12,8 @@
 
 #include <signal.h>
 #include <stddef.h>
+#include <sys/types.h>
+#include <time.h>
 
 #include "accel/interp/core.h"
 
@@ -52,8 +54,16 @@ struct bt_rec {
 	uint8_t count;       /* instructions that this one stands for */
 	uint8_t level;       /* of the vector unit that it needs */
 	bool write;
-	uint64_t lin;        /* a constant address */
+	bool window;         /* its access is in a window */
+	bool flags_host;     /* and the guest's flags are in the flags register then */
+	uint8_t frame;       /* enum bt_frame: what its address counts from */
+	uint8_t useless;     /* misses that windows could not help */
+	uint32_t end;        /* of its code, when `next` is 0 */
+	uint64_t lin;        /* a constant address; of a frame, the displacement */
 };
+
+/* An access that no operand of the instruction names. */
+enum bt_frame { FRAME_NONE, FRAME_RSP, FRAME_RBP };
 
 struct bt_block {
 	struct bt_block *hash_next, *page_next, *tail_next;
@@ -68,6 +78,8 @@ struct bt_block {
 	uint16_t length;  /* guest bytes */
 	uint8_t insns;
 	bool dead, uses_fp, global;
+	bool tier2;                 /* memory operands in windows */
+	uint32_t samples, misses;   /* of tier 2: times seen running, accesses that were not in a window */
 };
 
 /* Of the guest pages that blocks stand on. */
@@ -104,7 +116,7 @@ enum { EPOCH_LOCAL, EPOCH_GLOBAL };
 
 struct bt_stats {
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidated, links, relinks, misses, slow_fill, slow_interp,
-		enters, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks;
+		enters, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, promoted, demoted, window_faults;
 	uint64_t by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
 
@@ -126,6 +138,26 @@ struct bt_unit {
 };
 #define UNIT_WHOLE UINT64_MAX
 
+/* Where time is spent: see tier.h. */
+#define HEAT_WORDS 4096u
+#define HEAT_PAGES 4096u
+#define HEAT_SAMPLES 16u
+struct bt_heat {
+	uint64_t hot[HEAT_WORDS], cold[HEAT_WORDS]; /* sets of bits by a hash: block starts, instructions */
+	uint8_t page[HEAT_PAGES];                   /* samples by a hash of the page of code */
+	_Atomic uint32_t count;                     /* written by the signal's handler, emptied by the vCPU */
+	uint32_t sample[HEAT_SAMPLES];              /* offsets in the cache */
+	uint64_t taken;
+	const struct bt_rec *last_rec;              /* what was given a window last */
+	uint64_t last_lin;
+	timer_t timer;
+	pid_t tid;                                  /* that the timer belongs to; 0: none */
+};
+
+/* Slots of 512 GiB: see window.h. */
+#define WINDOW_SLOTS 256u
+struct bt_windows;
+
 struct bt_cpu {
 	struct icpu cpu; /* must be first */
 	struct mmu mmu;
@@ -140,6 +172,8 @@ struct bt_cpu {
 	uint64_t c_rsp, return_sp;
 	uint8_t *lookup;     /* the mode's indirect look-up */
 	struct bt_jump jump[4][JUMP_SIZE]; /* by MODE_USER | MODE_CODE32 */
+
+	uint64_t delta[2][WINDOW_SLOTS]; /* by view and slot: from a guest address to the host's */
 
 	/* The code cache: one memory, written through rw and executed at rx. */
 	uint8_t *rw, *rx;
@@ -163,20 +197,24 @@ struct bt_cpu {
 	bool flags_in_image;   /* or in cpu.s.rflags */
 	uint8_t xsave_bv;      /* the image's own, while the state is in the registers */
 	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll, stub_poll_flags,
-		stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_lookup[4];
+		stub_window, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_lookup[4];
 	struct bt_inbox inbox;
+	struct bt_heat heat;
+	struct bt_windows *windows; /* NULL: no tier 2 */
 	struct bt_unit unit;
 	struct bt_stats stats;
 };
 
 #define BT_FAULTS 4
+#define BT_SAMPLE_SIGNAL (SIGRTMIN + 4)
 struct bt {
 	struct interp interp; /* must be first */
 	const struct accel_host *outer; /* the machine's callbacks */
 	struct accel_host inner;        /* ours around them */
 	bool avx, bmi2, xsave; /* of the host */
 	bool check;            /* every block, as it is made */
-	struct sigaction old_action[BT_FAULTS];
+	enum bt_tier2 { TIER2_OFF, TIER2_AUTO, TIER2_ALWAYS } tier2;
+	struct sigaction old_action[BT_FAULTS], old_sample;
 };
 
 /* GS displacement of a member. */
@@ -201,7 +239,8 @@ void bt_block_kill(struct bt_cpu *b, struct bt_block *block);
 void bt_code_changed(struct bt_cpu *b, uint64_t gpa, uint64_t len);
 void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target);
 void bt_jump_set(struct bt_cpu *b, const struct bt_block *block);
-/* The record of the instruction at a host address of translated code, or NULL. */
+/* The block, and the record of the instruction, at a host address of translated code, or NULL. */
+struct bt_block *bt_block_at(struct bt_cpu *b, const uint8_t *host);
 struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host);
 /* The return stack holds nothing any more. */
 void bt_returns_reset(struct bt_cpu *b);
@@ -226,6 +265,7 @@ void bt_stubs_make(struct bt_cpu *b);
 /* ---- run.c: called by the stubs; each returns where to go on, or NULL to leave translated code. ---- */
 uint8_t *bt_help_fill(struct bt_cpu *b, uint64_t id, uint64_t offset, uint64_t index);
 uint8_t *bt_help_fill_lin(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unused);
+uint8_t *bt_help_window(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 uint8_t *bt_help_insn(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 uint8_t *bt_help_fp(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);

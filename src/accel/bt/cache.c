@@ -198,7 +198,7 @@ void bt_block_add(struct bt_cpu *b, struct bt_block *block)
 	}
 }
 
-struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host)
+struct bt_block *bt_block_at(struct bt_cpu *b, const uint8_t *host)
 {
 	uint32_t at, low = 0, high = b->block_count;
 
@@ -213,10 +213,19 @@ struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host)
 		else
 			high = mid;
 	}
-	for (unsigned i = 0; i < b->blocks[low].recs; i++) {
-		struct bt_rec *r = &b->recs[b->blocks[low].first_rec + i];
+	return &b->blocks[low];
+}
 
-		if (r->retry <= at && at < r->next)
+struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host)
+{
+	const struct bt_block *k = bt_block_at(b, host);
+	uint32_t at = (uint32_t)(host - b->rx);
+
+	/* An instruction with two accesses has two records; the second's code is within the first's. */
+	for (unsigned i = k ? k->recs : 0; i-- > 0;) {
+		struct bt_rec *r = &b->recs[k->first_rec + i];
+
+		if (r->retry <= at && at < (r->next ? r->next : r->end))
 			return r;
 	}
 	return NULL;

@@ -248,7 +248,9 @@ static void emit_target(struct tr *t, const struct guest_insn *g, struct bt_rec 
 	if (guest_mem(g)) {
 		struct host_mem m = emit_operand(t, g, rec, id, word(t), false, false);
 
+		access_begin(t, rec);
 		emit_op_mem(&t->e, wide, 0x8b, TEMP0, m);
+		access_end(t, rec);
 	} else {
 		int host = host_register(g->rm);
 
@@ -297,9 +299,10 @@ static void emit_ret(struct tr *t, const struct guest_insn *g)
 	flags_in_image(t);
 	t->flags = FLAGS_IMAGE;
 	rec = rec_new(t, &id);
-	emit_op_reg(&t->e, !t->code32, 0x8b, TEMP0, HOST_SP);
-	m = emit_probe(t, rec, id, size, false, false);
+	m = emit_frame(t, rec, id, FRAME_RSP, 0, size, false, false);
+	access_begin(t, rec);
 	emit_op_mem(&t->e, !t->code32, 0x8b, TEMP0, m);
+	access_end(t, rec);
 	emit_lea(&t->e, !t->code32, HOST_SP, (struct host_mem){ HOST_SP, -1, 0, (int)(size + (g->imm & 0xffff)) });
 	if (paired(t))
 		e1(&t->e, 0xc3);

@@ -3,6 +3,7 @@
  * flushes make stale. Compiled without vector registers, since they may hold the guest's.
  */
 #include "accel/bt/bt.h"
+#include "accel/bt/window.h"
 
 static unsigned seen_bit(uint64_t lin)
 {
@@ -102,6 +103,8 @@ void bt_flushed(struct icpu *cpu, enum flush_kind kind, uint64_t lin)
 
 	if (kind == FLUSH_ALL || (kind == FLUSH_PAGE && (b->exec_seen[1][bit / 64] >> (bit % 64) & 1)))
 		new_epoch(b, true);
+	if (b->windows)
+		windows_flush(b, kind, lin);
 	if (kind != FLUSH_PAGE || (b->exec_seen[0][bit / 64] >> (bit % 64) & 1))
 		new_epoch(b, false);
 }

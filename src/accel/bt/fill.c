@@ -3,6 +3,7 @@
  * Compiled without vector registers, since they may hold the guest's.
  */
 #include "accel/bt/run.h"
+#include "accel/bt/tier.h"
 
 static enum mmu_view view_now(const struct icpu *cpu)
 {
@@ -36,6 +37,20 @@ uint8_t *bt_help_fill_lin(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64
 	struct bt_rec *rec = &b->recs[id];
 
 	return fill(b, rec, rec->lin, view_now(&b->cpu));
+}
+
+uint8_t *bt_help_window(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
+{
+	struct bt_rec *rec = &b->recs[id];
+	bool fp = b->fp_level;
+
+	if (fp)
+		bt_fp_save(b);
+	if (!tier_fault(b, rec))
+		return bt_interp_rec(b, rec);
+	if (fp)
+		bt_fp_load(b);
+	return b->rx + rec->retry;
 }
 
 /* The block at cs:rip if it is there already. */

@@ -95,9 +95,101 @@ void emit_address(struct tr *t, const struct guest_insn *g)
 		else
 			emit_lea(&t->e, wide, TEMP0, m);
 	}
-	if (seg >= 0)
+	if (seg < 0)
+		return;
+	if (t->window) { /* the flags stay */
+		emit_load_gs(&t->e, TEMP1, GS_OF(cpu.s.seg) + seg * (int)sizeof(struct x86_segment));
+		emit_lea(&t->e, !t->code32, TEMP0, (struct host_mem){ TEMP0, TEMP1, 0, 0 });
+	} else {
 		emit_op_gs(&t->e, !t->code32, 0x03, TEMP0, GS_OF(cpu.s.seg) + seg * (int)sizeof(struct x86_segment));
+	}
 }
+
+/* ---- in a window ---- */
+
+void access_clobbers(struct tr *t)
+{
+	if (!t->window)
+		flags_clobber(t);
+}
+
+void access_begin(struct tr *t, struct bt_rec *rec)
+{
+	rec->window = t->window;
+	rec->flags_host = t->window && t->flags == FLAGS_HOST;
+}
+
+void access_end(struct tr *t, struct bt_rec *rec) { rec->end = emit_at(&t->e); }
+
+static int32_t delta_at(const struct tr *t, uint64_t lin)
+{
+	unsigned slot = lin >> 39 & (WINDOW_SLOTS - 1);
+
+	return GS_OF(delta) + (int32_t)((mode_view(t->mode) * WINDOW_SLOTS + slot) * 8);
+}
+
+/* temp = the delta for the address in a register: rorx temp, reg, 39; movzx; mov temp, gs:[temp * 8 + delta]. */
+static void emit_delta(struct tr *t, unsigned temp, unsigned reg)
+{
+	struct emit *e = &t->e;
+
+	e1(e, 0xc4), e1(e, (temp >= 8 ? 0 : 0x80u) | 0x40 | (reg >= 8 ? 0 : 0x20u) | 3), e1(e, 0xfb), e1(e, 0xf0);
+	e1(e, 0xc0 | (temp & 7) << 3 | (reg & 7)), e1(e, 39);
+	e1(e, 0x45), e1(e, 0x0f), e1(e, 0xb6), e1(e, 0xc0 | (temp & 7) << 3 | (temp & 7));
+	e1(e, 0x65);
+	emit_op_mem(e, true, 0x8b, temp, (struct host_mem){ -1, (int8_t)temp, 3, delta_at(t, 0) });
+}
+
+/* The operand as a single register, when it has to leave the other free. */
+static struct host_mem folded(struct tr *t, struct host_mem m, bool fold)
+{
+	if (!fold)
+		return m;
+	emit_lea(&t->e, true, TEMP0, m);
+	return (struct host_mem){ TEMP0, -1, 0, 0 };
+}
+
+/* The address is in a register, and disp away from there. */
+static struct host_mem window_at(struct tr *t, unsigned reg, int32_t disp, bool fold)
+{
+	unsigned temp = reg == TEMP0 ? TEMP1 : TEMP0;
+
+	emit_delta(t, temp, reg);
+	return folded(t, (struct host_mem){ (int8_t)reg, (int8_t)temp, 0, disp }, fold && (reg == TEMP0 || reg == TEMP1));
+}
+
+/* All of 32-bit code's memory is in one slot. TEMP0 holds the address. */
+static struct host_mem window_32(struct tr *t, bool fold)
+{
+	emit_load_gs(&t->e, TEMP1, delta_at(t, 0));
+	return folded(t, (struct host_mem){ TEMP0, TEMP1, 0, 0 }, fold);
+}
+
+static struct host_mem window_constant(struct tr *t, uint64_t lin, bool fold)
+{
+	bool small = lin == (uint64_t)(int64_t)(int32_t)lin;
+
+	if (!small)
+		emit_imm(&t->e, TEMP1, lin);
+	emit_load_gs(&t->e, TEMP0, delta_at(t, lin));
+	if (small)
+		return (struct host_mem){ TEMP0, -1, 0, (int32_t)lin };
+	return folded(t, (struct host_mem){ TEMP0, TEMP1, 0, 0 }, fold);
+}
+
+static struct host_mem window_operand(struct tr *t, const struct guest_insn *g, bool fold)
+{
+	uint64_t lin;
+
+	if (constant_address(t, g, &lin))
+		return window_constant(t, lin, fold);
+	if (!t->code32 && g->addrsize == 8 && g->base >= 0 && g->index < 0 && based_segment(g) < 0)
+		return window_at(t, register_get(t, (unsigned)g->base, TEMP1), g->disp, fold);
+	emit_address(t, g);
+	return t->code32 ? window_32(t, fold) : window_at(t, TEMP0, 0, fold);
+}
+
+/* ---- through the soft TLB ---- */
 
 /* The displacement of a tag within an entry of the soft TLB. */
 static int32_t tag_at(const struct tr *t, bool write)
@@ -167,8 +259,29 @@ struct host_mem emit_operand(struct tr *t, const struct guest_insn *g, struct bt
 {
 	uint64_t lin;
 
+	rec->size = (uint8_t)size;
+	rec->write = write;
+	if (t->window)
+		return window_operand(t, g, fold);
 	if (constant_address(t, g, &lin) && (lin & (PAGE_SIZE - 1)) + size <= PAGE_SIZE)
 		return constant_probe(t, rec, id, lin, size, write);
 	emit_address(t, g);
 	return emit_probe(t, rec, id, size, write, fold);
+}
+
+struct host_mem emit_frame(struct tr *t, struct bt_rec *rec, uint32_t id, enum bt_frame frame, int disp, unsigned size, bool write, bool fold)
+{
+	unsigned reg = frame == FRAME_RSP ? HOST_SP : RBP;
+
+	rec->frame = (uint8_t)frame;
+	rec->lin = (uint64_t)(int64_t)disp;
+	rec->size = (uint8_t)size;
+	rec->write = write;
+	if (t->window && !t->code32)
+		return window_at(t, reg, disp, fold);
+	if (disp)
+		emit_lea(&t->e, !t->code32, TEMP0, (struct host_mem){ (int8_t)reg, -1, 0, disp });
+	else
+		emit_op_reg(&t->e, !t->code32, 0x8b, TEMP0, reg);
+	return t->window ? window_32(t, fold) : emit_probe(t, rec, id, size, write, fold);
 }

@@ -22,6 +22,11 @@ static bool rm_high(const struct guest_insn *g)
 	return !guest_mem(g) && (g->ops & GO_RM_GPR) && high_byte(g, g->rm, g->ops & (GO_BYTE | GO_RM_BYTE));
 }
 
+bool plain_windowed(const struct guest_insn *g)
+{
+	return !reg_high(g);
+}
+
 bool plain_supported(const struct guest_insn *g)
 {
 	bool mem = guest_mem(g), high = reg_high(g) || rm_high(g);
@@ -178,7 +183,7 @@ void emit_plain(struct tr *t, const struct guest_insn *g)
 	struct placed p;
 	uint32_t id;
 
-	if (mem || fp)
+	if ((mem && !t->window) || fp)
 		flags_clobber(t);
 	else if ((g->ops & GO_TRAPS) && live_before(t))
 		flags_in_image(t);
@@ -199,7 +204,11 @@ void emit_plain(struct tr *t, const struct guest_insn *g)
 	place_all(t, g, &p);
 	if (high)
 		swap_bytes(&t->e, g->reg - 4u);
+	if (mem)
+		access_begin(t, rec);
 	encode(&t->e, g, high ? g->reg - 4u : p.reg, p.rm, p.vvvv, mem ? &m : NULL);
+	if (mem)
+		access_end(t, rec);
 	if (high)
 		swap_bytes(&t->e, g->reg - 4u);
 	store_back(t, &p);

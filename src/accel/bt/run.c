@@ -3,6 +3,8 @@
  * guest's vector state stays in them while handlers run that have no use for it.
  */
 #include "accel/bt/run.h"
+#include "accel/bt/tier.h"
+#include "accel/bt/window.h"
 
 #include "accel/interp/flags.h"
 #include "base/log.h"
@@ -203,6 +205,13 @@ uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t 
 	return go_on(b, NULL, 0, false);
 }
 
+/* Stores to the page are noticed from now on. */
+static void watch(struct bt_cpu *b, uint64_t gpa)
+{
+	blocks_watch_page(&b->cpu, gpa);
+	windows_protect(bt_of(b), gpa);
+}
+
 struct bt_block *bt_make(struct bt_cpu *b)
 {
 	uint64_t lin = b->cpu.s.rip;
@@ -216,10 +225,10 @@ struct bt_block *bt_make(struct bt_cpu *b)
 	x = bt_exec_page(b, lin);
 	if (!x->host)
 		return NULL;
-	blocks_watch_page(&b->cpu, x->gpa);
+	watch(b, x->gpa);
 	block = bt_translate(b, lin, x);
 	if (block->tail)
-		blocks_watch_page(&b->cpu, block->tail);
+		watch(b, block->tail);
 	return block;
 }
 
@@ -296,6 +305,10 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 		atomic_store_explicit(&cpu->poll, 0, memory_order_seq_cst);
 		if (b->inbox.count)
 			take_inbox(b);
+		if (b->heat.count) {
+			fp_leave(b);
+			tier_work(b);
+		}
 		if (trace_on(TRACE_INT))
 			fp_leave(b);
 		if (icpu_stopped(cpu, exit))

@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include "accel/bt/bt.h"
+#include "accel/bt/tier.h"
+#include "accel/interp/flags.h"
 
 static const int faults[BT_FAULTS] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
 
@@ -43,11 +45,34 @@ static bool resume(struct bt_cpu *b, const siginfo_t *info, ucontext_t *uc)
 	rec = bt_rec_at(b, rip);
 	if (!rec)
 		return false;
-	b->stats.native_faults++;
+	if (rec->flags_host)
+		b->flags = flags_ax((uint64_t)r[REG_EFL]);
 	r[REG_RSP] -= 8;
 	*(uint64_t *)r[REG_RSP] = (uint64_t)(rec - b->recs);
-	r[REG_RIP] = (greg_t)(b->rx + b->stub_insn);
+	if (rec->window && info->si_signo == SIGSEGV) {
+		r[REG_RIP] = (greg_t)(b->rx + b->stub_window);
+	} else {
+		b->stats.native_faults++;
+		r[REG_RIP] = (greg_t)(b->rx + b->stub_insn);
+	}
 	return true;
+}
+
+/* Where translated code is just now. */
+static void on_sample(int sig, siginfo_t *info, void *context)
+{
+	struct bt_cpu *b = thread_cpu();
+	const uint8_t *rip = (const uint8_t *)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
+	uint32_t n;
+
+	if (!b || rip < b->rx + b->code_start || rip >= b->rx + b->at)
+		return;
+	n = atomic_load_explicit(&b->heat.count, memory_order_relaxed);
+	if (n == HEAT_SAMPLES)
+		return;
+	b->heat.sample[n] = (uint32_t)(rip - b->rx);
+	atomic_store_explicit(&b->heat.count, n + 1, memory_order_release);
+	atomic_store_explicit(&b->cpu.poll, 1, memory_order_release);
 }
 
 static void on_fault(int sig, siginfo_t *info, void *context)
@@ -76,7 +101,12 @@ int bt_signals_init(struct bt *bt)
 {
 	struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
 
+	struct sigaction sample = { .sa_sigaction = on_sample, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
+
 	sigemptyset(&sa.sa_mask);
+	sigfillset(&sample.sa_mask);
+	if (sigaction(BT_SAMPLE_SIGNAL, &sample, &bt->old_sample))
+		return -errno;
 	for (unsigned i = 0; i < ARRAY_LEN(faults); i++) {
 		if (sigaction(faults[i], &sa, &bt->old_action[i]))
 			return -errno;
@@ -88,6 +118,7 @@ void bt_signals_finish(struct bt *bt)
 {
 	for (unsigned i = 0; i < ARRAY_LEN(faults); i++)
 		sigaction(faults[i], &bt->old_action[i], NULL);
+	sigaction(BT_SAMPLE_SIGNAL, &bt->old_sample, NULL);
 }
 
 void bt_thread_enter(struct bt_cpu *b)
@@ -100,6 +131,7 @@ void bt_thread_enter(struct bt_cpu *b)
 
 		sigaltstack(&mine, NULL);
 	}
+	tier_thread_enter(b);
 }
 
 int bt_thread_init(struct bt_cpu *b)

@@ -3,12 +3,6 @@
 
 static unsigned opcode_register(const struct guest_insn *g) { return (g->op & 7u) | (g->rex & 1u) << 3; }
 
-/* TEMP0 = RSP + disp. */
-static void stack_address(struct tr *t, int disp)
-{
-	emit_lea(&t->e, !t->code32, TEMP0, (struct host_mem){ HOST_SP, -1, 0, disp });
-}
-
 static void stack_move(struct tr *t, int disp)
 {
 	emit_lea(&t->e, !t->code32, HOST_SP, (struct host_mem){ HOST_SP, -1, 0, disp });
@@ -38,24 +32,27 @@ static unsigned run_length(const struct tr *t, enum guest_kind a, enum guest_kin
 unsigned emit_push_run(struct tr *t)
 {
 	unsigned n = run_length(t, G_PUSH_REG, G_PUSH_IMM), size = word(t);
+	struct host_mem m;
 	struct bt_rec *rec;
 	uint32_t id;
 
-	flags_clobber(t);
+	access_clobbers(t);
 	rec = rec_new(t, &id);
 	rec->count = (uint8_t)n;
-	stack_address(t, -(int)(n * size));
-	emit_probe(t, rec, id, n * size, true, true);
+	m = emit_frame(t, rec, id, FRAME_RSP, -(int)(n * size), n * size, true, true);
+	access_begin(t, rec);
 	for (unsigned i = 0; i < n; i++) {
 		const struct guest_insn *g = &t->insn[t->at + i];
-		struct host_mem m = { TEMP0, -1, 0, (int)((n - 1 - i) * size) };
+		struct host_mem at = m;
 
+		at.disp += (int)((n - 1 - i) * size);
 		if (g->kind == G_PUSH_IMM)
-			store_imm(t, m, (uint32_t)g->imm);
+			store_imm(t, at, (uint32_t)g->imm);
 		else
-			emit_op_mem(&t->e, !t->code32, 0x89, register_get(t, opcode_register(g), TEMP1), m);
+			emit_op_mem(&t->e, !t->code32, 0x89, register_get(t, opcode_register(g), TEMP1), at);
 	}
 	stack_move(t, -(int)(n * size));
+	access_end(t, rec);
 	rec->next = emit_at(&t->e);
 	return n;
 }
@@ -63,22 +60,26 @@ unsigned emit_push_run(struct tr *t)
 unsigned emit_pop_run(struct tr *t)
 {
 	unsigned n = run_length(t, G_POP_REG, G_POP_REG), size = word(t);
+	struct host_mem m;
 	struct bt_rec *rec;
 	uint32_t id;
 
-	flags_clobber(t);
+	access_clobbers(t);
 	rec = rec_new(t, &id);
 	rec->count = (uint8_t)n;
-	stack_address(t, 0);
-	emit_probe(t, rec, id, n * size, false, true);
+	m = emit_frame(t, rec, id, FRAME_RSP, 0, n * size, false, true);
+	access_begin(t, rec);
 	for (unsigned i = 0; i < n; i++) {
 		unsigned guest = opcode_register(&t->insn[t->at + i]);
 		int host = host_register(guest);
+		struct host_mem at = m;
 
-		emit_op_mem(&t->e, !t->code32, 0x8b, host >= 0 ? (unsigned)host : TEMP1, (struct host_mem){ TEMP0, -1, 0, (int)(i * size) });
+		at.disp += (int)(i * size);
+		emit_op_mem(&t->e, !t->code32, 0x8b, host >= 0 ? (unsigned)host : TEMP1, at);
 		if (host < 0)
 			emit_store_gs(&t->e, TEMP1, gs_gpr(guest));
 	}
+	access_end(t, rec);
 	if (opcode_register(&t->insn[t->at]) != RSP)
 		stack_move(t, (int)(n * size));
 	rec->next = emit_at(&t->e);
@@ -92,20 +93,23 @@ void emit_push_mem(struct tr *t, const struct guest_insn *g)
 	struct bt_rec *rec, *second;
 	uint32_t id, id2;
 
-	flags_clobber(t);
+	access_clobbers(t);
 	rec = rec_new(t, &id);
 	if (guest_mem(g)) {
 		m = emit_operand(t, g, rec, id, size, false, false);
+		access_begin(t, rec);
 		emit_op_mem(&t->e, !t->code32, 0x8b, TEMP1, m);
+		access_end(t, rec);
 		emit_store_gs(&t->e, TEMP1, GS_OF(scratch));
 	} else {
 		emit_store_gs(&t->e, register_get(t, g->rm, TEMP1), GS_OF(scratch));
 	}
 	second = rec_new(t, &id2);
-	stack_address(t, -(int)size);
-	m = emit_probe(t, second, id2, size, true, true);
+	m = emit_frame(t, second, id2, FRAME_RSP, -(int)size, size, true, true);
 	emit_load_gs(&t->e, TEMP1, GS_OF(scratch));
+	access_begin(t, second);
 	emit_op_mem(&t->e, !t->code32, 0x89, TEMP1, m);
+	access_end(t, second);
 	stack_move(t, -(int)size);
 	rec->next = second->next = emit_at(&t->e);
 }
@@ -117,14 +121,15 @@ void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id)
 	struct host_mem m;
 	bool small = t->code32 || back == (uint64_t)(int64_t)(int32_t)back;
 
-	stack_address(t, -(int)size);
-	m = emit_probe(t, rec, id, size, true, !small);
+	m = emit_frame(t, rec, id, FRAME_RSP, -(int)size, size, true, !small);
+	access_begin(t, rec);
 	if (small) {
 		store_imm(t, m, (uint32_t)back);
 	} else {
 		emit_imm(&t->e, TEMP1, back);
 		emit_op_mem(&t->e, true, 0x89, TEMP1, m);
 	}
+	access_end(t, rec);
 	stack_move(t, -(int)size);
 }
 
@@ -140,8 +145,7 @@ void emit_pushf(struct tr *t)
 	flags_in_image(t);
 	t->flags = FLAGS_IMAGE;
 	rec = rec_new(t, &id);
-	stack_address(t, -(int)size);
-	m = emit_probe(t, rec, id, size, true, true);
+	m = emit_frame(t, rec, id, FRAME_RSP, -(int)size, size, true, true);
 	/* movzx r11d, byte gs:[flags + 1]; and r11d, 0xd5 */
 	e1(e, 0x65), e1(e, 0x44), e1(e, 0x0f), e1(e, 0xb6);
 	emit_modrm_mem(e, TEMP1, (struct host_mem){ -1, -1, 0, GS_OF(flags) + 1 });
@@ -155,7 +159,9 @@ void emit_pushf(struct tr *t)
 	emit_op_reg(e, false, 0x81, 1, TEMP1);
 	e4(e, RFLAGS_OF);
 	emit_op_gs(e, true, 0x0b, TEMP1, GS_OF(cpu.s.rflags));
+	access_begin(t, rec);
 	emit_op_mem(e, !t->code32, 0x89, TEMP1, m);
+	access_end(t, rec);
 	stack_move(t, -(int)size);
 	rec->next = emit_at(e);
 }
@@ -167,11 +173,13 @@ void emit_leave(struct tr *t)
 	struct bt_rec *rec;
 	uint32_t id;
 
-	flags_clobber(t);
+	access_clobbers(t);
 	rec = rec_new(t, &id);
-	emit_op_reg(&t->e, !t->code32, 0x8b, TEMP0, RBP);
-	m = emit_probe(t, rec, id, size, false, false);
+	m = emit_frame(t, rec, id, FRAME_RBP, 0, size, false, false);
+	access_begin(t, rec);
+	emit_op_mem(&t->e, !t->code32, 0x8b, TEMP0, m);
+	access_end(t, rec);
 	emit_lea(&t->e, !t->code32, HOST_SP, (struct host_mem){ RBP, -1, 0, (int)size });
-	emit_op_mem(&t->e, !t->code32, 0x8b, RBP, m);
+	emit_op_reg(&t->e, !t->code32, 0x8b, RBP, TEMP0);
 	rec->next = emit_at(&t->e);
 }

@@ -116,6 +116,7 @@ void bt_stubs_make(struct bt_cpu *b)
 	emit_enter(e, reload);
 	b->stub_fill = emit_helper(e, b, bt_help_fill, true, reload);
 	b->stub_fill_lin = emit_helper(e, b, bt_help_fill_lin, true, reload);
+	b->stub_window = emit_helper(e, b, bt_help_window, true, reload);
 	b->stub_insn = emit_helper(e, b, bt_help_insn, true, reload);
 	b->stub_fp = emit_helper(e, b, bt_help_fp, true, reload);
 	b->stub_exit = emit_helper(e, b, bt_help_exit, true, reload);

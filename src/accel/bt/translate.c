@@ -3,6 +3,7 @@
  * emit. There is no intermediate form.
  */
 #include "accel/bt/check.h"
+#include "accel/bt/tier.h"
 #include "accel/bt/translate.h"
 
 #include "base/log.h"
@@ -98,19 +99,20 @@ static void find_live(struct tr *t)
 }
 
 /* Whether the instruction's code destroys the flags register before it reads it. */
-static bool clobbers_first(const struct guest_insn *g)
+static bool clobbers_first(const struct guest_insn *g, bool tier2)
 {
 	switch (g->kind) {
-	case G_PLAIN: return guest_mem(g) || (g->ops & (GO_X87 | GO_SIMD));
+	case G_PLAIN: return (guest_mem(g) && !tier2) || (g->ops & (GO_X87 | GO_SIMD));
 	case G_NOP: case G_LEA: case G_JCC: case G_LOOP: case G_JMP: return false;
 	case G_SWAPGS: case G_READ_SEG: return false;
+	case G_PUSH_REG: case G_PUSH_IMM: case G_PUSH_MEM: case G_POP_REG: case G_LEAVE: return !tier2;
 	default: return true;
 	}
 }
 
-static bool reads_first(const struct guest_insn *g)
+static bool reads_first(const struct guest_insn *g, bool tier2)
 {
-	return g->kind == G_JCC || g->kind == G_LOOP || (g->kind == G_PLAIN && !guest_mem(g) && g->flags_touched) || g->flags_read;
+	return g->kind == G_JCC || g->kind == G_LOOP || (g->kind == G_PLAIN && (tier2 || !guest_mem(g)) && g->flags_touched) || g->flags_read;
 }
 
 /* The two entries: flags in the register, flags in the image. */
@@ -123,11 +125,11 @@ static void emit_entries(struct tr *t)
 	if (!t->live[0])
 		return;
 	for (unsigned i = 0; i < t->count; i++) {
-		if (clobbers_first(&t->insn[i])) {
+		if (clobbers_first(&t->insn[i], t->tier2)) {
 			save = true;
 			break;
 		}
-		if (reads_first(&t->insn[i]))
+		if (reads_first(&t->insn[i], t->tier2))
 			break;
 	}
 	if (save) {
@@ -140,10 +142,24 @@ static void emit_entries(struct tr *t)
 	}
 }
 
+static bool window_serves(const struct tr *t, const struct guest_insn *g)
+{
+	if (!t->tier2 || (t->mode & MODE_AC) || tier_is_cold(t->b, t->block->gpa + t->offset[t->at]))
+		return false;
+	switch (g->kind) {
+	case G_PLAIN: return guest_mem(g) && plain_windowed(g);
+	case G_PUSH_REG: case G_PUSH_IMM: case G_PUSH_MEM: case G_POP_REG: case G_LEAVE: case G_PUSHF:
+	case G_CALL: case G_CALL_IND: case G_JMP_IND: case G_RET:
+		return true;
+	default: return false;
+	}
+}
+
 static void emit_insn(struct tr *t)
 {
 	const struct guest_insn *g = &t->insn[t->at];
 
+	t->window = window_serves(t, g);
 	switch (g->kind) {
 	case G_INTERP: emit_interp(t, (g->ops & GO_ENDS) || !g->length); break;
 	case G_PLAIN: emit_plain(t, g); break;
@@ -304,6 +320,7 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 		next = bt_exec_known(b, t.code32 ? (uint32_t)(lin + PAGE_SIZE - offset) : lin + PAGE_SIZE - offset);
 		decode_crossing(&t, page->host + offset, PAGE_SIZE - offset, next);
 	}
+	t.block->tier2 = t.tier2 = !t.block->tail && t.count && tier_is_hot(b, t.block->gpa, b->mode);
 	find_live(&t);
 	emit_entries(&t);
 	if (t.block->tail)

@@ -29,12 +29,14 @@ struct tr {
 	struct bt_block *block;
 	uint32_t mode;    /* at this instruction */
 	bool code32, bmi2;
+	bool tier2;       /* memory operands in windows, but for instructions that are better off without */
 	unsigned count, at;
 	struct guest_insn insn[BLOCK_INSNS];
 	uint16_t offset[BLOCK_INSNS + 1];
 	uint8_t live[BLOCK_INSNS + 1]; /* GF_ that matter before each instruction */
 	uint64_t lin;     /* of this instruction */
 	enum flags_place flags;
+	bool window;      /* this instruction's memory operand is in a window */
 	uint8_t fp_checked;
 	struct later later[BLOCK_LATER];
 	unsigned laters;
@@ -67,13 +69,23 @@ void flags_in_image(struct tr *t);
 void emit_address(struct tr *t, const struct guest_insn *g);
 /* Whether it is the same wherever the block runs, and what. */
 bool constant_address(const struct tr *t, const struct guest_insn *g, uint64_t *lin);
+/* The flags register may be destroyed by an access; in a window none is. */
+void access_clobbers(struct tr *t);
+/* The record's instruction accesses memory with the code that follows, up to access_end. */
+void access_begin(struct tr *t, struct bt_rec *rec);
+void access_end(struct tr *t, struct bt_rec *rec);
 /* TEMP0 from a linear address to a host operand; TEMP1 is free afterwards when `fold`. */
 struct host_mem emit_probe(struct tr *t, struct bt_rec *rec, uint32_t id, unsigned size, bool write, bool fold);
 /* Address and probe of the instruction's memory operand. */
 struct host_mem emit_operand(struct tr *t, const struct guest_insn *g, struct bt_rec *rec, uint32_t id, unsigned size, bool write, bool fold);
 
+/* The same for what is at a frame's register and a displacement. */
+struct host_mem emit_frame(struct tr *t, struct bt_rec *rec, uint32_t id, enum bt_frame frame, int disp, unsigned size, bool write, bool fold);
+
 /* ---- plain.c ---- */
 bool plain_supported(const struct guest_insn *g);
+/* Whether its memory operand may be in a window: nothing has been changed when it faults. */
+bool plain_windowed(const struct guest_insn *g);
 void emit_plain(struct tr *t, const struct guest_insn *g);
 void emit_lea_insn(struct tr *t, const struct guest_insn *g);
 void emit_bit_string(struct tr *t, const struct guest_insn *g);

@@ -116,6 +116,16 @@ struct mmu_target {
 	bool global; /* kept over CR3 loads */
 };
 
+/* A page of RAM as the guest's tables show it to one view. */
+struct mmu_page {
+	uint64_t lin, gpa;  /* of its first byte */
+	uint64_t size;      /* of the guest's page, at most 2 MiB */
+	const struct mem_slot *slot; /* that gpa is in; a large page may lead out of it */
+	bool writable;      /* and dirty: a store needs no more notice */
+	bool global;
+	bool huge;          /* a piece of a 1 GiB page */
+};
+
 int mmu_init(struct icpu *cpu);
 void mmu_finish(struct icpu *cpu);
 static inline enum mmu_view mmu_view(const struct icpu *cpu)
@@ -126,6 +136,9 @@ static inline enum mmu_view mmu_view(const struct icpu *cpu)
 void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, struct mmu_target *t);
 /* The same without faults: whether the page is now remembered for such an access. */
 bool mmu_fill(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view);
+/* The page at lin when the access is allowed and it is RAM that may be written. With `mark` accessed and dirty bits
+ * are set; without, the page is found only if they are. No faults, and nothing is remembered. */
+bool mmu_page(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, bool mark, struct mmu_page *p);
 /* Drops what a changed memory map or a new code page has made stale. Between blocks. */
 void mmu_sync(struct icpu *cpu);
 

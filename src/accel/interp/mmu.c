@@ -179,7 +179,7 @@ void mmu_sync(struct icpu *cpu)
 
 struct walk {
 	uint64_t page;   /* physical address of the 4 KiB page */
-	bool writable, user, nx, dirty, global;
+	bool writable, user, nx, accessed, dirty, global;
 	unsigned level;  /* of the leaf: 1 for a 4 KiB page */
 	unsigned depth;  /* entries below, top first */
 	uint64_t where[4];
@@ -256,7 +256,7 @@ static void walk_start(struct walk *w)
 {
 	w->page = 0;
 	w->writable = w->user = true;
-	w->nx = w->dirty = w->global = false;
+	w->nx = w->accessed = w->dirty = w->global = false;
 	w->level = w->depth = 0;
 }
 
@@ -302,6 +302,7 @@ static int walk_tables(struct icpu *cpu, uint64_t lin, struct walk *w)
 			if (entry_size == 4 && level == 2)
 				base |= (e & 0x1fe000) << 19;
 			w->page = base | (lin & (size - 1) & ~(uint64_t)(PAGE_SIZE - 1));
+			w->accessed = (e & PTE_A) != 0;
 			w->dirty = (e & PTE_D) != 0;
 			w->global = (e & PTE_G) && (cpu->s.cr4 & CR4_PGE);
 			w->level = level;
@@ -435,6 +436,36 @@ bool mmu_fill(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view 
 	find_target(cpu, gpa, access, &t);
 	fill(cpu, lin, access, &w, &t);
 	return cpu->mmu->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE].tag[view][access] == (lin & ~(uint64_t)(PAGE_SIZE - 1));
+}
+
+bool mmu_page(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, bool mark, struct mmu_page *p)
+{
+	bool paging = cpu->s.cr0 & CR0_PG;
+	uint64_t size = PAGE_SIZE;
+	struct walk w;
+
+	walk_start(&w);
+	if (paging) {
+		if (walk_tables(cpu, lin, &w) || !rights_allow(cpu, &w, access, view))
+			return false;
+		if (!mark && !(w.accessed && (w.dirty || access != ACCESS_WRITE)))
+			return false;
+		if (mark)
+			walk_mark(cpu, access == ACCESS_WRITE, &w);
+	} else {
+		w.page = lin & ~(uint64_t)(PAGE_SIZE - 1);
+		w.dirty = w.global = true;
+	}
+	if (!paging || w.level > 1)
+		size = UINT64_C(1) << 21;
+	p->lin = lin & ~(size - 1);
+	p->gpa = w.page - ((lin & (size - 1)) & ~(uint64_t)(PAGE_SIZE - 1));
+	p->size = size;
+	p->slot = mem_find(cpu->mem, w.page);
+	p->writable = w.dirty && (!paging || rights_allow(cpu, &w, ACCESS_WRITE, view));
+	p->global = w.global;
+	p->huge = w.level > 2;
+	return p->slot && !p->slot->readonly;
 }
 
 bool mmu_probe(struct icpu *cpu, uint64_t lin, uint64_t *gpa)

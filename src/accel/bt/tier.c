@@ -1,0 +1,216 @@
+/* Finding hot code, and what becomes of instructions that windows do not serve. See tier.h. */
+#include "accel/bt/guest.h"
+#include "accel/bt/tier.h"
+#include "accel/bt/window.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SAMPLE_NS 1000000
+/* A page of code is hot when it has been met this often. */
+#define PAGE_HOT 2
+/* Blocks made hot by one sample: what it hit, and where that leads. */
+#define SPREAD 48
+/* Samples after which pages cool down, and sites get another chance. */
+#define COOL_AFTER 512
+#define FORGIVE_AFTER 4096
+/* A block may miss so often, and once more for each part of a sample that it was seen running. */
+#define MISSES_FREE 64
+#define MISSES_PER_SAMPLE 40
+/* Accesses of one instruction that windows can never serve. */
+#define USELESS_MAX 3
+
+/* ---- sampling ---- */
+
+void tier_init(struct bt *bt)
+{
+	const char *how = getenv("GUISE_BT_TIER2");
+
+	bt->tier2 = !bt->bmi2 || (how && !strcmp(how, "off")) ? TIER2_OFF : how && !strcmp(how, "always") ? TIER2_ALWAYS : TIER2_AUTO;
+}
+
+static bool timer_make(struct bt_cpu *b, pid_t tid)
+{
+	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = BT_SAMPLE_SIGNAL };
+
+	ev._sigev_un._tid = tid;
+	if (timer_create(CLOCK_THREAD_CPUTIME_ID, &ev, &b->heat.timer))
+		return false;
+	b->heat.tid = tid;
+	return true;
+}
+
+void tier_thread_leave(struct bt_cpu *b)
+{
+	if (b->heat.tid)
+		timer_delete(b->heat.timer);
+	b->heat.tid = 0;
+}
+
+void tier_thread_enter(struct bt_cpu *b)
+{
+	const struct itimerspec every = { { 0, SAMPLE_NS }, { 0, SAMPLE_NS } };
+	pid_t tid;
+
+	if (bt_of(b)->tier2 != TIER2_AUTO || !b->windows)
+		return;
+	tid = (pid_t)syscall(SYS_gettid);
+	if (tid == b->heat.tid)
+		return;
+	tier_thread_leave(b);
+	if (timer_make(b, tid))
+		timer_settime(b->heat.timer, 0, &every, NULL);
+}
+
+/* ---- heat ---- */
+
+static uint64_t mix(uint64_t gpa, uint32_t mode) { return (gpa ^ (uint64_t)mode << 48) * UINT64_C(0x9e3779b97f4a7c15) >> 40; }
+
+static bool bit_test(const uint64_t *set, uint64_t n) { return set[n / 64 % HEAT_WORDS] >> (n % 64) & 1; }
+static void bit_set(uint64_t *set, uint64_t n) { set[n / 64 % HEAT_WORDS] |= UINT64_C(1) << (n % 64); }
+
+bool tier_is_hot(const struct bt_cpu *b, uint64_t gpa, uint32_t mode)
+{
+	if (!b->windows || (mode & MODE_AC))
+		return false;
+	return bt_of(b)->tier2 == TIER2_ALWAYS || bit_test(b->heat.hot, mix(gpa, mode));
+}
+
+bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa) { return bit_test(b->heat.cold, mix(gpa, 0)); }
+
+static bool may_be_hot(const struct bt_cpu *b, const struct bt_block *k)
+{
+	return !k->dead && !k->tier2 && !k->tail && !(k->mode & MODE_AC) && !bit_test(b->heat.hot, mix(k->gpa, k->mode));
+}
+
+/* The block and those it leads to, nearest first. They are made anew when they are next looked for. */
+static void make_hot(struct bt_cpu *b, struct bt_block *first)
+{
+	struct bt_block *queue[SPREAD];
+	unsigned count = 0;
+
+	if (may_be_hot(b, first)) {
+		bit_set(b->heat.hot, mix(first->gpa, first->mode));
+		queue[count++] = first;
+	}
+	for (unsigned i = 0; i < count; i++) {
+		for (unsigned x = 0; x < queue[i]->exits && count < SPREAD; x++) {
+			struct bt_block *to = b->exits[queue[i]->first_exit + x].target;
+
+			if (!to || !may_be_hot(b, to))
+				continue;
+			bit_set(b->heat.hot, mix(to->gpa, to->mode));
+			queue[count++] = to;
+		}
+	}
+	for (unsigned i = 0; i < count; i++)
+		bt_block_kill(b, queue[i]);
+	b->stats.promoted += count;
+}
+
+static void cool_down(struct bt_cpu *b)
+{
+	struct bt_heat *h = &b->heat;
+
+	if (h->taken % COOL_AFTER == 0) {
+		for (unsigned i = 0; i < ARRAY_LEN(h->page); i++)
+			h->page[i] /= 2;
+	}
+	if (h->taken % FORGIVE_AFTER == 0) {
+		for (unsigned i = 0; i < HEAT_WORDS; i++)
+			h->cold[i] = 0;
+	}
+}
+
+static void take_sample(struct bt_cpu *b, uint32_t host)
+{
+	struct bt_block *k = bt_block_at(b, b->rx + host);
+	uint8_t *page;
+
+	b->heat.taken++;
+	cool_down(b);
+	if (!k || k->dead)
+		return;
+	if (k->tier2) {
+		k->samples++;
+		return;
+	}
+	page = &b->heat.page[mix(k->gpa & ~(uint64_t)(PAGE_SIZE - 1), 0) % ARRAY_LEN(b->heat.page)];
+	if (*page < UINT8_MAX)
+		(*page)++;
+	if (*page >= PAGE_HOT)
+		make_hot(b, k);
+}
+
+void tier_work(struct bt_cpu *b)
+{
+	unsigned n = atomic_load_explicit(&b->heat.count, memory_order_acquire);
+
+	for (unsigned i = 0; i < n; i++)
+		take_sample(b, b->heat.sample[i]);
+	atomic_store_explicit(&b->heat.count, 0, memory_order_release);
+}
+
+/* ---- misses ---- */
+
+/* Its instructions are made anew, this one with the soft TLB. */
+static void make_cold(struct bt_cpu *b, struct bt_rec *rec)
+{
+	bit_set(b->heat.cold, mix(rec->block->gpa + rec->guest, 0));
+	bt_block_kill(b, rec->block);
+	b->stats.demoted++;
+}
+
+/* The linear address of the record's access. */
+static bool address_of(struct bt_cpu *b, const struct bt_rec *rec, uint64_t *lin)
+{
+	const struct cpu_state *s = &b->cpu.s;
+	uint64_t gpa = rec->block->gpa + rec->guest, v = 0;
+	unsigned bits = rec->block->mode & MODE_CODE32 ? 32 : 64;
+	const struct mem_slot *slot = mem_find(b->cpu.mem, gpa);
+	struct guest_insn g;
+
+	if (rec->frame != FRAME_NONE) {
+		v = s->gpr[rec->frame == FRAME_RSP ? RSP : RBP] + rec->lin;
+	} else {
+		if (!slot || !guest_decode(&g, mem_slot_host(slot, gpa), PAGE_SIZE - (unsigned)(gpa & (PAGE_SIZE - 1)), bits) || !guest_mem(&g))
+			return false;
+		v = (uint64_t)(int64_t)g.disp + (g.rip_relative ? rec->block->lin + rec->guest + g.length : 0);
+		if (g.base >= 0)
+			v += s->gpr[g.base];
+		if (g.index >= 0)
+			v += s->gpr[g.index] << g.scale;
+		if (g.addrsize == 4)
+			v = (uint32_t)v;
+		if (g.seg == SEG_FS || g.seg == SEG_GS)
+			v += s->seg[g.seg].base;
+	}
+	*lin = bits == 32 ? (uint32_t)v : v;
+	return true;
+}
+
+bool tier_fault(struct bt_cpu *b, struct bt_rec *rec)
+{
+	struct bt_heat *h = &b->heat;
+	uint64_t lin = 0;
+	bool ok;
+
+	b->stats.window_faults++;
+	ok = address_of(b, rec, &lin) && !(rec == h->last_rec && lin == h->last_lin) &&
+	     windows_fill(b, lin, rec->size, rec->write, mode_view(rec->block->mode));
+	/* What a window has just been given must not miss again: whatever it is, the interpreter knows. */
+	h->last_rec = ok ? rec : NULL;
+	h->last_lin = lin;
+	if (rec->block->dead)
+		return ok;
+	rec->block->misses++;
+	if (!ok && ++rec->useless > USELESS_MAX)
+		make_cold(b, rec);
+	else if (rec->block->misses > MISSES_FREE + MISSES_PER_SAMPLE * rec->block->samples && bt_of(b)->tier2 == TIER2_AUTO)
+		make_cold(b, rec);
+	return ok;
+}

@@ -1,0 +1,26 @@
+/*
+ * Tier 2: which code is hot, and which instructions are better off without windows. Hot code is found by samples: a
+ * timer of the vCPU thread's processor time looks where it is. The blocks of a page that is met again, and those that
+ * they lead to, are translated once more with their memory operands in windows (window.h). An instruction that keeps
+ * missing goes back to the soft TLB.
+ */
+#ifndef ACCEL_BT_TIER_H
+#define ACCEL_BT_TIER_H
+
+#include "accel/bt/bt.h"
+
+/* GUISE_BT_TIER2 in the environment: off, always (everything is hot), or found out. */
+void tier_init(struct bt *bt);
+/* The samples of the thread that is about to run this vCPU. */
+void tier_thread_enter(struct bt_cpu *b);
+void tier_thread_leave(struct bt_cpu *b);
+/* What has been sampled makes blocks hot. From the run loop. */
+void tier_work(struct bt_cpu *b);
+/* Whether the block that starts at gpa is to be translated with windows. */
+bool tier_is_hot(const struct bt_cpu *b, uint64_t gpa, uint32_t mode);
+/* Whether the instruction at gpa is to use the soft TLB even so. */
+bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa);
+/* An access of the record's instruction is not in a window yet; false when the interpreter has to do it. */
+bool tier_fault(struct bt_cpu *b, struct bt_rec *rec);
+
+#endif

@@ -59,7 +59,9 @@ struct bt_rec {
 	uint8_t frame;       /* enum bt_frame: what its address counts from */
 	uint8_t useless;     /* misses that windows could not help */
 	uint32_t end;        /* of its code, when `next` is 0 */
-	uint64_t lin;        /* a constant address; of a frame, the displacement */
+	bool constant;       /* lin is the address of an access in a window */
+	int32_t disp;        /* from the frame's register */
+	uint64_t lin;        /* a constant address */
 };
 
 /* An access that no operand of the instruction names. */

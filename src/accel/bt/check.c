@@ -144,6 +144,8 @@ static bool reach_by_fault(struct checker *c, const struct state *s)
 
 		if (r->next && r->retry <= at && at < r->next && !check_resume(c, r->next, s))
 			return false;
+		if (r->window && r->retry <= at && at < (r->next ? r->next : r->end) && !check_resume(c, r->retry, s))
+			return false;
 	}
 	return true;
 }

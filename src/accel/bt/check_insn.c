@@ -56,6 +56,14 @@ static bool at_gs(const ZydisDecodedOperand *m)
 	return m->mem.segment == ZYDIS_REGISTER_GS && m->mem.base == ZYDIS_REGISTER_NONE && m->mem.index == ZYDIS_REGISTER_NONE &&
 	       m->mem.type == ZYDIS_MEMOP_TYPE_MEM;
 }
+/* A member of the windows' tables. */
+static bool at_delta(const ZydisDecodedOperand *m)
+{
+	int64_t at = m->mem.disp.value - GS_OF(delta);
+
+	return m->mem.segment == ZYDIS_REGISTER_GS && m->mem.base == ZYDIS_REGISTER_NONE && m->mem.type == ZYDIS_MEMOP_TYPE_MEM && at >= 0 &&
+	       at < (int64_t)sizeof(((struct bt_cpu *)NULL)->delta);
+}
 static bool at_table(const ZydisDecodedOperand *m)
 {
 	return m->mem.segment == ZYDIS_REGISTER_GS && m->mem.base == ZYDIS_REGISTER_R11 && m->mem.index == ZYDIS_REGISTER_NONE &&
@@ -310,9 +318,16 @@ static bool guest_memory(struct checker *c, const struct state *s, const ZydisDe
 	const struct value *base = &s->reg[TEMP0], *page = &s->reg[TEMP1];
 	bool write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE, indexed = m->mem.index != ZYDIS_REGISTER_NONE;
 	int64_t disp = m->mem.disp.value, start = 0, size = m->size / 8;
+	bool window = false;
 
-	if (m->mem.type != ZYDIS_MEMOP_TYPE_MEM || m->mem.segment != ZYDIS_REGISTER_DS || m->mem.base != ZYDIS_REGISTER_R10 ||
+	if (m->mem.type != ZYDIS_MEMOP_TYPE_MEM || m->mem.segment == ZYDIS_REGISTER_GS || m->mem.segment == ZYDIS_REGISTER_FS ||
 	    c->in.address_width != 64)
+		return check_fail(c, "a memory operand that no probe leads to");
+	if (!check_window_operand(c, s, m, &window))
+		return false;
+	if (window)
+		return bit_instruction(c) ? check_fail(c, "a bit number that may lead out of the window") : true;
+	if (m->mem.segment != ZYDIS_REGISTER_DS || m->mem.base != ZYDIS_REGISTER_R10)
 		return check_fail(c, "a memory operand that no probe leads to");
 	if (indexed) {
 		if (m->mem.index != ZYDIS_REGISTER_R11 || m->mem.scale > 1 || base->kind != V_CHECKED || page->kind != V_PAGE ||
@@ -437,13 +452,17 @@ static bool follow_value(const struct checker *c, const struct state *s, struct 
 		if (bits == 64 && is_gpr(c, 1))
 			*v = *from;
 		else if (bits == 32 && is_gpr(c, 1))
-			v->origin = from->number;
+			v->origin = from->number, v->narrow = true;
 		return bits >= 32 && is_gpr(c, 1);
 	case ZYDIS_MNEMONIC_MOVSXD:
 		v->origin = from->number;
 		v->extended = true;
 		return bits == 64 && is_gpr(c, 1);
+	case ZYDIS_MNEMONIC_MOVZX:
+		return is_gpr(c, 1) && check_window_value(c, from, v);
 	case ZYDIS_MNEMONIC_RORX:
+		if (bits == 64)
+			return is_gpr(c, 1) && check_window_value(c, from, v);
 		v->kind = V_ROTATED;
 		v->origin = from->number;
 		return bits == 32 && is_gpr(c, 1) && c->op[2].imm.value.u == PAGE_SHIFT - 6;
@@ -529,8 +548,12 @@ static bool lea(struct checker *c, struct state *s)
 	int base = check_register(m->mem.base), index = check_register(m->mem.index), to = check_register(c->op[0].reg.value);
 	struct value *v;
 
+	bool window = false;
+
 	if (to < 0 || to == RSP || base == RSP || index == RSP || m->mem.base == ZYDIS_REGISTER_RIP)
 		return check_fail(c, "an address of the host");
+	if (!check_window_lea(c, s, &window) || window)
+		return window;
 	v = &s->reg[to];
 	if (to == TEMP0 && base == TEMP0 && index == TEMP1 && v->kind == V_HOST && s->reg[TEMP1].kind == V_NEG_BITS && c->op[0].size == 64) {
 		if (m->mem.scale != s->reg[TEMP1].end || v->end != m->mem.scale || v->start || m->mem.disp.value)
@@ -542,6 +565,7 @@ static bool lea(struct checker *c, struct state *s)
 	if ((base >= 0 && !check_readable(&s->reg[base])) || (index >= 0 && !check_readable(&s->reg[index])))
 		return check_fail(c, "reads a host address or a left-over");
 	*v = check_data(c, 0);
+	v->narrow = c->op[0].size == 32;
 	return true;
 }
 
@@ -589,6 +613,8 @@ bool check_insn(struct checker *c, struct state *s)
 		return lea(c, s);
 	if (flags)
 		s->test = (struct test){ 0 };
+	if (m && at_delta(m))
+		return check_window_delta(c, s, m);
 	if (m && at_gs(m))
 		return c->in.operand_count_visible == 2 && !(c->in.attributes & ZYDIS_ATTRIB_HAS_LOCK) ? member(c, s, m)
 												      : check_fail(c, "uses a member in no known way");

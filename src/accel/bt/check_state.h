@@ -20,17 +20,22 @@ enum value_kind {
 	V_CHECKED,  /* the same, found to be in the page with `end` bytes behind it */
 	V_BITS,     /* the word that a bit string's bit `origin` is in; end: bytes of a word */
 	V_NEG_BITS,
+	V_TURNED,   /* the address `origin`, the number of its window's slot lowest */
+	V_SLOT,     /* the slot of `origin` */
 	V_SHIFTED,  /* `origin`, 16 bits up */
 	V_CANONICAL, /* the same, and down again: equal to it if that is a canonical address */
 	V_SALTED,   /* a guest address as the jump cache's tags are */
 	V_PAGE,     /* the host's page for the checked offset `origin` */
 	V_HOST,     /* host address: [start, end) from it may be accessed */
 	V_BIT_HOST, /* the same, moved back by `origin`'s words of a bit string */
+	V_DELTA,    /* what leads from `origin` to its window */
+	V_DELTA_AT, /* what leads from addresses of slot imm to their window */
+	V_WINDOW,   /* host address in a window, or one of its guard zones */
 };
 
 struct value {
 	uint8_t kind;
-	bool write, extended;
+	bool write, extended, narrow; /* narrow: 32 bits, the upper half is zero */
 	uint16_t start, end;
 	uint32_t number; /* equal numbers, equal values */
 	uint32_t origin;
@@ -107,6 +112,16 @@ static inline int32_t check_tag(const struct checker *c, const struct state *s, 
 }
 #define CHECK_HOST_AT ((int32_t)offsetof(struct tlb_entry, host))
 #define CHECK_TLB_MASK ((uint64_t)(TLB_SIZE - 1) * sizeof(struct tlb_entry))
+
+/* ---- check_window.c ---- */
+/* The results of turning an address until its slot is lowest, and of taking that out; false when it is neither. */
+bool check_window_value(const struct checker *c, const struct value *from, struct value *v);
+/* mov TEMP, gs:[delta] */
+bool check_window_delta(struct checker *c, struct state *s, const ZydisDecodedOperand *m);
+/* LEA of an address in a window. */
+bool check_window_lea(struct checker *c, struct state *s, bool *handled);
+/* A memory operand, when it is in a window: whether its record tells of it. */
+bool check_window_operand(struct checker *c, const struct state *s, const ZydisDecodedOperand *m, bool *handled);
 
 /* ---- check_flow.c ---- */
 /* The instruction in hand, when it goes elsewhere. `handled` says whether it does. */

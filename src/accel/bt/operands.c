@@ -165,10 +165,12 @@ static struct host_mem window_32(struct tr *t, bool fold)
 	return folded(t, (struct host_mem){ TEMP0, TEMP1, 0, 0 }, fold);
 }
 
-static struct host_mem window_constant(struct tr *t, uint64_t lin, bool fold)
+static struct host_mem window_constant(struct tr *t, struct bt_rec *rec, uint64_t lin, bool fold)
 {
 	bool small = lin == (uint64_t)(int64_t)(int32_t)lin;
 
+	rec->constant = true;
+	rec->lin = lin;
 	if (!small)
 		emit_imm(&t->e, TEMP1, lin);
 	emit_load_gs(&t->e, TEMP0, delta_at(t, lin));
@@ -177,12 +179,12 @@ static struct host_mem window_constant(struct tr *t, uint64_t lin, bool fold)
 	return folded(t, (struct host_mem){ TEMP0, TEMP1, 0, 0 }, fold);
 }
 
-static struct host_mem window_operand(struct tr *t, const struct guest_insn *g, bool fold)
+static struct host_mem window_operand(struct tr *t, const struct guest_insn *g, struct bt_rec *rec, bool fold)
 {
 	uint64_t lin;
 
 	if (constant_address(t, g, &lin))
-		return window_constant(t, lin, fold);
+		return window_constant(t, rec, lin, fold);
 	if (!t->code32 && g->addrsize == 8 && g->base >= 0 && g->index < 0 && based_segment(g) < 0)
 		return window_at(t, register_get(t, (unsigned)g->base, TEMP1), g->disp, fold);
 	emit_address(t, g);
@@ -262,7 +264,7 @@ struct host_mem emit_operand(struct tr *t, const struct guest_insn *g, struct bt
 	rec->size = (uint8_t)size;
 	rec->write = write;
 	if (t->window)
-		return window_operand(t, g, fold);
+		return window_operand(t, g, rec, fold);
 	if (constant_address(t, g, &lin) && (lin & (PAGE_SIZE - 1)) + size <= PAGE_SIZE)
 		return constant_probe(t, rec, id, lin, size, write);
 	emit_address(t, g);
@@ -274,7 +276,7 @@ struct host_mem emit_frame(struct tr *t, struct bt_rec *rec, uint32_t id, enum b
 	unsigned reg = frame == FRAME_RSP ? HOST_SP : RBP;
 
 	rec->frame = (uint8_t)frame;
-	rec->lin = (uint64_t)(int64_t)disp;
+	rec->disp = disp;
 	rec->size = (uint8_t)size;
 	rec->write = write;
 	if (t->window && !t->code32)

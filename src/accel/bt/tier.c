@@ -175,7 +175,7 @@ static bool address_of(struct bt_cpu *b, const struct bt_rec *rec, uint64_t *lin
 	struct guest_insn g;
 
 	if (rec->frame != FRAME_NONE) {
-		v = s->gpr[rec->frame == FRAME_RSP ? RSP : RBP] + rec->lin;
+		v = s->gpr[rec->frame == FRAME_RSP ? RSP : RBP] + (uint64_t)(int64_t)rec->disp;
 	} else {
 		if (!slot || !guest_decode(&g, mem_slot_host(slot, gpa), PAGE_SIZE - (unsigned)(gpa & (PAGE_SIZE - 1)), bits) || !guest_mem(&g))
 			return false;

@@ -574,11 +574,18 @@ static inline uint64_t load_view(struct icpu *cpu, uint64_t lin, unsigned len, e
 	}
 }
 
+/* The device may have changed the memory map, flash that takes a command for one: the loop looks before it goes on. */
+static void store_mmio(struct icpu *cpu, uint64_t gpa, unsigned len, uint64_t value)
+{
+	cpu->host->mmio_write(cpu->host->opaque, cpu->vcpu.index, gpa, len, value);
+	cpu->block_ends = true;
+}
+
 static void put_bytes(struct icpu *cpu, const struct mmu_target *t, const uint8_t *from, unsigned len)
 {
 	if (!t->host) {
 		for (unsigned i = 0; i < len; i++)
-			cpu->host->mmio_write(cpu->host->opaque, cpu->vcpu.index, t->gpa + i, 1, from[i]);
+			store_mmio(cpu, t->gpa + i, 1, from[i]);
 		return;
 	}
 	copy_bytes(t->host, from, len);
@@ -609,7 +616,7 @@ static void store_slow(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t va
 	}
 	mmu_translate(cpu, lin, ACCESS_WRITE, view, &t);
 	if (!t.host) {
-		cpu->host->mmio_write(cpu->host->opaque, cpu->vcpu.index, t.gpa, len, value & mask_bytes(len));
+		store_mmio(cpu, t.gpa, len, value & mask_bytes(len));
 		return;
 	}
 	st_le(t.host, len, value);

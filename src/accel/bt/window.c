@@ -26,8 +26,8 @@
 struct window {
 	uint8_t *base;  /* of the slot; NULL: not reserved yet */
 	uint64_t lin;   /* of the slot's first byte */
-	uint32_t first; /* of its pages, or 0 */
-	uint32_t count, globals;
+	uint32_t first[2]; /* of its pages, those that are global apart, or 0 */
+	uint32_t count;
 	uint64_t low, high; /* host offsets that have ever been mapped since it was empty */
 	uint8_t view;
 	bool used;
@@ -166,9 +166,8 @@ static void page_forget(struct bt_windows *ws, uint32_t n)
 	if (p->prev)
 		ws->page[p->prev].next = p->next;
 	else
-		w->first = p->next;
+		w->first[p->global] = p->next;
 	w->count--;
-	w->globals -= p->global;
 	p->used = false;
 	ws->stats.now--;
 	ws->stats.dropped++;
@@ -194,8 +193,8 @@ static void window_empty(struct bt_windows *ws, struct window *w)
 	/* The budget of mappings keeps this from failing; what the guest may no longer reach must not stay. */
 	if (!unmap(w, w->low, w->high - w->low))
 		g_error("the host refuses to unmap guest memory: %s", g_strerror(errno));
-	while (w->first)
-		page_forget(ws, w->first);
+	while (w->first[0] || w->first[1])
+		page_forget(ws, w->first[!w->first[0]]);
 	w->low = SLOT_SIZE;
 	w->high = 0;
 }
@@ -224,18 +223,17 @@ static uint32_t page_new(struct bt_windows *ws, unsigned window, const struct mm
 		ws->stats.evicted++;
 	}
 	*p = (struct page){ .lin = m->lin, .gpa = m->gpa, .window = (uint8_t)window, .used = true, .writable = writable,
-			    .global = m->global, .large = large, .next = w->first };
+			    .global = m->global, .large = large, .next = w->first[m->global] };
 	head = &ws->lin_hash[hash_lin(window, p->lin)];
 	p->lin_next = *head;
 	*head = n;
 	head = &ws->gpa_hash[hash_gpa(p->gpa)];
 	p->gpa_next = *head;
 	*head = n;
-	if (w->first)
-		ws->page[w->first].prev = n;
-	w->first = n;
+	if (p->next)
+		ws->page[p->next].prev = n;
+	w->first[p->global] = n;
 	w->count++;
-	w->globals += p->global;
 	ws->stats.now++;
 	ws->stats.pages++;
 	ws->stats.large += large;
@@ -467,15 +465,10 @@ static void drop_page(struct bt_windows *ws, uint64_t lin)
 
 static void drop_local(struct bt_windows *ws, struct window *w)
 {
-	if (!w->globals) {
+	if (!w->first[1])
 		window_empty(ws, w);
-		return;
-	}
-	for (uint32_t n = w->first, next; n; n = next) {
-		next = ws->page[n].next;
-		if (!ws->page[n].global)
-			page_drop(ws, n);
-	}
+	while (w->first[0])
+		page_drop(ws, w->first[0]);
 }
 
 void windows_flush(struct bt_cpu *b, enum flush_kind kind, uint64_t lin)

@@ -106,17 +106,6 @@ static uint64_t run_room(struct icpu *cpu, const struct insn *in, unsigned reg, 
 	return room;
 }
 
-/* The RAM behind a linear address that has just been read, or NULL. */
-static const uint8_t *run_source(struct icpu *cpu, uint64_t lin)
-{
-	uint64_t gpa;
-
-	if (!cpu->mem || !mmu_probe(cpu, lin, &gpa))
-		return NULL;
-	const struct mem_slot *slot = mem_find(cpu->mem, gpa);
-	return slot ? mem_slot_host(slot, gpa) : NULL;
-}
-
 static void host_movs(void *d, const void *s, uint64_t n, unsigned size)
 {
 	switch (size) {
@@ -139,24 +128,27 @@ static void host_stos(void *d, uint64_t v, uint64_t n, unsigned size)
 
 /*
  * Does a run of up to `count` elements upwards within one page each, and returns how many: 0 when it
- * must go element by element (short, MMIO, crossing). The first source element is loaded the
- * ordinary way, for its faults and accessed bit, only when it is known to be RAM: MMIO is read once.
+ * must go element by element (short, MMIO, crossing).
  */
 static uint64_t string_run(struct icpu *cpu, const struct insn *in, unsigned op, uint64_t count)
 {
 	uint64_t dst = index_linear(cpu, in, RDI, true), room = run_room(cpu, in, RDI, dst), n;
-	const uint8_t *from = NULL;
+	const void *from = NULL;
+	uint64_t src = 0;
 
 	if (op == OP_MOVS) {
-		uint64_t src = index_linear(cpu, in, RSI, false), src_room = run_room(cpu, in, RSI, src);
+		uint64_t src_room;
+
+		src = index_linear(cpu, in, RSI, false);
+		src_room = run_room(cpu, in, RSI, src);
 		room = src_room < room ? src_room : room;
-		if (room < RUN_MIN || !(from = run_source(cpu, src)))
-			return 0;
-		cpu_load(cpu, src, in->opsize);
 	}
 	n = room / in->opsize;
 	n = n < count ? n : count;
 	if (n * in->opsize < RUN_MIN)
+		return 0;
+	/* The source's fault comes before the destination's. */
+	if (op == OP_MOVS && !(from = cpu_read_ptr(cpu, src, (unsigned)(n * in->opsize))))
 		return 0;
 	void *to = cpu_rmw_ptr(cpu, dst, (unsigned)(n * in->opsize));
 	if (!to)

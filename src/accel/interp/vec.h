@@ -85,6 +85,7 @@ bool vec_feature(struct icpu *cpu, const char *name);
 struct vec_pool_head {
 	const struct vec_op *ops;
 	uint32_t generation;
+	bool xsavec; /* XRSTOR accepts the compacted form: asked at every switch of the guest's tasks */
 };
 static inline const struct vec_op *vec_op_of(struct icpu *cpu, const struct insn *in)
 {

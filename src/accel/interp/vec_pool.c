@@ -106,6 +106,7 @@ int vector_init(struct icpu *cpu)
 	interp_supported_words(v->offered.features);
 	v->head.ops = v->ops;
 	v->head.generation = 1;
+	v->head.xsavec = vec_feature(cpu, "xsavec");
 	emit_trap_exit(&exit, cpu_model_has(&v->offered, "avx"));
 	memcpy(v->writable, exit.b, exit.n);
 	v->base = v->used = (exit.n + 15) & ~15u;

@@ -272,7 +272,7 @@ static bool header_valid(struct icpu *cpu, const uint8_t *header)
 
 	if (!(comp & COMPACTED))
 		return !comp && !ld64le(header + 16) && !(bv & ~cpu->s.xcr0);
-	return vec_feature(cpu, "xsavec") && !(listed & ~cpu->s.xcr0) && !(bv & ~listed) && all_zero(header + 16, 48);
+	return ((const struct vec_pool_head *)cpu->vec)->xsavec && !(listed & ~cpu->s.xcr0) && !(bv & ~listed) && all_zero(header + 16, 48);
 }
 
 static void restore_from(struct icpu *cpu, uint64_t lin, const uint8_t *header, bool wide)

@@ -40,7 +40,7 @@ struct bt_exit {
 	uint64_t lin;
 	uint32_t site;       /* offset in the cache of the 32-bit displacement */
 	uint32_t stub;       /* where an unlinked jump goes */
-	uint32_t epoch_site; /* of the comparison with an epoch: disp32, imm32; 0 when target and block share a page */
+	uint32_t page_site;  /* of the look at `mapped`: disp32, imm32; 0 when target and block share a page */
 	bool saved_flags;    /* linked to the target's indirect entry: flags are in the image */
 };
 
@@ -79,7 +79,7 @@ struct bt_block {
 	uint16_t recs, exits;
 	uint16_t length;  /* guest bytes */
 	uint8_t insns;
-	bool dead, uses_fp, global;
+	bool dead, uses_fp;
 	bool tier2;                 /* memory operands in windows */
 	uint32_t samples, misses;   /* of tier 2: times seen running, accesses that were not in a window */
 };
@@ -102,23 +102,38 @@ static inline unsigned bt_jump_index(uint64_t lin) { return (unsigned)(lin ^ lin
 /* No address equals it in entry i, whatever the salt: it belongs to another entry (all ones to the first). */
 static inline uint64_t bt_jump_empty(unsigned i) { return i ? UINT64_MAX : 1; }
 
-#define EXEC_SIZE 256u
-/* A page that code was fetched from. */
+/*
+ * A page that code was fetched from. Whether it is still mapped so is said by `mapped`, at its number's place: the
+ * number, while it is. Jumps from page to page look there, so they outlive flushes and the switch to another address
+ * space: one look at the map makes all jumps to a page good again.
+ */
+#define EXEC_SIZE 16384u
+#define EXEC_RECENT 1024u
+#define BT_NO_EXEC UINT32_MAX
 struct bt_exec {
-	uint64_t lin; /* page, | 1 for user; ~0 none */
+	struct bt_exec *next; /* of its hash chain */
+	uint64_t lin;         /* page, | 1 for user */
 	uint64_t gpa;
 	uint8_t *host;
-	uint32_t epoch;
-	bool global;
+	uint32_t id;          /* 0: unused */
+	bool global, large;
+};
+
+/* Which of them hold, so that a flush costs no more than they did. */
+#define EXEC_LOG 2048u
+struct bt_exec_log {
+	unsigned count;
+	bool overflow;
+	uint16_t slot[EXEC_LOG];
 };
 
 #define RETURN_STACK (256u << 10)
-
-enum { EPOCH_LOCAL, EPOCH_GLOBAL };
+/* One for the supervisor's code, one for the user's; each a guard page, the stack, and some room above its first entry. */
+#define RETURN_SPACE (RETURN_STACK + 2 * PAGE_SIZE)
 
 struct bt_stats {
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidated, links, relinks, misses, slow_fill, slow_interp,
-		enters, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, promoted, demoted, window_faults;
+		enters, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, pages, promoted, demoted, window_faults;
 	uint64_t by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
 
@@ -165,7 +180,6 @@ struct bt_cpu {
 	struct mmu mmu;
 
 	/* Read by translated code and the stubs. */
-	uint32_t epoch[2];
 	uint32_t fp_level;   /* 0: the guest's vector state is in memory; 1: x87 and SSE usable in place; 2: AVX too */
 	uint32_t flags;      /* the image: AH and AL as LAHF and SETO AL leave them */
 	uint64_t salt[2];    /* supervisor, user */
@@ -173,6 +187,7 @@ struct bt_cpu {
 	uint64_t resume;
 	uint64_t c_rsp, return_sp;
 	uint8_t *lookup;     /* the mode's indirect look-up */
+	uint32_t mapped[EXEC_SIZE]; /* by a page's number: the number while the page is where it was */
 	struct bt_jump jump[4][JUMP_SIZE]; /* by MODE_USER | MODE_CODE32 */
 
 	uint64_t delta[2][WINDOW_SLOTS]; /* by view and slot: from a guest address to the host's */
@@ -187,13 +202,20 @@ struct bt_cpu {
 	uint32_t block_count, rec_count, exit_count, page_count;
 	uint32_t block_max, rec_max, exit_max, page_max;
 	struct bt_block **hash;
+	uint32_t hash_size;
 	struct bt_page **page_hash;
 	struct bt_page *pages;
-	struct bt_exec exec[EXEC_SIZE];
-	uint64_t exec_seen[2][64]; /* by a hash of the page, local and global: code ran from it in this epoch */
+	struct bt_exec exec[EXEC_SIZE], *exec_hash[EXEC_SIZE], *exec_recent[EXEC_RECENT];
+	struct bt_exec_log exec_log[2]; /* local, global */
+	uint32_t exec_last;             /* number */
+	uint64_t exec_large[8];         /* by a hash of the region of 4 MiB: pieces of large pages hold */
+	bool exec_huge;                 /* pieces of a 1 GiB page hold */
 	bool supervisor_local;     /* supervisor code ran from pages that are not global */
 
-	uint8_t *return_stack; /* guard page below */
+	uint8_t *return_stack;      /* both */
+	uint64_t returns_sp[2];     /* of the one that is not in use */
+	uint32_t returns_mode[2];   /* of the code that landings on it are in */
+	bool returns_user;          /* which is */
 	void *alt_stack;
 	uint32_t mode;
 	bool flags_in_image;   /* or in cpu.s.rflags */
@@ -244,8 +266,10 @@ void bt_jump_set(struct bt_cpu *b, const struct bt_block *block);
 /* The block, and the record of the instruction, at a host address of translated code, or NULL. */
 struct bt_block *bt_block_at(struct bt_cpu *b, const uint8_t *host);
 struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host);
-/* The return stack holds nothing any more. */
-void bt_returns_reset(struct bt_cpu *b);
+/* The return stack of a privilege holds nothing any more. */
+void bt_returns_forget(struct bt_cpu *b, bool user);
+/* To the one of the present mode. */
+void bt_returns_switch(struct bt_cpu *b);
 
 /* ---- exec.c: where code is, and what is known of the map ---- */
 /* The page of code at lin for the present privilege; raises the fetch's faults. */

@@ -10,7 +10,6 @@
 
 #include "accel/bt/translate.h"
 
-#define HASH_SIZE 65536u
 #define PAGE_HASH_SIZE 16384u
 /* Bytes of code for which one block, record, exit is provided. */
 #define BYTES_PER_BLOCK 160u
@@ -50,11 +49,11 @@ static bool map_code(struct bt_cpu *b)
 	return b->rw && b->rx;
 }
 
-/* A guard page, the stack, and some room above the first entry. */
 static bool map_returns(struct bt_cpu *b)
 {
-	b->return_stack = reserve(RETURN_STACK + 2 * PAGE_SIZE);
-	return b->return_stack && !mprotect(b->return_stack, PAGE_SIZE, PROT_NONE);
+	b->return_stack = reserve(2 * RETURN_SPACE);
+	return b->return_stack && !mprotect(b->return_stack, PAGE_SIZE, PROT_NONE) &&
+	       !mprotect(b->return_stack + RETURN_SPACE, PAGE_SIZE, PROT_NONE);
 }
 
 int bt_cache_init(struct bt_cpu *b, size_t bytes)
@@ -66,11 +65,14 @@ int bt_cache_init(struct bt_cpu *b, size_t bytes)
 	b->rec_max = (uint32_t)(b->code_size / BYTES_PER_REC);
 	b->exit_max = (uint32_t)(b->code_size / BYTES_PER_EXIT);
 	b->page_max = (uint32_t)(b->code_size / BYTES_PER_PAGE);
+	/* Two for a block. */
+	for (b->hash_size = 1; b->hash_size < 2 * b->block_max;)
+		b->hash_size *= 2;
 	b->blocks = reserve(b->block_max * sizeof(*b->blocks));
 	b->recs = reserve(b->rec_max * sizeof(*b->recs));
 	b->exits = reserve(b->exit_max * sizeof(*b->exits));
 	b->pages = reserve(b->page_max * sizeof(*b->pages));
-	b->hash = reserve(HASH_SIZE * sizeof(*b->hash));
+	b->hash = reserve(b->hash_size * sizeof(*b->hash));
 	b->page_hash = reserve(PAGE_HASH_SIZE * sizeof(*b->page_hash));
 	if (!b->blocks || !b->recs || !b->exits || !b->pages || !b->hash || !b->page_hash || !map_code(b) || !map_returns(b))
 		return -ENOMEM;
@@ -96,23 +98,39 @@ void bt_cache_finish(struct bt_cpu *b)
 	release(b->recs, b->rec_max * sizeof(*b->recs));
 	release(b->exits, b->exit_max * sizeof(*b->exits));
 	release(b->pages, b->page_max * sizeof(*b->pages));
-	release(b->hash, HASH_SIZE * sizeof(*b->hash));
+	release(b->hash, b->hash_size * sizeof(*b->hash));
 	release(b->page_hash, PAGE_HASH_SIZE * sizeof(*b->page_hash));
-	release(b->return_stack, RETURN_STACK + 2 * PAGE_SIZE);
+	release(b->return_stack, 2 * RETURN_SPACE);
 }
 
-void bt_returns_reset(struct bt_cpu *b)
+void bt_returns_forget(struct bt_cpu *b, bool user)
 {
-	uint64_t *top = (uint64_t *)(b->return_stack + PAGE_SIZE + RETURN_STACK);
+	uint64_t *top = (uint64_t *)(b->return_stack + (user ? RETURN_SPACE : 0) + PAGE_SIZE + RETURN_STACK);
 
 	*top = (uint64_t)(b->rx + b->stub_bottom);
-	b->return_sp = (uint64_t)top;
+	*(user == b->returns_user ? &b->return_sp : &b->returns_sp[user]) = (uint64_t)top;
+}
+
+void bt_returns_switch(struct bt_cpu *b)
+{
+	bool user = b->mode & MODE_USER;
+	uint32_t mode = b->mode & ~(uint32_t)MODE_AC;
+
+	if (user != b->returns_user) {
+		b->returns_sp[!user] = b->return_sp;
+		b->return_sp = b->returns_sp[user];
+		b->returns_user = user;
+	}
+	/* A landing goes on in the mode of its call. */
+	if (b->returns_mode[user] != mode)
+		bt_returns_forget(b, user);
+	b->returns_mode[user] = mode;
 }
 
 void bt_cache_flush(struct bt_cpu *b)
 {
 	free_insns(b);
-	memset(b->hash, 0, HASH_SIZE * sizeof(*b->hash));
+	memset(b->hash, 0, b->hash_size * sizeof(*b->hash));
 	memset(b->page_hash, 0, PAGE_HASH_SIZE * sizeof(*b->page_hash));
 	for (unsigned m = 0; m < 4; m++) {
 		for (unsigned i = 0; i < JUMP_SIZE; i++)
@@ -121,7 +139,8 @@ void bt_cache_flush(struct bt_cpu *b)
 	b->at = b->code_start;
 	b->block_count = b->exit_count = b->page_count = 0;
 	b->rec_count = 0;
-	bt_returns_reset(b);
+	bt_returns_forget(b, false);
+	bt_returns_forget(b, true);
 	b->stats.flushes++;
 }
 
@@ -134,16 +153,16 @@ void bt_cache_reserve(struct bt_cpu *b)
 
 /* ---- look-up ---- */
 
-static unsigned hash_of(uint64_t lin, uint64_t gpa, uint32_t mode)
+static unsigned hash_of(const struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode)
 {
 	uint64_t h = (lin ^ (gpa >> PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)mode << 40) * UINT64_C(0xff51afd7ed558ccd);
 
-	return (unsigned)(h >> 40) % HASH_SIZE;
+	return (unsigned)(h >> 32) & (b->hash_size - 1);
 }
 
 struct bt_block *bt_block_find(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode)
 {
-	struct bt_block *k = b->hash[hash_of(lin, gpa, mode)];
+	struct bt_block *k = b->hash[hash_of(b, lin, gpa, mode)];
 
 	while (k && (k->lin != lin || k->gpa != gpa || k->mode != mode))
 		k = k->hash_next;
@@ -182,7 +201,7 @@ static struct bt_page *page_get(struct bt_cpu *b, uint64_t gpa)
 
 void bt_block_add(struct bt_cpu *b, struct bt_block *block)
 {
-	struct bt_block **place = &b->hash[hash_of(block->lin, block->gpa, block->mode)];
+	struct bt_block **place = &b->hash[hash_of(b, block->lin, block->gpa, block->mode)];
 	struct bt_page *p = page_get(b, block->gpa & ~(uint64_t)(PAGE_SIZE - 1));
 
 	block->hash_next = *place;
@@ -233,16 +252,25 @@ struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host)
 
 /* ---- jumps between blocks ---- */
 
+/* The page that the target is in must be where it is now. */
+static void link_page(struct bt_cpu *b, const struct bt_exit *e, const struct bt_block *target)
+{
+	const struct bt_exec *x = bt_exec_known(b, target->lin);
+	uint32_t id = x ? x->id : BT_NO_EXEC, disp = (uint32_t)GS_OF(mapped) + id % EXEC_SIZE * 4, now;
+
+	memcpy(&now, b->rw + e->page_site + 4, 4);
+	if (now == id)
+		return;
+	memcpy(b->rw + e->page_site, &disp, 4);
+	memcpy(b->rw + e->page_site + 4, &id, 4);
+}
+
 void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target)
 {
 	if (e->block->dead)
 		return;
-	if (e->epoch_site) {
-		uint32_t which = target->global ? EPOCH_GLOBAL : EPOCH_LOCAL, disp = (uint32_t)GS_OF(epoch) + which * 4;
-
-		memcpy(b->rw + e->epoch_site, &disp, 4);
-		memcpy(b->rw + e->epoch_site + 4, &b->epoch[which], 4);
-	}
+	if (e->page_site)
+		link_page(b, e, target);
 	if (e->target == target)
 		return;
 	if (e->target) {
@@ -264,8 +292,6 @@ void bt_jump_set(struct bt_cpu *b, const struct bt_block *block)
 
 	if (block->mode & MODE_AC)
 		return;
-	if (!(block->mode & MODE_USER) && !block->global)
-		b->supervisor_local = true;
 	j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)][bt_jump_index(block->lin)];
 	j->tag = block->lin ^ b->salt[block->mode & MODE_USER ? 1 : 0];
 	j->target = b->rx + block->indirect;
@@ -288,7 +314,7 @@ static void drop_jump(struct bt_cpu *b, const struct bt_block *block)
 
 void bt_block_kill(struct bt_cpu *b, struct bt_block *block)
 {
-	struct bt_block **p = &b->hash[hash_of(block->lin, block->gpa, block->mode)];
+	struct bt_block **p = &b->hash[hash_of(b, block->lin, block->gpa, block->mode)];
 
 	if (block->dead)
 		return;

@@ -55,8 +55,8 @@ static void state_join(struct state *into, const struct state *s, uint32_t at)
 	into->landing |= s->landing;
 	if (into->level > s->level)
 		into->level = s->level;
-	if (into->epoch != s->epoch)
-		into->epoch = -1;
+	if (into->page != s->page)
+		into->page = -1;
 	if (into->jump != s->jump)
 		into->jump = 0;
 	if (memcmp(&into->test, &s->test, sizeof(s->test)))
@@ -86,7 +86,7 @@ bool check_reach(struct checker *c, uint32_t at, const struct state *s)
 /* At an entry: guest registers hold the guest's data, the others anything. */
 static struct state unknown(uint32_t at, const struct root *r)
 {
-	struct state s = { .seen = true, .ac = r->ac, .level = r->level, .landing = r->landing, .pushed = -1, .epoch = -1, .tag_at = -1 };
+	struct state s = { .seen = true, .ac = r->ac, .level = r->level, .landing = r->landing, .pushed = -1, .page = -1, .tag_at = -1 };
 	uint32_t number = 0x80000000u | at * 32;
 
 	for (unsigned i = 0; i < 16; i++) {

@@ -164,8 +164,8 @@ static bool exit_taken(struct checker *c, struct state *s, int32_t id, uint32_t 
 
 	if (s->landing && (s->test.kind || s->jump != UINT32_MAX))
 		return check_fail(c, "a return's address has not been compared");
-	if (cross != (e->epoch_site != 0) || (cross && s->epoch != id))
-		return check_fail(c, "goes to another page without its epoch");
+	if (cross != (e->page_site != 0) || (cross && s->page != id))
+		return check_fail(c, "goes to another page without a look where it is");
 	if (e->lin <= c->block->lin && !s->polled && !s->landing)
 		return check_fail(c, "goes back without a look at what waits");
 	if (!way_at(c, e->stub, &w) || w.id != id || (w.stub != c->b->stub_exit && w.stub != c->b->stub_exit_flags))
@@ -192,6 +192,22 @@ static bool call_returns(struct checker *c, const struct state *s)
 
 /* ---- conditional jumps ---- */
 
+/* The number is that of the page of lin at gpa, or of none any more. */
+static bool page_is(const struct checker *c, uint32_t id, uint64_t lin, uint64_t gpa)
+{
+	const struct bt_exec *x = &c->b->exec[id % EXEC_SIZE];
+	uint64_t key = (lin & ~(uint64_t)(PAGE_SIZE - 1)) | ((c->block->mode & MODE_USER) != 0);
+
+	if (c->block->mode & MODE_CODE32)
+		key &= UINT32_MAX;
+	return x->id != id || (x->lin == key && x->gpa == (gpa & ~(uint64_t)(PAGE_SIZE - 1)));
+}
+
+static bool exit_page(const struct checker *c, const struct bt_exit *e, uint32_t id)
+{
+	return !e->target || page_is(c, id, e->lin, e->target->gpa);
+}
+
 /* The tests of the translator's own, each with the condition and the way that belong to it. */
 static bool test_failed(struct checker *c, struct state *s, const struct way *w)
 {
@@ -212,10 +228,11 @@ static bool test_failed(struct checker *c, struct state *s, const struct way *w)
 		return c->in.mnemonic == ZYDIS_MNEMONIC_JZ && rec && w->stub == b->stub_insn;
 	case T_IRQ: case T_TSD: case T_CANONICAL:
 		return unequal && rec && w->stub == b->stub_insn;
-	case T_EPOCH:
+	case T_PAGE:
 		if (w->stub == b->stub_cross)
-			return unequal && rec && c->block->tail;
-		return unequal && w->id >= 0 && w->id == exit_behind(c) && w->stub == b->stub_exit && (int32_t)b->exits[w->id].epoch_site == s->test.at;
+			return unequal && rec && c->block->tail && page_is(c, (uint32_t)s->test.imm, c->block->lin + PAGE_SIZE, c->block->tail);
+		return unequal && w->id >= 0 && w->id == exit_behind(c) && w->stub == b->stub_exit && (int32_t)b->exits[w->id].page_site == s->test.at &&
+		       exit_page(c, &b->exits[w->id], (uint32_t)s->test.imm);
 	case T_POLL:
 		return unequal && (w->id < 0 ? w->stub == b->stub_miss : w->id == exit_behind(c) && w->stub == b->stub_poll);
 	case T_LANDING:
@@ -249,9 +266,9 @@ static void test_passed(struct checker *c, struct state *s, const struct way *w)
 	case T_LEVEL: s->level = (uint8_t)t.imm; break;
 	case T_TSD: s->no_tsd = true; break;
 	case T_BASES: s->bases = true; break;
-	case T_EPOCH:
+	case T_PAGE:
 		if (w->stub == c->b->stub_exit)
-			s->epoch = w->id;
+			s->page = w->id;
 		break;
 	case T_POLL: s->polled = true; break;
 	case T_LANDING: s->jump = UINT32_MAX; break;

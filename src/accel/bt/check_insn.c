@@ -176,7 +176,7 @@ static bool may_read(const struct checker *c, int64_t disp, unsigned size)
 		{ GS_OF(flags), 4, 1 }, { GS_OF(flags) + 1, 1, 1 }, { GS_OF(scratch), 8, 1 }, { GS_OF(cpu.s.rflags), 8, 1 },
 		{ GS_OF(cpu.s.kernel_gs_base), 8, 1 }, { GS_OF(cpu.s.cr4), 1, 1 }, { GS_OF(cpu.s.tsc_offset), 8, 1 },
 		{ GS_OF(cpu.s.tsc_aux), 4, 1 }, { GS_OF(cpu.irq), 4, 1 }, { GS_OF(cpu.poll), 4, 1 }, { GS_OF(fp_level), 4, 1 },
-		{ GS_OF(epoch), 4, 2 }, { GS_OF(salt), 8, 2 },
+		{ GS_OF(salt), 8, 2 },
 	};
 	const int32_t segments = GS_OF(cpu.s.seg), one = (int32_t)sizeof(struct x86_segment);
 
@@ -253,8 +253,8 @@ static bool compare_member(struct checker *c, struct state *s, int64_t disp, uns
 		return check_fail(c, "compares with what is not constant");
 	if (compare && disp == GS_OF(fp_level) && (t.imm == 1 || t.imm == 2))
 		t.kind = T_LEVEL;
-	else if (compare && (disp == GS_OF(epoch) || disp == GS_OF(epoch) + 4))
-		t.kind = T_EPOCH, t.at = (int32_t)(c->block->host + c->at + c->in.raw.disp.offset);
+	else if (compare && disp == GS_OF(mapped) + (int32_t)((uint32_t)t.imm % EXEC_SIZE * 4))
+		t.kind = T_PAGE, t.at = (int32_t)(c->block->host + c->at + c->in.raw.disp.offset);
 	else if (compare && disp == GS_OF(cpu.poll) && t.imm == 0)
 		t.kind = T_POLL;
 	else if (compare && disp == GS_OF(cpu.irq) && t.imm == 0)

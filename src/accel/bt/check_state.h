@@ -43,7 +43,7 @@ struct value {
 };
 
 /* What the last comparison compared. */
-enum test_kind { T_NONE, T_OFFSET, T_TAG, T_LEVEL, T_EPOCH, T_POLL, T_LANDING, T_JUMP, T_TSD, T_BASES, T_CANONICAL, T_IRQ, T_BIT };
+enum test_kind { T_NONE, T_OFFSET, T_TAG, T_LEVEL, T_PAGE, T_POLL, T_LANDING, T_JUMP, T_TSD, T_BASES, T_CANONICAL, T_IRQ, T_BIT };
 struct test {
 	uint8_t kind;
 	bool write;
@@ -58,7 +58,7 @@ struct state {
 	bool seen, ac, polled, landing, no_tsd, bases, tag_write;
 	uint8_t level;      /* of the vector unit, that is surely the guest's */
 	int32_t pushed;     /* an id on the host's stack, or -1 */
-	int32_t epoch;      /* the exit whose epoch is the present one, or -1 */
+	int32_t page;       /* the exit whose page was found to be where it was, or -1 */
 	int32_t tag_at;     /* an entry of the soft TLB whose tag has been compared, or -1 */
 	uint16_t tag_start, tag_end;
 	uint32_t expect;    /* the stub that a failed test or an exit was found to lead to */

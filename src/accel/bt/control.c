@@ -12,15 +12,15 @@ static struct bt_exit *exit_new(struct tr *t, uint64_t lin, bool saved, uint32_t
 	return x;
 }
 
-/* Another page's address may lead elsewhere after the map has changed: jumps to it are good for an epoch. */
-static uint32_t epoch_check(struct tr *t, struct bt_exit *x, uint32_t id)
+/* Another page's address may lead elsewhere after the map has changed: jumps to it look whether it has not. */
+static uint32_t page_check(struct tr *t, struct bt_exit *x, uint32_t id)
 {
 	struct emit *e = &t->e;
 
 	e1(e, 0x65), e1(e, 0x81);
-	emit_modrm_mem(e, 7, (struct host_mem){ -1, -1, 0, GS_OF(epoch) });
-	x->epoch_site = emit_at(e) - 4;
-	e4(e, UINT32_MAX);
+	emit_modrm_mem(e, 7, (struct host_mem){ -1, -1, 0, GS_OF(mapped) + (int32_t)(BT_NO_EXEC % EXEC_SIZE * 4) });
+	x->page_site = emit_at(e) - 4;
+	e4(e, BT_NO_EXEC);
 	later_add(t, LATER_EXIT, emit_jcc(e, CC_NE, 0), id, 0, 0);
 	return t->laters - 1;
 }
@@ -43,7 +43,7 @@ void emit_exit(struct tr *t, uint64_t lin, bool poll, uint8_t live)
 		later_add(t, LATER_POLL, emit_jcc(&t->e, CC_NE, 0), id, 0, 0);
 	}
 	if (cross)
-		epoch_check(t, x, id);
+		page_check(t, x, id);
 	x->site = emit_jmp(&t->e, 0);
 	later_add(t, live && t->flags == FLAGS_HOST ? LATER_EXIT_FLAGS : LATER_EXIT, x->site, id, 0, 0);
 }
@@ -164,7 +164,7 @@ static void emit_landing(struct tr *t)
 	later_add(t, LATER_LOOKUP, emit_jcc(&t->e, CC_NE, 0), lookup_index(t), 0, 0);
 	x = exit_new(t, back, true, &id);
 	if (cross)
-		epoch_check(t, x, id);
+		page_check(t, x, id);
 	x->site = emit_jmp(&t->e, 0);
 	later_add(t, LATER_EXIT, x->site, id, 0, 0);
 }
@@ -230,7 +230,7 @@ static void emit_call_insn(struct tr *t, const struct guest_insn *g)
 		polled = t->laters;
 	}
 	if (cross)
-		stale = epoch_check(t, x, xid) + 1;
+		stale = page_check(t, x, xid) + 1;
 	x->site = emit_call(&t->e, 0);
 	later_add(t, LATER_EXIT, x->site, xid, 0, 0);
 	if (polled)

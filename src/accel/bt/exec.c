@@ -5,56 +5,136 @@
 #include "accel/bt/bt.h"
 #include "accel/bt/window.h"
 
-static unsigned seen_bit(uint64_t lin)
-{
-	uint64_t page = lin >> PAGE_SHIFT;
-
-	return (unsigned)(page ^ page >> 12) & 4095;
-}
-
-static struct bt_exec *exec_slot(struct bt_cpu *b, uint64_t lin)
-{
-	return &b->exec[(lin >> PAGE_SHIFT) % EXEC_SIZE];
-}
-
-static bool exec_valid(const struct bt_cpu *b, const struct bt_exec *x, uint64_t key)
-{
-	return x->lin == key && x->epoch == b->epoch[x->global ? EPOCH_GLOBAL : EPOCH_LOCAL];
-}
-
 static uint64_t exec_key(const struct bt_cpu *b, uint64_t lin)
 {
 	return (lin & ~(uint64_t)(PAGE_SIZE - 1)) | (b->cpu.cpl == 3);
 }
 
-static void take_page(struct bt_cpu *b, uint64_t lin, struct bt_exec *x)
+static bool exec_holds(const struct bt_cpu *b, const struct bt_exec *x)
+{
+	return b->mapped[x->id % EXEC_SIZE] == x->id;
+}
+
+/* By the page alone, so that INVLPG finds both privileges'. */
+static struct bt_exec **exec_place(struct bt_cpu *b, uint64_t key)
+{
+	uint64_t page = key >> PAGE_SHIFT;
+
+	return &b->exec_hash[(page ^ page >> 12 ^ page >> 24) % EXEC_SIZE];
+}
+
+static struct bt_exec **exec_recent(struct bt_cpu *b, uint64_t key)
+{
+	return &b->exec_recent[((key >> PAGE_SHIFT) ^ (key & 1) << 9) % EXEC_RECENT];
+}
+
+static void exec_drop(struct bt_cpu *b, struct bt_exec *x)
+{
+	struct bt_exec **p = exec_place(b, x->lin);
+
+	while (*p != x)
+		p = &(*p)->next;
+	*p = x->next;
+	p = exec_recent(b, x->lin);
+	if (*p == x)
+		*p = NULL;
+}
+
+/* A place for another page: the oldest that does not hold now. Numbers are never given twice. */
+static struct bt_exec *exec_new(struct bt_cpu *b)
+{
+	struct bt_exec *x;
+
+	for (unsigned tries = 0;; tries++) {
+		if (++b->exec_last == BT_NO_EXEC)
+			b->exec_last = EXEC_SIZE;
+		x = &b->exec[b->exec_last % EXEC_SIZE];
+		if (!x->id || !exec_holds(b, x) || tries >= EXEC_SIZE)
+			break;
+	}
+	if (x->id)
+		exec_drop(b, x);
+	b->mapped[b->exec_last % EXEC_SIZE] = 0;
+	x->id = b->exec_last;
+	return x;
+}
+
+static struct bt_exec *exec_get(struct bt_cpu *b, uint64_t key, uint64_t gpa)
+{
+	struct bt_exec **place = exec_place(b, key), *x = *place;
+
+	while (x && (x->lin != key || x->gpa != gpa))
+		x = x->next;
+	if (x)
+		return x;
+	x = exec_new(b);
+	x->lin = key;
+	x->gpa = gpa;
+	x->next = *place;
+	*place = x;
+	return x;
+}
+
+static unsigned region_bit(uint64_t lin)
+{
+	uint64_t region = lin >> 22; /* large pages of 2 and of 4 MiB alike */
+
+	return (unsigned)(region ^ region >> 9) & 511;
+}
+
+/* Noted for the flush that ends it. */
+static void exec_hold(struct bt_cpu *b, struct bt_exec *x)
+{
+	struct bt_exec_log *log = &b->exec_log[x->global];
+
+	if (exec_holds(b, x))
+		return;
+	b->mapped[x->id % EXEC_SIZE] = x->id;
+	if (log->count < EXEC_LOG)
+		log->slot[log->count++] = (uint16_t)(x->id % EXEC_SIZE);
+	else
+		log->overflow = true;
+}
+
+static struct bt_exec *take_page(struct bt_cpu *b, uint64_t lin)
 {
 	struct mmu_target t;
-	unsigned bit = seen_bit(lin);
+	struct bt_exec *x;
 
 	mmu_translate(&b->cpu, lin, ACCESS_EXEC, b->cpu.cpl == 3 ? VIEW_USER : VIEW_SUPERVISOR, &t);
-	x->lin = exec_key(b, lin);
-	x->gpa = t.gpa & ~(uint64_t)(PAGE_SIZE - 1);
+	x = exec_get(b, exec_key(b, lin), t.gpa & ~(uint64_t)(PAGE_SIZE - 1));
 	x->host = t.host ? t.host - (lin & (PAGE_SIZE - 1)) : NULL;
+	if (x->global != t.global)
+		b->mapped[x->id % EXEC_SIZE] = 0;
 	x->global = t.global;
-	x->epoch = b->epoch[t.global ? EPOCH_GLOBAL : EPOCH_LOCAL];
-	b->exec_seen[t.global][bit / 64] |= UINT64_C(1) << (bit % 64);
+	x->large = t.level > 1;
+	if (t.level > 2)
+		b->exec_huge = true;
+	else if (t.level > 1)
+		b->exec_large[region_bit(lin) / 64] |= UINT64_C(1) << (region_bit(lin) % 64);
+	if (!t.global && b->cpu.cpl != 3)
+		b->supervisor_local = true;
+	exec_hold(b, x);
+	b->stats.pages++;
+	return x;
 }
 
 const struct bt_exec *bt_exec_page(struct bt_cpu *b, uint64_t lin)
 {
-	struct bt_exec *x = exec_slot(b, lin);
+	uint64_t key = exec_key(b, lin);
+	struct bt_exec **recent = exec_recent(b, key);
 
-	if (!exec_valid(b, x, exec_key(b, lin)))
-		take_page(b, lin, x);
-	return x;
+	if (!*recent || (*recent)->lin != key || !exec_holds(b, *recent))
+		*recent = take_page(b, lin);
+	return *recent;
 }
 
 const struct bt_exec *bt_exec_known(struct bt_cpu *b, uint64_t lin)
 {
-	const struct bt_exec *x = exec_slot(b, lin);
+	uint64_t key = exec_key(b, lin);
+	const struct bt_exec *x = *exec_recent(b, key);
 
-	return exec_valid(b, x, exec_key(b, lin)) && x->host ? x : NULL;
+	return x && x->lin == key && exec_holds(b, x) && x->host ? x : NULL;
 }
 
 const uint8_t *bt_exec_peek(struct bt_cpu *b, uint64_t lin)
@@ -64,9 +144,9 @@ const uint8_t *bt_exec_peek(struct bt_cpu *b, uint64_t lin)
 	return x ? x->host + (lin & (PAGE_SIZE - 1)) : NULL;
 }
 
-/* ---- epochs ---- */
+/* ---- flushes ---- */
 
-/* A salt no tag was made with yet: its upper bits make linear addresses of another epoch differ. */
+/* A salt no tag was made with yet: its upper bits make linear addresses of before differ. */
 static void new_salt(struct bt_cpu *b, unsigned which)
 {
 	uint64_t s = (b->salt[which] >> 48) + 1;
@@ -81,32 +161,87 @@ static void new_salt(struct bt_cpu *b, unsigned which)
 	b->salt[which] = s << 48;
 }
 
-static void new_epoch(struct bt_cpu *b, bool global)
+/* Jumps and returns of a privilege that were made by what is not sure any more. */
+static void forget_jumps(struct bt_cpu *b, bool user)
 {
-	unsigned which = global ? EPOCH_GLOBAL : EPOCH_LOCAL;
+	new_salt(b, user);
+	bt_returns_forget(b, user);
+}
 
-	b->epoch[which]++;
-	for (unsigned i = 0; i < 64; i++)
-		b->exec_seen[which][i] = 0;
-	new_salt(b, 1);
-	if (global || b->supervisor_local) {
-		new_salt(b, 0);
-		b->supervisor_local = false;
+static void let_go(struct bt_cpu *b, bool global)
+{
+	struct bt_exec_log *log = &b->exec_log[global];
+
+	if (log->overflow) {
+		for (unsigned i = 0; i < EXEC_SIZE; i++) {
+			if (b->exec[i].global == global)
+				b->mapped[i] = 0;
+		}
 	}
-	bt_returns_reset(b);
+	for (unsigned i = 0; i < log->count; i++)
+		b->mapped[log->slot[i]] = 0;
+	log->count = 0;
+	log->overflow = false;
+}
+
+static void flush_local(struct bt_cpu *b)
+{
+	let_go(b, false);
+	forget_jumps(b, true);
+	if (b->supervisor_local)
+		forget_jumps(b, false);
+	b->supervisor_local = false;
+}
+
+static void flush_all(struct bt_cpu *b)
+{
+	let_go(b, true);
+	let_go(b, false);
+	forget_jumps(b, true);
+	forget_jumps(b, false);
+	b->supervisor_local = b->exec_huge = false;
+	for (unsigned i = 0; i < ARRAY_LEN(b->exec_large); i++)
+		b->exec_large[i] = 0;
+}
+
+static void let_page_go(struct bt_cpu *b, const struct bt_exec *x)
+{
+	if (!exec_holds(b, x))
+		return;
+	b->mapped[x->id % EXEC_SIZE] = 0;
+	forget_jumps(b, x->lin & 1);
+}
+
+static void flush_page(struct bt_cpu *b, uint64_t lin)
+{
+	unsigned bit = region_bit(lin);
+
+	for (struct bt_exec *x = *exec_place(b, lin); x; x = x->next) {
+		if (!((x->lin ^ lin) >> PAGE_SHIFT))
+			let_page_go(b, x);
+	}
+	if (!b->exec_huge && !(b->exec_large[bit / 64] >> (bit % 64) & 1))
+		return;
+	/* It may be any of a large page's pieces. */
+	for (unsigned i = 0; i < EXEC_SIZE; i++) {
+		struct bt_exec *x = &b->exec[i];
+
+		if (x->large && (b->exec_huge || !((x->lin ^ lin) >> 22)))
+			let_page_go(b, x);
+	}
 }
 
 void bt_flushed(struct icpu *cpu, enum flush_kind kind, uint64_t lin)
 {
 	struct bt_cpu *b = (struct bt_cpu *)cpu;
-	unsigned bit = seen_bit(lin);
 
-	if (kind == FLUSH_ALL || (kind == FLUSH_PAGE && (b->exec_seen[1][bit / 64] >> (bit % 64) & 1)))
-		new_epoch(b, true);
 	if (b->windows)
 		windows_flush(b, kind, lin);
-	if (kind != FLUSH_PAGE || (b->exec_seen[0][bit / 64] >> (bit % 64) & 1))
-		new_epoch(b, false);
+	switch (kind) {
+	case FLUSH_ALL: flush_all(b); break;
+	case FLUSH_LOCAL: flush_local(b); break;
+	case FLUSH_PAGE: flush_page(b, lin); break;
+	}
 }
 
 /* ---- modes ---- */
@@ -174,6 +309,6 @@ void bt_mode_update(struct bt_cpu *b)
 		return;
 	b->mode = mode;
 	if (change & ~(uint32_t)MODE_AC)
-		bt_returns_reset(b);
+		bt_returns_switch(b);
 	b->lookup = b->rx + (mode & MODE_AC ? b->stub_miss : b->stub_lookup[mode & (MODE_USER | MODE_CODE32)]);
 }

@@ -53,16 +53,21 @@ uint8_t *bt_help_window(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t
 	return b->rx + rec->retry;
 }
 
-/* The block at cs:rip if it is there already. */
-static struct bt_block *find(struct bt_cpu *b)
+/* The block at cs:rip if it is there already; perhaps it is `likely`. */
+static struct bt_block *find(struct bt_cpu *b, struct bt_block *likely)
 {
-	uint64_t lin = b->cpu.s.rip;
+	uint64_t lin = b->cpu.s.rip, gpa;
 	const struct bt_exec *x;
 
 	if (b->mode & MODE_NONE || (uint64_t)((int64_t)(lin << 16) >> 16) != lin)
 		return NULL;
 	x = bt_exec_page(b, lin);
-	return x->host ? bt_block_find(b, lin, x->gpa + (lin & (PAGE_SIZE - 1)), b->mode) : NULL;
+	gpa = x->gpa + (lin & (PAGE_SIZE - 1));
+	if (!x->host)
+		return NULL;
+	if (likely && likely->gpa == gpa && likely->mode == b->mode)
+		return likely;
+	return bt_block_find(b, lin, gpa, b->mode);
 }
 
 uint8_t *bt_find_code(struct bt_cpu *b)
@@ -72,7 +77,7 @@ uint8_t *bt_find_code(struct bt_cpu *b)
 	if (atomic_load_explicit(&b->cpu.poll, memory_order_acquire))
 		return NULL;
 	bt_mode_update(b);
-	block = find(b);
+	block = find(b, NULL);
 	if (!block)
 		block = bt_make(b);
 	if (!block)
@@ -99,7 +104,7 @@ uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 	if (b->cpu.stepping)
 		return NULL;
 	bt_mode_update(b);
-	block = find(b);
+	block = find(b, e->target);
 	if (block && e->target == block)
 		b->stats.relinks++;
 	if (!block)

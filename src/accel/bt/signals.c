@@ -36,9 +36,9 @@ static bool resume(struct bt_cpu *b, const siginfo_t *info, ucontext_t *uc)
 
 	if (rip < b->rx || rip >= b->rx + b->at)
 		return false;
-	if (info->si_signo == SIGSEGV && at >= b->return_stack && at < b->return_stack + PAGE_SIZE) {
+	if (info->si_signo == SIGSEGV && at >= b->return_stack && at < b->return_stack + 2 * RETURN_SPACE) {
 		/* The oldest entries are forgotten: their returns are looked up. */
-		bt_returns_reset(b);
+		bt_returns_forget(b, b->returns_user);
 		r[REG_RSP] = (greg_t)b->return_sp;
 		return true;
 	}

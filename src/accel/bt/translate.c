@@ -229,8 +229,8 @@ static void emit_tail_check(struct tr *t, const struct bt_exec *next)
 	flags_clobber(t);
 	rec_new(t, &id);
 	e1(e, 0x65), e1(e, 0x81);
-	emit_modrm_mem(e, 7, (struct host_mem){ -1, -1, 0, GS_OF(epoch) + (next->global ? EPOCH_GLOBAL : EPOCH_LOCAL) * 4 });
-	e4(e, next->epoch);
+	emit_modrm_mem(e, 7, (struct host_mem){ -1, -1, 0, GS_OF(mapped) + (int32_t)(next->id % EXEC_SIZE * 4) });
+	e4(e, next->id);
 	later_add(t, LATER_CROSS, emit_jcc(e, CC_NE, 0), id, 0, 0);
 }
 
@@ -314,7 +314,7 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	t.e = (struct emit){ b->rw + b->at, b->rw };
 	t.block = &b->blocks[b->block_count++];
 	*t.block = (struct bt_block){ .lin = lin, .gpa = page->gpa + offset, .mode = b->mode, .host = b->at, .first_rec = b->rec_count,
-				      .first_exit = b->exit_count, .global = page->global };
+				      .first_exit = b->exit_count };
 	decode(&t, page->host + offset, PAGE_SIZE - offset);
 	if (!t.count) {
 		next = bt_exec_known(b, t.code32 ? (uint32_t)(lin + PAGE_SIZE - offset) : lin + PAGE_SIZE - offset);

@@ -114,6 +114,7 @@ struct mmu_target {
 	uint8_t *host;
 	const struct mem_slot *slot;
 	bool global; /* kept over CR3 loads */
+	unsigned level; /* more than 1: a piece of a large page */
 };
 
 /* A page of RAM as the guest's tables show it to one view. */

@@ -416,6 +416,7 @@ void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_
 		gpa = w.page | (lin & (PAGE_SIZE - 1));
 	}
 	t->global = !(cpu->s.cr0 & CR0_PG) || w.global;
+	t->level = w.level;
 	find_target(cpu, gpa, access, t);
 	fill(cpu, lin, access, &w, t);
 }

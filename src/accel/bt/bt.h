@@ -59,10 +59,18 @@ struct bt_rec {
 	uint8_t frame;       /* enum bt_frame: what its address counts from */
 	uint8_t useless;     /* misses that windows could not help */
 	uint32_t end;        /* of its code, when `next` is 0 */
+	uint16_t x87;        /* what FOP becomes; above it the operand's segment, and whether there is one */
+	uint16_t released;   /* by a return, of the stack behind the address */
+	bool is_return;
+	uint8_t align;       /* a store faults, and touches no page, when its address has a bit of these */
 	bool constant;       /* lin is the address of an access in a window */
 	int32_t disp;        /* from the frame's register */
 	uint64_t lin;        /* a constant address */
 };
+
+#define REC_NONE UINT32_MAX
+#define X87_SEG 11
+#define X87_OPERAND 0x8000u
 
 /* An access that no operand of the instruction names. */
 enum bt_frame { FRAME_NONE, FRAME_RSP, FRAME_RBP };
@@ -185,6 +193,9 @@ struct bt_cpu {
 	uint64_t salt[2];    /* supervisor, user */
 	uint64_t scratch;
 	uint64_t resume;
+	uint32_t branch;     /* the record of the indirect jump or return that is looked up */
+	uint32_t x87_last;   /* of the last x87 instruction since the state was loaded, or REC_NONE */
+	uint64_t x87_data;   /* and its operand's address */
 	uint64_t c_rsp, return_sp;
 	uint8_t *lookup;     /* the mode's indirect look-up */
 	uint32_t mapped[EXEC_SIZE]; /* by a page's number: the number while the page is where it was */
@@ -240,6 +251,8 @@ struct bt {
 	enum bt_tier2 { TIER2_OFF, TIER2_AUTO, TIER2_ALWAYS } tier2;
 	struct sigaction old_action[BT_FAULTS], old_sample;
 };
+
+static inline bool bt_canonical(uint64_t lin) { return (uint64_t)((int64_t)(lin << 16) >> 16) == lin; }
 
 /* GS displacement of a member. */
 #define GS_OF(member) ((int32_t)(offsetof(struct bt_cpu, member) - offsetof(struct bt_cpu, mmu)))

@@ -52,6 +52,8 @@ static void state_join(struct state *into, const struct state *s, uint32_t at)
 	into->polled &= s->polled;
 	into->no_tsd &= s->no_tsd;
 	into->bases &= s->bases;
+	into->noted &= s->noted;
+	into->canonical &= s->canonical;
 	into->landing |= s->landing;
 	if (into->level > s->level)
 		into->level = s->level;
@@ -86,7 +88,9 @@ bool check_reach(struct checker *c, uint32_t at, const struct state *s)
 /* At an entry: guest registers hold the guest's data, the others anything. */
 static struct state unknown(uint32_t at, const struct root *r)
 {
-	struct state s = { .seen = true, .ac = r->ac, .level = r->level, .landing = r->landing, .pushed = -1, .page = -1, .tag_at = -1 };
+	struct state s = {
+		.seen = true, .ac = r->ac, .level = r->level, .landing = r->landing, .canonical = r->canonical, .pushed = -1, .page = -1, .tag_at = -1,
+	};
 	uint32_t number = 0x80000000u | at * 32;
 
 	for (unsigned i = 0; i < 16; i++) {
@@ -107,11 +111,12 @@ bool check_resume(struct checker *c, uint32_t at, const struct state *s)
 		return check_fail(c, "goes on where no instruction of the block starts");
 	was = *r;
 	if (!r->seen)
-		*r = (struct root){ true, s->ac, s->landing, s->level };
+		*r = (struct root){ true, s->ac, s->landing, s->canonical, s->level };
 	if (r->ac != s->ac || r->landing != s->landing)
 		return check_fail(c, "ways meet with different privilege, or a return with none");
 	if (r->level > s->level)
 		r->level = s->level;
+	r->canonical &= s->canonical;
 	c->again |= memcmp(r, &was, sizeof(was)) != 0;
 	return true;
 }

@@ -67,7 +67,7 @@ static bool rec_fits(const struct checker *c, int32_t id, uint32_t at)
 	return !r->next || r->next > at;
 }
 
-/* What stands behind the block for a failed test: [call over; jmp landing;] [push id;] jmp stub. */
+/* What stands behind the block for a failed test: [call over; jmp landing;] [the branch noted;] [push id;] jmp stub. */
 struct way {
 	int32_t id; /* or -1 */
 	uint32_t stub;
@@ -76,6 +76,7 @@ struct way {
 
 static bool way_at(const struct checker *c, uint32_t at, struct way *w)
 {
+	static const uint8_t note[] = { 0x65, 0xc7, 0x04, 0x25 };
 	const uint8_t *p = c->b->rw + at;
 
 	*w = (struct way){ .id = -1 };
@@ -90,6 +91,10 @@ static bool way_at(const struct checker *c, uint32_t at, struct way *w)
 		return true;
 	}
 	p = c->b->rw + at;
+	if (!memcmp(p, note, sizeof(note)) && (int32_t)disp32(c, at + sizeof(note)) == GS_OF(branch)) {
+		at += sizeof(note) + 8;
+		p += sizeof(note) + 8;
+	}
 	if (p[0] == 0x68) {
 		w->id = (int32_t)disp32(c, at + 1);
 		at += PUSH_SIZE;
@@ -266,6 +271,7 @@ static void test_passed(struct checker *c, struct state *s, const struct way *w)
 	case T_LEVEL: s->level = (uint8_t)t.imm; break;
 	case T_TSD: s->no_tsd = true; break;
 	case T_BASES: s->bases = true; break;
+	case T_CANONICAL: s->canonical = true; break;
 	case T_PAGE:
 		if (w->stub == c->b->stub_exit)
 			s->page = w->id;
@@ -346,6 +352,17 @@ static bool is_landing(const struct checker *c, uint32_t at)
 	return check_inside(c, at) && c->root[at - c->block->host].landing && at < c->block->host + c->at;
 }
 
+/* In case that its target is not canonical: a return that has landed elsewhere was noted by whoever returned. */
+static bool branch_known(struct checker *c, const struct state *s)
+{
+	return s->noted || s->landing || (c->block->mode & MODE_CODE32) || check_fail(c, "looks up the target of an unknown branch");
+}
+
+static bool canonical_known(struct checker *c, const struct state *s)
+{
+	return s->canonical || (c->block->mode & MODE_CODE32) || check_fail(c, "calls an address that may not be canonical");
+}
+
 static bool jump(struct checker *c, struct state *s)
 {
 	uint32_t to = target_of(c);
@@ -359,7 +376,7 @@ static bool jump(struct checker *c, struct state *s)
 		return exit_taken(c, s, id, to);
 	if (s->landing && is_landing(c, to))
 		return s->reg[TEMP0].kind == V_DATA && check_resume(c, to, s);
-	return address_stub(c, s, to);
+	return branch_known(c, s) && address_stub(c, s, to);
 }
 
 static bool call(struct checker *c, struct state *s)
@@ -373,7 +390,7 @@ static bool call(struct checker *c, struct state *s)
 		return check_reach(c, to, s) && call_returns(c, s);
 	if (to != c->b->stub_miss)
 		return check_fail(c, "calls what it may not");
-	return address_stub(c, s, to) && call_returns(c, s);
+	return canonical_known(c, s) && address_stub(c, s, to) && call_returns(c, s);
 }
 
 /* By the jump cache. */
@@ -387,7 +404,7 @@ static bool through_cache(struct checker *c, struct state *s, bool calls)
 		return check_fail(c, "goes by an entry whose tag has not been compared");
 	if (!s->polled)
 		return check_fail(c, "goes on without a look at what waits");
-	return !calls || call_returns(c, s);
+	return !calls || (canonical_known(c, s) && call_returns(c, s));
 }
 
 bool check_flow(struct checker *c, struct state *s, bool *handled)
@@ -411,7 +428,7 @@ bool check_flow(struct checker *c, struct state *s, bool *handled)
 	case ZYDIS_CATEGORY_RET:
 		if (c->in.opcode != 0xc3 || c->in.length != 1 || !check_readable(&s->reg[TEMP0]))
 			return check_fail(c, "returns otherwise than with a guest address");
-		return true;
+		return branch_known(c, s);
 	default:
 		*handled = false;
 		return true;

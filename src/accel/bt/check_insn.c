@@ -197,7 +197,7 @@ static bool may_write(const struct checker *c, const struct state *s, int64_t di
 
 	if (disp == GS_OF(flags))
 		return size == 4;
-	if (disp == GS_OF(scratch))
+	if (disp == GS_OF(scratch) || disp == GS_OF(x87_data))
 		return size == 8;
 	if (is_base(disp))
 		return size == 8 && wide && (swapgs || s->bases);
@@ -218,6 +218,8 @@ static bool move_member(struct checker *c, struct state *s, const ZydisDecodedOp
 		return check_fail(c, store ? "stores to where it may not" : "reads where it may not");
 	if (store && !check_readable(&s->reg[reg]))
 		return check_fail(c, "stores a host address or a left-over");
+	if (store && is_base(disp))
+		s->canonical = false;
 	if (store && slot >= 0)
 		s->slot[slot] = s->reg[reg];
 	else if (!store && slot >= 0)
@@ -271,6 +273,17 @@ static bool compare_member(struct checker *c, struct state *s, int64_t disp, uns
 	return true;
 }
 
+/* The number of a record of the block's. */
+static bool note(struct checker *c, struct state *s, const ZydisDecodedOperand *m)
+{
+	uint32_t n = is_imm(c, 1) ? (uint32_t)c->op[1].imm.value.u - c->block->first_rec : UINT32_MAX;
+
+	if (c->in.mnemonic != ZYDIS_MNEMONIC_MOV || m != &c->op[0] || n >= c->block->recs)
+		return check_fail(c, "notes what is no record of this block");
+	s->noted |= m->mem.disp.value == GS_OF(branch);
+	return true;
+}
+
 static bool member(struct checker *c, struct state *s, const ZydisDecodedOperand *m)
 {
 	int64_t disp = m->mem.disp.value;
@@ -283,6 +296,8 @@ static bool member(struct checker *c, struct state *s, const ZydisDecodedOperand
 		return salt(c, s, disp);
 	if (disp == GS_OF(cpu.s.rflags) && m == &c->op[0] && size == 4 && is_imm(c, 1))
 		return rflags_change(c, s);
+	if ((disp == GS_OF(branch) || disp == GS_OF(x87_last)) && size == 4)
+		return note(c, s, m);
 	switch (c->in.mnemonic) {
 	case ZYDIS_MNEMONIC_MOV: return move_member(c, s, m);
 	case ZYDIS_MNEMONIC_CMP: case ZYDIS_MNEMONIC_TEST: return compare_member(c, s, disp, size);

@@ -56,6 +56,8 @@ enum { SLOT_R10, SLOT_R11, SLOT_R15, SLOTS };
 
 struct state {
 	bool seen, ac, polled, landing, no_tsd, bases, tag_write;
+	bool noted;         /* the branch whose target is about to be looked up */
+	bool canonical;     /* the target of the call to come */
 	uint8_t level;      /* of the vector unit, that is surely the guest's */
 	int32_t pushed;     /* an id on the host's stack, or -1 */
 	int32_t page;       /* the exit whose page was found to be where it was, or -1 */
@@ -69,7 +71,7 @@ struct state {
 
 /* Where control comes from outside, by a helper, a return or an entry: no more is known there than this. */
 struct root {
-	bool seen, ac, landing;
+	bool seen, ac, landing, canonical;
 	uint8_t level;
 };
 

@@ -169,8 +169,8 @@ static void emit_landing(struct tr *t)
 	later_add(t, LATER_EXIT, x->site, id, 0, 0);
 }
 
-/* Goes to the guest address in TEMP0; as a call, back to the landing behind. */
-static void emit_indirect(struct tr *t, bool call)
+/* Goes to the guest address in TEMP0; as a call, back to the landing behind. A jump's record is noted when it is looked up. */
+static void emit_indirect(struct tr *t, bool call, uint32_t id)
 {
 	struct emit *e = &t->e;
 	unsigned mode = lookup_index(t);
@@ -179,6 +179,8 @@ static void emit_indirect(struct tr *t, bool call)
 	uint32_t polled, missed;
 
 	if (!paired(t)) {
+		if (!t->code32)
+			emit_note(t, GS_OF(branch), id);
 		emit_jmp(e, t->b->stub_miss);
 		return;
 	}
@@ -198,8 +200,8 @@ static void emit_indirect(struct tr *t, bool call)
 	missed = emit_jcc(e, CC_NE, 0);
 	e1(e, 0x65);
 	emit_op_mem(e, false, 0xff, call ? 2 : 4, (struct host_mem){ TEMP1, -1, 0, table + 8 });
-	later_add(t, call ? LATER_CALL_MISS : LATER_MISS, polled, 0, 0, emit_at(e));
-	later_add(t, call ? LATER_CALL_SALTED : LATER_SALTED, missed, (uint32_t)salt, 0, emit_at(e));
+	later_add(t, call ? LATER_CALL_MISS : LATER_MISS, polled, 0, id, emit_at(e));
+	later_add(t, call ? LATER_CALL_SALTED : LATER_SALTED, missed, (uint32_t)salt, id, emit_at(e));
 	if (call)
 		emit_landing(t);
 }
@@ -270,11 +272,13 @@ static void emit_call_ind(struct tr *t, const struct guest_insn *g)
 	t->flags = FLAGS_IMAGE;
 	rec = rec_new(t, &id);
 	emit_target(t, g, rec, id);
+	if (!t->code32)
+		emit_canonical(t, id); /* it faults before it pushes */
 	emit_store_gs(&t->e, TEMP0, GS_OF(scratch));
 	second = rec_new(t, &id2);
 	emit_push_return(t, second, id2);
 	emit_load_gs(&t->e, TEMP0, GS_OF(scratch));
-	emit_indirect(t, true);
+	emit_indirect(t, true, id);
 }
 
 static void emit_jmp_ind(struct tr *t, const struct guest_insn *g)
@@ -286,7 +290,7 @@ static void emit_jmp_ind(struct tr *t, const struct guest_insn *g)
 	t->flags = FLAGS_IMAGE;
 	rec = rec_new(t, &id);
 	emit_target(t, g, rec, id);
-	emit_indirect(t, false);
+	emit_indirect(t, false, id);
 }
 
 static void emit_ret(struct tr *t, const struct guest_insn *g)
@@ -299,11 +303,15 @@ static void emit_ret(struct tr *t, const struct guest_insn *g)
 	flags_in_image(t);
 	t->flags = FLAGS_IMAGE;
 	rec = rec_new(t, &id);
+	rec->is_return = true;
+	rec->released = (uint16_t)g->imm;
 	m = emit_frame(t, rec, id, FRAME_RSP, 0, size, false, false);
 	access_begin(t, rec);
 	emit_op_mem(&t->e, !t->code32, 0x8b, TEMP0, m);
 	access_end(t, rec);
 	emit_lea(&t->e, !t->code32, HOST_SP, (struct host_mem){ HOST_SP, -1, 0, (int)(size + (g->imm & 0xffff)) });
+	if (!t->code32)
+		emit_note(t, GS_OF(branch), id);
 	if (paired(t))
 		e1(&t->e, 0xc3);
 	else

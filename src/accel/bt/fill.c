@@ -15,10 +15,9 @@ static enum mmu_view view_now(const struct icpu *cpu)
 static uint8_t *fill(struct bt_cpu *b, struct bt_rec *rec, uint64_t lin, enum mmu_view view)
 {
 	bool whole = (lin & (PAGE_SIZE - 1)) + rec->size <= PAGE_SIZE;
-	bool canonical = (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
 
 	b->stats.slow_fill++;
-	if (whole && canonical && mmu_fill(&b->cpu, lin, rec->write ? ACCESS_WRITE : ACCESS_READ, view))
+	if (whole && !(lin & rec->align) && bt_canonical(lin) && mmu_fill(&b->cpu, lin, rec->write ? ACCESS_WRITE : ACCESS_READ, view))
 		return b->rx + rec->retry;
 	return bt_interp_rec(b, rec);
 }
@@ -59,7 +58,7 @@ static struct bt_block *find(struct bt_cpu *b, struct bt_block *likely)
 	uint64_t lin = b->cpu.s.rip, gpa;
 	const struct bt_exec *x;
 
-	if (b->mode & MODE_NONE || (uint64_t)((int64_t)(lin << 16) >> 16) != lin)
+	if (b->mode & MODE_NONE || !bt_canonical(lin))
 		return NULL;
 	x = bt_exec_page(b, lin);
 	gpa = x->gpa + (lin & (PAGE_SIZE - 1));
@@ -118,8 +117,20 @@ uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 	return b->rx + block->indirect;
 }
 
+/* The branch faults, not what is fetched: it is undone and left to the interpreter. */
+static uint8_t *branch_out(struct bt_cpu *b)
+{
+	struct bt_rec *rec = &b->recs[b->branch];
+
+	if (rec->is_return)
+		b->cpu.s.gpr[RSP] -= 8u + rec->released;
+	return bt_interp_rec(b, rec);
+}
+
 uint8_t *bt_help_miss(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unused)
 {
+	if (!(b->mode & MODE_CODE32) && !bt_canonical(lin))
+		return branch_out(b);
 	b->cpu.s.rip = lin;
 	b->stats.misses++;
 	return bt_continue(b);

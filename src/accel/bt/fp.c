@@ -4,7 +4,10 @@
  */
 #include "accel/bt/bt.h"
 
-enum { AT_FCW = 0, AT_FOP = 6, AT_FIP = 8, AT_MXCSR = 24, AT_MXCSR_MASK = 28, AT_BV = 512 };
+enum {
+	AT_FCW = 0, AT_FOP = 6, AT_FIP = 8, AT_FDP = 16, AT_MXCSR = 24, AT_MXCSR_MASK = 28,
+	AT_FCS = 464, AT_FDS = 466, AT_BV = 512, /* the selectors as the interpreter keeps them */
+};
 #define MXCSR_DEFAULT 0x1f80u
 #define MXCSR_MASKS 0x1f80u
 #define FCW_MASKS 0x3fu
@@ -20,16 +23,35 @@ unsigned bt_fp_load(struct bt_cpu *b)
 	    (ld16le(x + AT_FCW) & FCW_MASKS) != FCW_MASKS)
 		return 0;
 	b->xsave_bv = x[AT_BV];
+	b->x87_last = REC_NONE;
 	__asm__ volatile("xrstor64 %0" : : "m"(*x), "a"(7), "d"(0) : "memory");
 	b->fp_level = bt_of(b)->avx && (cpu->s.cr4 & CR4_OSXSAVE) && (cpu->s.xcr0 & 6) == 6 ? 2 : 1;
 	b->stats.fp_loads++;
 	return b->fp_level;
 }
 
+/* The x87's pointers, from the last instruction that translated code has noted. */
+static void note_x87(struct bt_cpu *b, uint8_t *x)
+{
+	const struct bt_rec *rec = &b->recs[b->x87_last];
+	const struct x86_segment *seg = b->cpu.s.seg;
+	uint64_t lin = rec->block->lin + rec->guest;
+
+	st16le(x + AT_FOP, rec->x87 & 0x7ff);
+	st64le(x + AT_FIP, rec->block->mode & MODE_CODE32 ? (uint32_t)lin : lin);
+	st16le(x + AT_FCS, seg[SEG_CS].selector);
+	if (rec->x87 & X87_OPERAND) {
+		st64le(x + AT_FDP, b->x87_data);
+		st16le(x + AT_FDS, seg[rec->x87 >> X87_SEG & 7].selector);
+	}
+}
+
 void bt_fp_save(struct bt_cpu *b)
 {
 	static const uint32_t mxcsr = MXCSR_DEFAULT;
 	uint8_t *x = b->cpu.s.xsave;
+	uint16_t fop = ld16le(x + AT_FOP);
+	uint64_t fip = ld64le(x + AT_FIP), fdp = ld64le(x + AT_FDP);
 
 	__asm__ volatile("xsave64 %0" : "+m"(*x) : "a"(7), "d"(0) : "memory");
 	__asm__ volatile("fninit; ldmxcsr %0" : : "m"(mxcsr));
@@ -37,9 +59,12 @@ void bt_fp_save(struct bt_cpu *b)
 		__asm__ volatile("vzeroupper" : : : "memory");
 	x[AT_BV] = b->xsave_bv;
 	st32le(x + AT_MXCSR_MASK, 0xffff);
-	/* Addresses of ours, if any. */
-	memset(x + AT_FOP, 0, 2);
-	memset(x + AT_FIP, 0, 16);
+	/* The unit's own are addresses of the host, if any. */
+	st16le(x + AT_FOP, fop);
+	st64le(x + AT_FIP, fip);
+	st64le(x + AT_FDP, fdp);
+	if (b->x87_last != REC_NONE)
+		note_x87(b, x);
 	b->fp_level = 0;
 	b->stats.fp_saves++;
 }

@@ -440,6 +440,18 @@ static const uint8_t x87_memory[8][8] = {
 	{ 2, 0x82, 0x82, 0x82, 10, 8, 0x8a, 0x88 },
 };
 
+/* By opcode: which register forms exist, a byte for each reg with a bit for each rm. */
+static const uint64_t x87_registers[8] = {
+	UINT64_MAX,
+	0xffff7f33ff01ffff,
+	0x00000200ffffffff,
+	0x00ffff00ffffffff,
+	UINT64_MAX,
+	0x0000ffffffffffff,
+	0xffffffff02ffffff,
+	0x00ffff01ffffffff,
+};
+
 void guest_x87(struct guest_insn *g)
 {
 	unsigned n = g->reg & 7;
@@ -456,7 +468,7 @@ void guest_x87(struct guest_insn *g)
 		g->ops |= m & 0x80 ? GO_RM_W : GO_RM_R;
 		return;
 	}
-	if (g->op == 0xdb && n == 4) {
+	if (!(x87_registers[g->op & 7] >> (n * 8 + (g->rm & 7)) & 1)) {
 		g->kind = G_INTERP;
 	} else if ((g->op == 0xda || g->op == 0xdb) && n < 4) {
 		g->flags_read = GF_ALL; /* FCMOV */

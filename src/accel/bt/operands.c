@@ -29,6 +29,26 @@ struct bt_rec *rec_new(struct tr *t, uint32_t *id)
 	return r;
 }
 
+void emit_note(struct tr *t, int32_t member, uint32_t id)
+{
+	e1(&t->e, 0x65), e1(&t->e, 0xc7);
+	emit_modrm_mem(&t->e, 0, (struct host_mem){ -1, -1, 0, member });
+	e4(&t->e, id);
+}
+
+void emit_canonical(struct tr *t, uint32_t id)
+{
+	struct emit *e = &t->e;
+
+	emit_mov(e, TEMP1, TEMP0);
+	emit_op_reg(e, true, 0xc1, 4, TEMP1); /* shl, sar */
+	e1(e, 16);
+	emit_op_reg(e, true, 0xc1, 7, TEMP1);
+	e1(e, 16);
+	emit_op_reg(e, true, 0x3b, TEMP1, TEMP0);
+	later_add(t, LATER_INSN, emit_jcc(e, CC_NE, 0), id, 0, 0);
+}
+
 void later_add(struct tr *t, enum later_kind kind, uint32_t site, uint32_t id, uint64_t lin, uint32_t back)
 {
 	t->later[t->laters++] = (struct later){ site, id, back, lin, kind };

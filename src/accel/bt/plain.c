@@ -27,6 +27,12 @@ bool plain_windowed(const struct guest_insn *g)
 	return !reg_high(g);
 }
 
+/* Their operand must be aligned, which not every host enforces. */
+static bool sha_memory(const struct guest_insn *g)
+{
+	return guest_mem(g) && !g->vex && ((g->map == 2 && g->op >= 0xc8 && g->op <= 0xcd) || (g->map == 3 && g->op == 0xcc));
+}
+
 bool plain_supported(const struct guest_insn *g)
 {
 	bool mem = guest_mem(g), high = reg_high(g) || rm_high(g);
@@ -49,6 +55,8 @@ bool plain_supported(const struct guest_insn *g)
 		if (in_memory(guest[i]) && !again && !temps--)
 			return false;
 	}
+	if (sha_memory(g))
+		return false;
 	/* The trick for high bytes beside memory would disturb CMPXCHG's own AL. */
 	return !(high && mem && g->map == 1 && g->op == 0xb0);
 }
@@ -173,6 +181,35 @@ static void swap_bytes(struct emit *e, unsigned reg)
 	e1(e, 0xc0 | (reg + 4) << 3 | reg);
 }
 
+static uint8_t store_alignment(const struct guest_insn *g)
+{
+	bool aligned = g->op == 0x29 || g->op == 0x2b || g->op == 0xe7 || (g->op == 0x7f && g->rep != 0xf3);
+
+	return (g->ops & GO_SIMD) && (g->ops & GO_RM_W) && g->map == 1 && aligned && g->mem_size >= 16 ? (uint8_t)(g->mem_size - 1) : 0;
+}
+
+/* All but the control instructions set the x87's pointers (SDM 1, 8.1.8). */
+static bool sets_pointers(const struct guest_insn *g)
+{
+	bool control = guest_mem(g) ? (g->op == 0xd9 || g->op == 0xdd) && (g->reg & 7) == 7 : g->op == 0xdf && (g->reg & 7) == 4;
+
+	return (g->ops & GO_X87) && !control;
+}
+
+static void emit_x87_note(struct tr *t, const struct guest_insn *g, struct bt_rec *rec, uint32_t id)
+{
+	rec->x87 = (uint16_t)((g->op & 7) << 8 | g->mod << 6 | (g->reg & 7) << 3 | (g->rm & 7));
+	if (guest_mem(g)) {
+		struct guest_insn offset = *g;
+
+		rec->x87 |= (uint16_t)(X87_OPERAND | guest_segment(g) << X87_SEG);
+		offset.seg = -1;
+		emit_address(t, &offset);
+		emit_store_gs(&t->e, TEMP0, GS_OF(x87_data));
+	}
+	emit_note(t, GS_OF(x87_last), id);
+}
+
 void emit_plain(struct tr *t, const struct guest_insn *g)
 {
 	bool mem = guest_mem(g), fp = (g->ops & (GO_X87 | GO_SIMD)) && t->fp_checked < (g->ops & GO_AVX ? 2 : 1);
@@ -187,7 +224,7 @@ void emit_plain(struct tr *t, const struct guest_insn *g)
 		flags_clobber(t);
 	else if ((g->ops & GO_TRAPS) && live_before(t))
 		flags_in_image(t);
-	if (mem || fp || (g->ops & GO_TRAPS))
+	if (mem || fp || (g->ops & (GO_TRAPS | GO_X87)))
 		rec = rec_new(t, &id);
 	if (fp) {
 		rec->level = g->ops & GO_AVX ? 2 : 1;
@@ -197,6 +234,7 @@ void emit_plain(struct tr *t, const struct guest_insn *g)
 		bool fold = wants_flags || ((g->ops & GO_REG_GPR) && in_memory(g->reg)) ||
 			    ((g->ops & (GO_VVVV_R | GO_VVVV_W)) && in_memory(g->vvvv));
 
+		rec->align = store_alignment(g);
 		m = emit_operand(t, g, rec, id, g->mem_size, g->ops & GO_RM_W, fold);
 	}
 	if (wants_flags)
@@ -214,6 +252,8 @@ void emit_plain(struct tr *t, const struct guest_insn *g)
 	store_back(t, &p);
 	if (g->flags_touched)
 		t->flags = FLAGS_HOST;
+	if (sets_pointers(g))
+		emit_x87_note(t, g, rec, id);
 	if (rec)
 		rec->next = emit_at(&t->e);
 }

@@ -218,7 +218,7 @@ struct bt_block *bt_make(struct bt_cpu *b)
 	struct bt_block *block;
 	const struct bt_exec *x;
 
-	if (b->mode & MODE_NONE || (uint64_t)((int64_t)(lin << 16) >> 16) != lin)
+	if (b->mode & MODE_NONE || !bt_canonical(lin))
 		return NULL;
 	if (b->fp_level)
 		bt_fp_save(b);

@@ -130,13 +130,7 @@ static void emit_base(struct tr *t, const struct guest_insn *g)
 	} else {
 		reg = register_get(t, g->rm, TEMP0);
 		emit_op_reg(e, wide, 0x8b, TEMP0, reg);
-		emit_mov(e, TEMP1, TEMP0);
-		emit_op_reg(e, true, 0xc1, 4, TEMP1); /* shl, sar */
-		e1(e, 16);
-		emit_op_reg(e, true, 0xc1, 7, TEMP1);
-		e1(e, 16);
-		emit_op_reg(e, true, 0x3b, TEMP1, TEMP0);
-		later_add(t, LATER_INSN, emit_jcc(e, CC_NE, 0), id, 0, 0);
+		emit_canonical(t, id);
 		emit_store_gs(e, TEMP0, base);
 	}
 	rec->next = emit_at(e);

@@ -20,12 +20,18 @@ static void to_interp(struct guest_insn *g)
 
 static bool segment_usable(const struct tr *t, const struct guest_insn *g)
 {
-	unsigned seg = g->seg >= 0 ? (unsigned)g->seg : g->base == RSP || g->base == RBP ? SEG_SS : SEG_DS;
-
-	return !t->code32 || (t->mode & MODE_SEG << seg);
+	return !t->code32 || (t->mode & MODE_SEG << guest_segment(g));
 }
 
 static bool stack_usable(const struct tr *t) { return !t->code32 || (t->mode & MODE_SEG << SEG_SS); }
+
+/* A branch to an address that is not canonical: the fault is its own. */
+static bool leads_out(const struct tr *t, const struct guest_insn *g, uint64_t lin)
+{
+	bool direct = g->kind == G_JCC || g->kind == G_LOOP || g->kind == G_JMP || g->kind == G_CALL;
+
+	return direct && !t->code32 && !bt_canonical(lin + g->length + g->imm);
+}
 
 static void judge(const struct tr *t, struct guest_insn *g)
 {
@@ -65,6 +71,8 @@ static void decode(struct tr *t, const uint8_t *code, unsigned room)
 		if (used >= room || !guest_decode(g, code + used, room - used, t->code32 ? 32 : 64))
 			return;
 		judge(t, g);
+		if (leads_out(t, g, t->block->lin + used))
+			to_interp(g);
 		t->count++;
 		used += g->length;
 		t->offset[t->count] = (uint16_t)used;
@@ -214,6 +222,8 @@ static void decode_crossing(struct tr *t, const uint8_t *code, unsigned room, co
 	if (!guest_decode(&t->insn[0], joined, sizeof(joined), t->code32 ? 32 : 64))
 		return;
 	judge(t, &t->insn[0]);
+	if (leads_out(t, &t->insn[0], t->block->lin))
+		to_interp(&t->insn[0]);
 	t->count = 1;
 	t->offset[1] = t->insn[0].length;
 	t->block->tail = next->gpa;
@@ -287,9 +297,12 @@ static void emit_later(struct tr *t, const struct later *l)
 		if (l->site == b->exits[l->id].site)
 			b->exits[l->id].stub = here;
 		break;
-	case LATER_MISS: emit_jmp(e, b->stub_miss); break;
+	case LATER_MISS:
 	case LATER_SALTED:
-		emit_op_gs(e, true, 0x33, TEMP0, (int32_t)l->id);
+		if (l->kind == LATER_SALTED)
+			emit_op_gs(e, true, 0x33, TEMP0, (int32_t)l->id);
+		if (!t->code32)
+			emit_note(t, GS_OF(branch), (uint32_t)l->lin);
 		emit_jmp(e, b->stub_miss);
 		break;
 	case LATER_CALL_MISS:

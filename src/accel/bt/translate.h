@@ -45,6 +45,11 @@ struct tr {
 static inline uint8_t live_before(const struct tr *t) { return t->live[t->at]; }
 static inline uint8_t live_after(const struct tr *t) { return t->live[t->at + 1]; }
 static inline unsigned word(const struct tr *t) { return t->code32 ? 4 : 8; }
+/* The segment of its memory operand. */
+static inline unsigned guest_segment(const struct guest_insn *g)
+{
+	return g->seg >= 0 ? (unsigned)g->seg : g->base == RSP || g->base == RBP ? SEG_SS : SEG_DS;
+}
 static inline uint64_t next_lin(const struct tr *t)
 {
 	uint64_t n = t->lin + t->insn[t->at].length;
@@ -58,6 +63,10 @@ int host_register(unsigned guest);
 /* The guest register in a host one: its own, or temp with the value loaded. */
 unsigned register_get(struct tr *t, unsigned guest, unsigned temp);
 struct bt_rec *rec_new(struct tr *t, uint32_t *id);
+/* A record's number into a member. */
+void emit_note(struct tr *t, int32_t member, uint32_t id);
+/* The interpreter does the record's instruction when TEMP0 is not canonical. Destroys TEMP1 and the flags. */
+void emit_canonical(struct tr *t, uint32_t id);
 void later_add(struct tr *t, enum later_kind kind, uint32_t site, uint32_t id, uint64_t lin, uint32_t back);
 /* The flags register may be destroyed: what is live is put into the image first. */
 void flags_clobber(struct tr *t);

@@ -386,12 +386,11 @@ static bool allow_store(struct bt_cpu *b, uint32_t n, uint64_t lin)
 static bool fill_page(struct bt_cpu *b, uint64_t lin, bool write, enum mmu_view view)
 {
 	struct bt_windows *ws = b->windows;
-	bool canonical = (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
 	struct mmu_page m;
 	int window;
 	uint32_t n;
 
-	if (!canonical || !mmu_page(&b->cpu, lin, write ? ACCESS_WRITE : ACCESS_READ, view, true, &m) || m.slot->ram->log_dirty)
+	if (!bt_canonical(lin) || !mmu_page(&b->cpu, lin, write ? ACCESS_WRITE : ACCESS_READ, view, true, &m) || m.slot->ram->log_dirty)
 		return false;
 	if (write && is_code(b, m.gpa + (lin - m.lin)))
 		return false;

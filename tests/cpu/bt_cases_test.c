@@ -1,0 +1,181 @@
+/*
+ * Single instructions that the translator once got wrong, against the interpreter: every register, the x87's pointers,
+ * memory and the dirty bits of its pages. And the jump cache's empty entries, which no address may hit.
+ */
+#define main random_sequences_main
+#include "bt_test.c"
+#undef main
+
+#include "accel/bt/bt.h"
+
+#define BEYOND UINT64_C(0xaa0f223fafd79e95) /* not canonical */
+#define LAST_PAGE UINT64_C(0x7ffffffff000)  /* of the lower half */
+
+struct one {
+	const char *name;
+	const uint8_t *code;
+	unsigned length;
+	uint64_t rax;
+	bool narrow; /* 32-bit code */
+	bool last;   /* at the end of the last page of the lower half */
+};
+
+#define BYTES(...) (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ })
+
+static const struct one cases[] = {
+	{ "SHA1NEXTE, misaligned", BYTES(0x0f, 0x38, 0xc8, 0x4b, 0x08) },
+	{ "SHA256MSG2, misaligned", BYTES(0x0f, 0x38, 0xcd, 0x4b, 0x01) },
+	{ "SHA1RNDS4, misaligned", BYTES(0x0f, 0x3a, 0xcc, 0x4b, 0x08, 0x01) },
+	{ "SHA1RNDS4, misaligned, 32-bit", BYTES(0x0f, 0x3a, 0xcc, 0x4b, 0x08, 0x01), .narrow = true },
+	{ "FADDP, FNSTENV", BYTES(0xd9, 0xe8, 0xd9, 0xeb, 0xde, 0xc1, 0xd9, 0x33) },
+	{ "FADDP, FNSTENV, 32-bit", BYTES(0xd9, 0xe8, 0xd9, 0xeb, 0xde, 0xc1, 0xd9, 0x33), .narrow = true },
+	{ "FLD m64, FNSAVE", BYTES(0xdd, 0x43, 0x10, 0xdd, 0x33) },
+	{ "FIADD fs:m16, FXSAVE64", BYTES(0xd9, 0xee, 0x64, 0xde, 0x04, 0x25, 0x20, 0, 0, 0, 0x48, 0x0f, 0xae, 0x03) },
+	{ "FLD m32, FXSAVE, 32-bit", BYTES(0xd9, 0x44, 0x24, 0x10, 0x0f, 0xae, 0x03), .narrow = true },
+	{ "FLD1, FNSTCW, FNSTSW, FNSTENV", BYTES(0xd9, 0xe8, 0xd9, 0x7b, 0x40, 0xdf, 0xe0, 0xdd, 0x7b, 0x44, 0xd9, 0x33) },
+	{ "FLD1, FNINIT, FNSTENV", BYTES(0xd9, 0xe8, 0xdb, 0xe3, 0xd9, 0x33) },
+	{ "FNSTENV alone", BYTES(0xd9, 0x33) },
+	{ "an x87 encoding that does not exist", BYTES(0xd9, 0xe8, 0xd9, 0xd7) },
+	{ "RET, not canonical", BYTES(0x50, 0xc3), .rax = BEYOND },
+	{ "RET imm16, not canonical", BYTES(0x50, 0xc2, 0x30, 0x00), .rax = BEYOND },
+	{ "RET of a call, not canonical", BYTES(0xe8, 0, 0, 0, 0, 0x48, 0x89, 0x04, 0x24, 0xc2, 0xf0, 0xff), .rax = BEYOND },
+	{ "JMP register, not canonical", BYTES(0xff, 0xe0), .rax = BEYOND },
+	{ "JMP memory, not canonical", BYTES(0x48, 0x89, 0x03, 0xff, 0x23), .rax = BEYOND },
+	{ "CALL register, not canonical", BYTES(0xff, 0xd0), .rax = UINT64_C(0x800000000000) },
+	{ "CALL memory, not canonical", BYTES(0x48, 0x89, 0x03, 0xff, 0x13), .rax = BEYOND },
+	{ "JMP over the edge", BYTES(0xe9, 0, 0x10, 0, 0), .last = true },
+	{ "CALL over the edge", BYTES(0xe8, 0, 0x10, 0, 0), .last = true },
+	{ "JCC over the edge", BYTES(0x31, 0xc0, 0x0f, 0x84, 0, 0x10, 0, 0), .last = true },
+	{ "MOVNTPS, misaligned", BYTES(0x0f, 0x2b, 0x83, 0x08, 0x20, 0, 0) },
+	{ "MOVNTDQ, misaligned", BYTES(0x66, 0x0f, 0xe7, 0x83, 0x08, 0x20, 0, 0) },
+	{ "MOVAPS, misaligned", BYTES(0x0f, 0x29, 0x83, 0x01, 0x20, 0, 0) },
+	{ "MOVDQA, misaligned", BYTES(0x66, 0x0f, 0x7f, 0x83, 0x04, 0x20, 0, 0) },
+	{ "VMOVAPS, misaligned", BYTES(0xc5, 0xfc, 0x29, 0x83, 0x10, 0x20, 0, 0) },
+	{ "MOVDQU, misaligned", BYTES(0xf3, 0x0f, 0x7f, 0x83, 0x04, 0x20, 0, 0) },
+};
+
+/* The page that shows the code's is the last one below the hole in the address space. */
+static void map_last(struct machine *m)
+{
+	put64(m, 0x1000 + 8 * 255, 0x2000 | 7);
+	put64(m, 0x2000 + 8 * 511, 0x3000 | 7);
+	put64(m, 0x3000 + 8 * 511, 0x4000 | 7);
+	put64(m, 0x4000 + 8 * 511, CODE | 7);
+}
+
+static void prepare(struct machine *m, struct cpu_state *s, const struct one *c)
+{
+	uint8_t *code;
+
+	code_at = c->last ? CODE + 0xf00 : CODE;
+	code = m->ram->host + code_at;
+	make_tables(m, !c->narrow);
+	make_gates(m, !c->narrow);
+	start_state(s, !c->narrow);
+	s->gpr[RAX] = c->rax;
+	s->rflags = 2;
+	if (c->last) {
+		map_last(m);
+		s->rip = LAST_PAGE + 0xf00;
+	}
+	memset(m->ram->host + DATA, 0, STACK - DATA);
+	memset(code, 0xf4, 64);
+	memcpy(code, c->code, c->length);
+}
+
+/* The first byte of memory that differs; pages may have been looked at ahead. */
+static unsigned memory_first(const struct machine *a, const struct machine *b)
+{
+	for (unsigned i = TABLES; i < 0x220000; i++) {
+		uint8_t mask = i < IDT ? 0xdf : 0xff;
+
+		if ((a->ram->host[i] & mask) != (b->ram->host[i] & mask))
+			return i;
+	}
+	return 0;
+}
+
+static bool case_agrees(struct machine *in, struct machine *bt, const struct one *c)
+{
+	static struct cpu_state start, a, b;
+	struct vcpu_exit ea, eb;
+	unsigned where;
+
+	prepare(in, &start, c);
+	mem_write(bt->mem, 0, in->ram->host, 0x220000);
+	mem_write(in->mem, CODE, in->ram->host + CODE, 0x2000);
+	accel_interp_ops.set_state(in->vcpu, &start);
+	accel_bt_ops.set_state(bt->vcpu, &start);
+	run(in->vcpu, &ea);
+	run(bt->vcpu, &eb);
+	accel_interp_ops.get_state(in->vcpu, &a);
+	accel_bt_ops.get_state(bt->vcpu, &b);
+	where = memory_first(in, bt);
+	if (ea.kind == eb.kind && !where && !different(&a, &b, false) && !memcmp(a.xsave, b.xsave, 24) && !memcmp(a.xsave + 32, b.xsave + 32, 128))
+		return true;
+	printf("# exits %d %d, memory at %x\n", ea.kind, eb.kind, where);
+	show(&a, &b, in, 16);
+	return false;
+}
+
+/* ---- the jump cache ---- */
+
+static bool empty_entries_missed(const struct bt_cpu *b)
+{
+	for (unsigned m = 0; m < 4; m++) {
+		for (unsigned i = 0; i < JUMP_SIZE; i++) {
+			if (bt_jump_index(b->jump[m][i].tag) == i)
+				return false;
+		}
+	}
+	return true;
+}
+
+/* Jumps to where an empty entry's tag would lead, under the salts to come: each is a #GP. */
+static bool salted_jumps_fault(struct machine *m)
+{
+	const struct one jump = { "", BYTES(0xff, 0xe0) };
+	struct bt_cpu *b = (struct bt_cpu *)m->vcpu;
+	struct cpu_state s;
+	struct vcpu_exit exit;
+
+	for (uint64_t n = 0; n < 8; n++) {
+		prepare(m, &s, &jump);
+		s.gpr[RAX] = ~(b->salt[0] + ((n & 3) << 48));
+		mem_write(m->mem, CODE, m->ram->host + CODE, 64);
+		accel_bt_ops.set_state(m->vcpu, &s);
+		run(m->vcpu, &exit);
+		accel_bt_ops.get_state(m->vcpu, &s);
+		if (exit.kind != VCPU_EXIT_HALT || s.rip != HANDLERS + 13 * 16 + 1)
+			return false;
+	}
+	return true;
+}
+
+int main(void)
+{
+	struct sigaction sa = { .sa_handler = on_alarm, .sa_flags = SA_ONSTACK };
+	struct machine in, bt;
+	unsigned n = 0, bad = 0;
+	bool ok;
+
+	sigaction(SIGVTALRM, &sa, NULL);
+	g_setenv("GUISE_BT_CHECK", "1", TRUE);
+	seed = 1;
+	machine_make(&in, &accel_interp_ops);
+	machine_make(&bt, &accel_bt_ops);
+	for (; n < G_N_ELEMENTS(cases); n++) {
+		ok = case_agrees(&in, &bt, &cases[n]);
+		bad += !ok;
+		printf("%s %u - %s\n", ok ? "ok" : "not ok", n + 1, cases[n].name);
+	}
+	ok = salted_jumps_fault(&bt);
+	bad += !ok;
+	printf("%s %u - jumps by an empty entry of the jump cache\n", ok ? "ok" : "not ok", ++n);
+	bt_cache_flush((struct bt_cpu *)bt.vcpu);
+	ok = empty_entries_missed((struct bt_cpu *)bt.vcpu);
+	bad += !ok;
+	printf("%s %u - no address leads to an empty entry\n", ok ? "ok" : "not ok", ++n);
+	printf("1..%u\n", n);
+	return bad != 0;
+}

@@ -2,7 +2,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: build run test test-asan test-kvm-nested fuzz bench install clean guest guest-kernels guest-tools guest-installer guest-disk
+.PHONY: build run test test-boot-all test-asan test-kvm-nested fuzz bench install clean guest guest-kernels guest-tools guest-installer guest-disk
 
 build:
 	@tools/setup
@@ -30,6 +30,12 @@ run: build guest
 
 test: build guest guest-kernels guest-installer guest-disk
 	@tools/test $(BUILD)
+
+# Every boot test on both engines, one after the other: half an hour.
+test-boot-all: build guest guest-kernels guest-installer guest-disk
+	@failed=0; for engine in bt interp; do \
+		echo "boot tests on $$engine"; GUISE_ENGINE=$$engine tests/boot/run.py $(BUILD)/guise || failed=1; \
+	done; exit $$failed
 
 test-asan:
 	@tools/setup

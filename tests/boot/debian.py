@@ -47,8 +47,8 @@ def tests(run):
         row = 640 * 3
         return [y for y in range(480) if a[len(HEAD) + y * row:][:row] != b[len(HEAD) + y * row:][:row]]
 
-    def installer(arch):
-        """isolinux's menu in VESA graphics, the keyboard in it, and the installer's first question on a text screen."""
+    def installer(arch, on_from_menu):
+        """isolinux's menu in VESA graphics and the keyboard in it, and the installer's first question on a text screen."""
         with run.Machine('installer-' + arch, guest(f'installer-{arch}.iso'), '--memory', '1G', '--net', 'none') as m:
             m.wait(lambda: picture(m).startswith(HEAD) and colours(picture(m)) > 1000, 120, 'no graphics', lambda: '')
             splash = settled(m, 120)
@@ -57,17 +57,42 @@ def tests(run):
             # The bar goes from the first of the menu's lines, of 16 pixels each, to the second.
             rows = rows_that_differ(splash, moved)
             run.check(30 <= len(rows) <= 34 and rows[-1] - rows[0] < 34, f'the menu moved rows {rows}')
-            press(m, 'up')
-            press(m, 'tab')
-            m.qmp('x-guise-type', text=' vga=normal fb=false nomodeset\n')
+            on_from_menu(m)
             m.wait_screen('Choose the language to be used', 240)
             m.wait_screen('English', 30)
 
     def test_installer_amd64():
-        installer('amd64')
+        """The command line of the first entry, changed."""
+        def edit(m):
+            press(m, 'up')
+            press(m, 'tab')
+            m.qmp('x-guise-type', text=' vga=normal fb=false nomodeset\n')
+
+        installer('amd64', edit)
 
     def test_installer_i386():
-        installer('i386')
+        """By isolinux's prompt to a menu on the text screen, and Enter on its second entry."""
+        def text_menu(m):
+            press(m, 'esc')
+            m.wait_screen('boot:', 30)
+            m.qmp('x-guise-type', text='textmenu\n')
+            m.wait_screen("The installer's menu as text", 30)
+            m.wait_screen('Press [Tab] to edit options', 30)
+            run.check('Expert install' in m.screen(), m.screen())
+            press(m, 'down')
+            m.qmp('x-guise-type', text='\n')
+
+        installer('i386', text_menu)
+
+    def test_installer_grub():
+        """GRUB's menu on the text screen, and the installer on the serial line."""
+        with run.Machine('installer-grub', guest('installer-grub.iso'), '--memory', '1G', '--net', 'none') as m:
+            m.wait_screen('Install on the serial line', 60)
+            press(m, 'down')
+            m.wait_screen('*Install on the serial line', 30)
+            m.qmp('x-guise-type', text='\n')
+            m.wait_console('Choose the language to be used', 240)
+            m.wait_console('English', 30)
 
     def boot_disk(bus, device, power_off):
         """MBR, extlinux, kernel and systemd to the login prompts, a command, and off; then the file system is clean."""
@@ -103,4 +128,4 @@ def tests(run):
         """As above, and off by the power button, as systemd-logind hears it."""
         boot_disk('virtio', '/dev/vda1', lambda m: m.qmp('system_powerdown'))
 
-    return [test_installer_amd64, test_installer_i386, test_disk_ide, test_disk_virtio]
+    return [test_installer_amd64, test_installer_i386, test_installer_grub, test_disk_ide, test_disk_virtio]

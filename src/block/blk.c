@@ -26,6 +26,8 @@ void blk_complete(struct blk *b, struct request *list)
 		struct request *r = list;
 
 		list = r->next;
+		if (blk_keep_failed(b, r))
+			continue;
 		r->done(r->opaque, r->result);
 		g_free(r);
 		count++;
@@ -34,7 +36,7 @@ void blk_complete(struct blk *b, struct request *list)
 		pthread_mutex_unlock(b->vm_lock);
 	pthread_mutex_lock(&b->lock);
 	b->in_flight -= count;
-	if (!b->in_flight)
+	if (b->in_flight == b->kept)
 		pthread_cond_broadcast(&b->idle);
 	pthread_mutex_unlock(&b->lock);
 }
@@ -88,6 +90,15 @@ static int check(const struct blk *b, const struct request *r)
 	return r->kind != REQ_READ && b->image->readonly ? -EROFS : 0;
 }
 
+void blk_start(struct blk *b, struct request *r)
+{
+	/* A rejected request goes by the pool, which has nothing to do but to complete it. */
+	if (b->ring && r->result == 0)
+		ring_submit(b->ring, r);
+	else
+		blk_use_pool(b, r);
+}
+
 static void submit(struct blk *b, enum request_kind kind, uint64_t sector, uint64_t len, const struct iovec *iov, int n,
 		   blk_done done, void *opaque)
 {
@@ -100,10 +111,7 @@ static void submit(struct blk *b, enum request_kind kind, uint64_t sector, uint6
 	pthread_mutex_lock(&b->lock);
 	b->in_flight++;
 	pthread_mutex_unlock(&b->lock);
-	if (b->ring && r->result == 0)
-		ring_submit(b->ring, r);
-	else
-		blk_use_pool(b, r);
+	blk_start(b, r);
 }
 
 void blk_readv(struct blk *b, uint64_t sector, const struct iovec *iov, int n, blk_done done, void *opaque)
@@ -139,8 +147,13 @@ void blk_write_zeroes(struct blk *b, uint64_t sector, uint64_t count, bool unmap
 static void wait_idle(struct blk *b)
 {
 	pthread_mutex_lock(&b->lock);
+	b->draining++;
+	pthread_mutex_unlock(&b->lock);
+	blk_retry(b);
+	pthread_mutex_lock(&b->lock);
 	while (b->in_flight)
 		pthread_cond_wait(&b->idle, &b->lock);
+	b->draining--;
 	pthread_mutex_unlock(&b->lock);
 }
 
@@ -151,6 +164,18 @@ void blk_drain(struct blk *b)
 	wait_idle(b);
 	if (b->vm_lock)
 		pthread_mutex_lock(b->vm_lock);
+}
+
+int blk_resize(struct blk *b, uint64_t bytes)
+{
+	if (b->image->readonly)
+		return -EROFS;
+	if (bytes % SECTOR || bytes < b->image->size || bytes > IMAGE_MAX_SIZE)
+		return -EINVAL;
+	if (b->failed)
+		return -EBUSY;
+	blk_drain(b);
+	return b->image->ops->resize(b->image, bytes);
 }
 
 int blk_pread(struct blk *b, uint64_t offset, void *buf, size_t len)
@@ -187,6 +212,7 @@ struct blk *blk_open(const char *path, const struct blk_options *opt, pthread_mu
 	b->vm_lock = lock;
 	pthread_mutex_init(&b->lock, NULL);
 	pthread_cond_init(&b->idle, NULL);
+	b->failed_end = &b->failed;
 	b->pool = g_thread_pool_new(pool_run, NULL, POOL_THREADS, FALSE, NULL);
 	b->ring = opt->threads ? NULL : ring_create(b);
 	return b;

@@ -49,7 +49,39 @@ void blk_flush(struct blk *b, blk_done done, void *opaque);
 void blk_discard(struct blk *b, uint64_t sector, uint64_t count, blk_done done, void *opaque);
 /* The sectors read as zeros afterwards; `unmap` gives their space back. */
 void blk_write_zeroes(struct blk *b, uint64_t sector, uint64_t count, bool unmap, blk_done done, void *opaque);
-/* Waits until nothing is in flight (reset, save). Call with the lock held; it is dropped meanwhile. */
+/* What becomes of a request that the host's storage fails: the device is told, or the request waits for blk_retry. */
+enum blk_on_error {
+	BLK_ERROR_DEFAULT, /* reads: report; writes: enospc */
+	BLK_ERROR_REPORT,
+	BLK_ERROR_STOP,
+	BLK_ERROR_ENOSPC, /* waits when the host has no room, reported otherwise */
+};
+
+struct blk_failure {
+	bool write;
+	bool waits;
+	int error; /* positive errno */
+};
+
+struct blk_error_policy {
+	enum blk_on_error read, write;
+	void (*failed)(void *opaque, const struct blk_failure *f); /* with the lock held */
+	void *opaque;
+};
+
+/* Before the first request. Without a policy every error is reported. */
+void blk_set_error_policy(struct blk *b, const struct blk_error_policy *p);
+/* Waits until each request has ended or is kept. Call with the lock held; it is dropped meanwhile. */
+void blk_settle(struct blk *b);
+/* Tries anew what waits; what fails again waits again. Call with the lock held. */
+void blk_retry(struct blk *b);
+
+/* Another size, in bytes, for what the guest sees as a disk of another size. It never shrinks. Waits until nothing is in
+ * flight; call with the lock held and the vCPUs stopped. 0 or -errno: -EINVAL for a size that is too small or no multiple
+ * of 512, -EROFS, -EBUSY while a failed request waits, -EOPNOTSUPP where the format or the device cannot. */
+int blk_resize(struct blk *b, uint64_t bytes);
+
+/* Waits until nothing is in flight (reset, save); requests that were kept are tried once more, and then end. Call with the lock held; it is dropped meanwhile. */
 void blk_drain(struct blk *b);
 
 /* Synchronous, for firmware loading and tests; no lock. */

@@ -32,10 +32,18 @@ struct blk {
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
 	unsigned in_flight; /* from submission until `done` has returned */
+	unsigned draining;  /* while not 0, no request is kept */
+	struct blk_error_policy policy;
+	struct request *failed, **failed_end; /* kept for blk_retry; they count as in flight */
+	unsigned kept;			      /* how many */
 };
 
 /* Calls `done` of a list of requests under one hold of the VM lock, and frees them. */
 void blk_complete(struct blk *b, struct request *list);
+/* Carries a request out, by the ring where there is one. */
+void blk_start(struct blk *b, struct request *r);
+/* blk_error.c: after a failure. True when the request is kept, to be tried anew. */
+bool blk_keep_failed(struct blk *b, struct request *r);
 /* Hands a request to the pool, which completes it. */
 void blk_use_pool(struct blk *b, struct request *r);
 

@@ -33,8 +33,8 @@ static const struct option {
 	{ "initrd", "FILE", "initial RAM disk for the kernel", OPT_INITRD },
 	{ "append", "STRING", "kernel command line", OPT_APPEND },
 	{ "cdrom", "FILE", "CD-ROM image", OPT_CDROM },
-	{ "disk", "FILE[,format=raw|qcow2][,bus=ide|virtio|sata][,readonly][,snapshot]", "hard disk image", OPT_DISK },
-	{ "floppy", "FILE[,format=raw|qcow2][,readonly][,snapshot]", "floppy disk image; twice for two drives", OPT_FLOPPY },
+	{ "disk", "FILE[,format=raw|qcow2][,bus=ide|virtio|sata][,readonly][,snapshot][,werror=report|stop|enospc][,rerror=…]", "hard disk image", OPT_DISK },
+	{ "floppy", "FILE[,format=raw|qcow2][,readonly][,snapshot][,werror=…][,rerror=…]", "floppy disk image; twice for two drives", OPT_FLOPPY },
 	{ "boot", "cd|disk|floppy|net[,...]", "boot order", OPT_BOOT },
 	{ "firmware", "bios|uefi[,vars=FILE]|PATH", "firmware (bios: SeaBIOS; uefi: OVMF, its variables kept by --name)", OPT_FIRMWARE },
 	{ "net", "none|user[,..]|tap=IF|socket=PATH", "network card and what it is plugged into (user); repeat for more", OPT_NET },
@@ -181,6 +181,23 @@ static bool parse_bus(struct vm_disk *d, const char *bus)
 	return false;
 }
 
+/* "werror=" and "rerror=": what becomes of a request that the host fails. */
+static bool parse_on_error(struct vm_disk *d, const char *part)
+{
+	static const char *const name[] = { [BLK_ERROR_REPORT] = "report", [BLK_ERROR_STOP] = "stop", [BLK_ERROR_ENOSPC] = "enospc" };
+	bool write = g_str_has_prefix(part, "werror=");
+
+	if (!write && !g_str_has_prefix(part, "rerror="))
+		return false;
+	for (unsigned i = BLK_ERROR_REPORT; i < ARRAY_LEN(name); i++) {
+		if (strcmp(part + strlen("werror="), name[i]))
+			continue;
+		*(write ? &d->on_write_error : &d->on_read_error) = (enum blk_on_error)i;
+		return true;
+	}
+	return false;
+}
+
 /* FILE[,part...]: `option` is "disk", which has bus=, or "floppy". */
 static bool parse_image(struct vm_disk *d, const char *option, const char *text, GError **error)
 {
@@ -199,8 +216,9 @@ static bool parse_image(struct vm_disk *d, const char *option, const char *text,
 			d->readonly = true;
 		else if (!strcmp(*p, "snapshot"))
 			d->snapshot = true;
-		else if (!has_bus || !g_str_has_prefix(*p, "bus=") || !parse_bus(d, *p + 4))
-			return fail(error, "--%s: unknown part \"%s\"; there are format=raw|qcow2, %sreadonly, snapshot", option, *p,
+		else if (!parse_on_error(d, *p) && (!has_bus || !g_str_has_prefix(*p, "bus=") || !parse_bus(d, *p + 4)))
+			return fail(error, "--%s: unknown part \"%s\"; there are format=raw|qcow2, %sreadonly, snapshot, "
+				    "werror=report|stop|enospc, rerror=report|stop|enospc", option, *p,
 				    has_bus ? "bus=ide|virtio|sata, " : "");
 	}
 	d->path = g_strdup(parts[0]);

@@ -150,3 +150,9 @@ int ahci_change_media(struct ahci *ahci, unsigned port, struct blk *blk, bool fo
 {
 	return port < AHCI_PORTS ? ata_change_media(&ahci->port[port].drive, blk, force) : -ENODEV;
 }
+
+void ahci_resized(struct ahci *ahci, unsigned port)
+{
+	if (port < AHCI_PORTS)
+		ata_resized(&ahci->port[port].drive);
+}

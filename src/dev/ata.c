@@ -322,6 +322,12 @@ void ata_command(struct ata_drive *d)
 		ata_disk_command(d);
 }
 
+void ata_resized(struct ata_drive *d)
+{
+	if (d->kind == ATA_DISK)
+		d->sectors = blk_size(d->blk) / ATA_SECTOR;
+}
+
 int ata_change_media(struct ata_drive *d, struct blk *blk, bool force)
 {
 	if (d->kind != ATA_CDROM)

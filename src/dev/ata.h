@@ -164,6 +164,8 @@ void ata_block_done(struct ata_drive *d);
 /* The adapter's DMA engine runs. */
 void ata_dma_start(struct ata_drive *d);
 
+/* The disk's image has another size. */
+void ata_resized(struct ata_drive *d);
 int ata_change_media(struct ata_drive *d, struct blk *blk, bool force);
 
 #endif

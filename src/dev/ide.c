@@ -399,6 +399,12 @@ int ide_change_media(struct ide *ide, unsigned unit, struct blk *blk, bool force
 	return unit < 4 ? ata_change_media(unit_drive(ide, unit), blk, force) : -ENODEV;
 }
 
+void ide_resized(struct ide *ide, unsigned unit)
+{
+	if (unit < 4)
+		ata_resized(unit_drive(ide, unit));
+}
+
 bool ide_tray_open(const struct ide *ide, unsigned unit)
 {
 	return unit < 4 && unit_drive(ide, unit)->tray_open;

@@ -27,6 +27,8 @@ struct device *ide_device(struct ide *ide);
  * out, and `force` takes it anyway. What was in flight on the old image fails as "no medium".
  */
 int ide_change_media(struct ide *ide, unsigned unit, struct blk *blk, bool force);
+/* The unit's disk image has another size, which a guest learns when it identifies the disk again. */
+void ide_resized(struct ide *ide, unsigned unit);
 bool ide_tray_open(const struct ide *ide, unsigned unit);
 bool ide_tray_locked(const struct ide *ide, unsigned unit);
 

@@ -23,6 +23,7 @@ struct vm_disk {
 	enum disk_bus bus;
 	enum blk_format format; /* BLK_AUTO: nobody named it (blk.h says what that means) */
 	bool readonly, snapshot;
+	enum blk_on_error on_read_error, on_write_error;
 };
 
 enum nic_model { NIC_VIRTIO, NIC_E1000, NIC_RTL8139 };

@@ -340,9 +340,12 @@ static bool make_disks(struct pc *pc, GError **error)
 		plug(pc, fdc_device(pc->fdc));
 	}
 	/* A queue for each CPU, up to four. */
-	for (unsigned i = 0; i < u.virtios; i++)
-		plug(pc, virtio_blk_device(virtio_blk_create(pc->pci, DEVFN(4 + i, 0), pc->vm->clock, u.virtio[i]->blk,
-							     u.virtio[i]->id, MIN(pc->vm->cpus, 4))));
+	for (unsigned i = 0; i < u.virtios; i++) {
+		struct pc_drive *d = u.virtio[i];
+
+		d->virtio = virtio_blk_create(pc->pci, DEVFN(4 + i, 0), pc->vm->clock, d->blk, d->id, MIN(pc->vm->cpus, 4));
+		plug(pc, virtio_blk_device(d->virtio));
+	}
 	return true;
 }
 
@@ -470,6 +473,7 @@ bool pc_reset(struct pc *pc, struct cpu_state *boot, GError **error)
 {
 	for (unsigned i = 0; i < pc->device_count; i++)
 		pc->devices[i]->ops->reset(pc->devices[i]);
+	pc_drives_retry(pc);
 	return pc_boot_reset(pc, boot, error);
 }
 

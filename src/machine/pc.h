@@ -14,7 +14,6 @@
 
 struct vm;
 struct lapic_bus;
-struct blk;
 struct netdev;
 struct file;
 
@@ -23,11 +22,15 @@ struct file;
 enum pc_drive_kind { PC_DISK, PC_CDROM, PC_FLOPPY };
 
 struct pc_drive {
+	struct pc *pc;
 	char id[16];	 /* "ide1-cd0", "virtio0" */
 	struct blk *blk; /* NULL: empty */
 	enum pc_drive_kind kind;
 	enum disk_bus bus; /* of a disk */
 	unsigned unit;	   /* of its controller */
+	enum blk_on_error on_read_error, on_write_error;
+	struct blk_failure failure[2]; /* the last read and write that failed and are yet to be told; error 0: none */
+	struct virtio_blk *virtio;     /* a virtio disk */
 };
 
 struct pc {

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "dev/rtc.h"
+#include "dev/virtio_blk.h"
 #include "machine/pc.h"
 #include "machine/vm.h"
 
@@ -19,20 +20,39 @@
 #define EQUIPMENT_FPU 0x02
 #define EQUIPMENT_MOUSE 0x04
 
-static bool open_image(struct pc *pc, struct pc_drive *d, const struct vm_disk *disk, GError **error)
+/* The main loop tells the monitors, and stops the machine when the request waits. */
+static void drive_failed(void *opaque, const struct blk_failure *f)
 {
-	const struct blk_options opt = { .format = disk->format, .readonly = disk->readonly, .snapshot = disk->snapshot };
+	struct pc_drive *d = opaque;
 
-	d->blk = blk_open(disk->path, &opt, &pc->vm->lock, error);
-	return d->blk != NULL;
+	d->failure[f->write] = *f;
+	if (f->waits)
+		vm_request(d->pc->vm, VM_REQ_IO_ERROR);
+	else
+		vm_post(d->pc->vm, VM_EVENT_IO_ERROR);
 }
 
-static struct pc_drive *add_drive(struct pc *pc, enum pc_drive_kind kind, unsigned unit, const char *id)
+static struct blk *open_image(struct pc_drive *d, const struct vm_disk *disk, GError **error)
+{
+	const struct blk_options opt = { .format = disk->format, .readonly = disk->readonly, .snapshot = disk->snapshot };
+	const struct blk_error_policy policy = { d->on_read_error, d->on_write_error, drive_failed, d };
+	struct blk *b = blk_open(disk->path, &opt, &d->pc->vm->lock, error);
+
+	if (b)
+		blk_set_error_policy(b, &policy);
+	return b;
+}
+
+/* `disk`, which may be an empty drive, says what the user wants of it. */
+static struct pc_drive *add_drive(struct pc *pc, enum pc_drive_kind kind, unsigned unit, const char *id, const struct vm_disk *disk)
 {
 	struct pc_drive *d = &pc->drive[pc->drives++];
 
+	d->pc = pc;
 	d->kind = kind;
 	d->unit = unit;
+	d->on_read_error = disk->on_read_error;
+	d->on_write_error = disk->on_write_error;
 	g_strlcpy(d->id, id, sizeof(d->id));
 	return d;
 }
@@ -56,9 +76,10 @@ static bool open_disk(struct pc *pc, unsigned i, struct pc_units *u, GError **er
 		return too_many("three IDE disks", error);
 	if (disk->bus == DISK_SATA && u->satas == AHCI_PORTS)
 		return too_many("six SATA disks", error);
-	d = add_drive(pc, PC_DISK, 0, id);
+	d = add_drive(pc, PC_DISK, 0, id, disk);
 	d->bus = disk->bus;
-	if (!open_image(pc, d, disk, error))
+	d->blk = open_image(d, disk, error);
+	if (!d->blk)
 		return false;
 	switch (disk->bus) {
 	case DISK_IDE:
@@ -80,13 +101,12 @@ static bool open_disk(struct pc *pc, unsigned i, struct pc_units *u, GError **er
 static bool open_cdrom(struct pc *pc, struct pc_units *u, GError **error)
 {
 	const struct vm_disk disc = { .path = pc->vm->config.cdrom, .format = BLK_RAW, .readonly = true };
-	struct pc_drive *d = add_drive(pc, PC_CDROM, 2, "ide1-cd0");
+	struct pc_drive *d = add_drive(pc, PC_CDROM, 2, "ide1-cd0", &disc);
 
-	u->ide[2].cdrom = true;
-	if (disc.path && !open_image(pc, d, &disc, error))
-		return false;
-	u->ide[2].blk = d->blk;
-	return true;
+	if (disc.path)
+		d->blk = open_image(d, &disc, error);
+	u->ide[2] = (struct ide_drive){ .cdrom = true, .blk = d->blk };
+	return !disc.path || d->blk;
 }
 
 static bool fits_floppy(const struct blk *b, GError **error)
@@ -101,9 +121,11 @@ static bool fits_floppy(const struct blk *b, GError **error)
 static bool open_floppy(struct pc *pc, unsigned i, struct pc_units *u, GError **error)
 {
 	g_autofree char *id = g_strdup_printf("floppy%u", i);
-	struct pc_drive *d = add_drive(pc, PC_FLOPPY, i, id);
+	const struct vm_disk *disk = &pc->vm->config.floppy[i];
+	struct pc_drive *d = add_drive(pc, PC_FLOPPY, i, id, disk);
 
-	if (!open_image(pc, d, &pc->vm->config.floppy[i], error) || !fits_floppy(d->blk, error))
+	d->blk = open_image(d, disk, error);
+	if (!d->blk || !fits_floppy(d->blk, error))
 		return false;
 	u->floppy[i] = (struct fdc_drive){ .present = true, .blk = d->blk };
 	return true;
@@ -155,21 +177,104 @@ void pc_drives_fill_cmos(struct pc *pc)
 	rtc_set_cmos(pc->rtc, CMOS_EQUIPMENT, equipment);
 }
 
+/* ---- failures ---- */
+
+void pc_drives_settle(struct pc *pc)
+{
+	for (unsigned i = 0; i < pc->drives; i++)
+		if (pc->drive[i].blk)
+			blk_settle(pc->drive[i].blk);
+}
+
+void pc_drives_retry(struct pc *pc)
+{
+	for (unsigned i = 0; i < pc->drives; i++)
+		if (pc->drive[i].blk)
+			blk_retry(pc->drive[i].blk);
+}
+
+bool pc_drives_take_failure(struct pc *pc, const struct pc_drive **d, struct blk_failure *f)
+{
+	bool found = false;
+
+	vm_lock(pc->vm);
+	for (unsigned i = 0; i < 2 * pc->drives && !found; i++) {
+		struct blk_failure *at = &pc->drive[i / 2].failure[i % 2];
+
+		found = at->error;
+		if (!found)
+			continue;
+		*d = &pc->drive[i / 2];
+		*f = *at;
+		*at = (struct blk_failure){ 0 };
+	}
+	vm_unlock(pc->vm);
+	return found;
+}
+
+static struct pc_drive *find_drive(struct pc *pc, const char *id, GError **error)
+{
+	for (unsigned i = 0; i < pc->drives; i++)
+		if (!strcmp(pc->drive[i].id, id))
+			return &pc->drive[i];
+	g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND, "Device '%s' not found", id);
+	return NULL;
+}
+
+/* ---- another size ---- */
+
+static const char *resize_advice(int err)
+{
+	switch (err) {
+	case -EINVAL: return "a disk only grows, by whole sectors of 512 bytes";
+	case -EROFS: return "it is read-only";
+	case -EBUSY: return "a request waits for room on the host; let the machine go on first";
+	case -EOPNOTSUPP: return "neither a host's device nor a temporary layer (snapshot) changes its size";
+	default: return g_strerror(-err);
+	}
+}
+
+static void tell_size(struct pc *pc, struct pc_drive *d)
+{
+	switch (d->bus) {
+	case DISK_VIRTIO: virtio_blk_resized(d->virtio); break;
+	case DISK_IDE: ide_resized(pc->ide, d->unit); break;
+	case DISK_SATA: ahci_resized(pc->ahci, d->unit); break;
+	}
+}
+
+bool pc_drive_resize(struct pc *pc, const char *id, uint64_t bytes, GError **error)
+{
+	struct pc_drive *d = find_drive(pc, id, error);
+	int err;
+
+	if (!d)
+		return false;
+	if (d->kind != PC_DISK) {
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "Device '%s' is no hard disk", id);
+		return false;
+	}
+	vm_lock(pc->vm);
+	vm_hold(pc->vm);
+	err = blk_resize(d->blk, bytes);
+	if (!err)
+		tell_size(pc, d);
+	vm_release(pc->vm);
+	vm_unlock(pc->vm);
+	if (err)
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "Device '%s' keeps its size: %s", id, resize_advice(err));
+	return !err;
+}
+
 /* ---- media change ---- */
 
 static struct pc_drive *find_removable(struct pc *pc, const char *id, GError **error)
 {
-	for (unsigned i = 0; i < pc->drives; i++) {
-		struct pc_drive *d = &pc->drive[i];
+	struct pc_drive *d = find_drive(pc, id, error);
 
-		if (strcmp(d->id, id))
-			continue;
-		if (d->kind != PC_DISK)
-			return d;
-		g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "Device '%s' is not removable", id);
-		return NULL;
-	}
-	g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND, "Device '%s' not found", id);
+	if (!d || d->kind != PC_DISK)
+		return d;
+	g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "Device '%s' is not removable", id);
 	return NULL;
 }
 
@@ -183,27 +288,28 @@ static int put_medium(struct pc *pc, const struct pc_drive *d, struct blk *blk, 
 bool pc_change_medium(struct pc *pc, const char *id, const struct vm_disk *medium, bool force, GError **error)
 {
 	struct pc_drive *d = find_removable(pc, id, error);
-	struct pc_drive fresh = { 0 };
 	struct vm_disk disk = medium ? *medium : (struct vm_disk){ 0 };
-	struct blk *old;
+	struct blk *fresh = NULL, *old;
 	int err;
 
 	if (!d)
 		return false;
 	disk.readonly |= d->kind == PC_CDROM;
-	if (medium && !open_image(pc, &fresh, &disk, error))
+	if (medium)
+		fresh = open_image(d, &disk, error);
+	if (medium && !fresh)
 		return false;
-	if (medium && d->kind == PC_FLOPPY && !fits_floppy(fresh.blk, error)) {
-		blk_close(fresh.blk);
+	if (fresh && d->kind == PC_FLOPPY && !fits_floppy(fresh, error)) {
+		blk_close(fresh);
 		return false;
 	}
 	vm_lock(pc->vm);
 	old = d->blk;
-	err = put_medium(pc, d, fresh.blk, force);
+	err = put_medium(pc, d, fresh, force);
 	if (!err)
-		d->blk = fresh.blk;
+		d->blk = fresh;
 	vm_unlock(pc->vm);
-	blk_close(err ? fresh.blk : old);
+	blk_close(err ? fresh : old);
 	if (err)
 		g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY,
 			    "Device '%s' is locked and force was not specified; the guest has been asked to let the medium go", id);

@@ -27,6 +27,15 @@ void pc_drives_close(struct pc *pc);
 /* Geometry translation, floppy types, equipment. */
 void pc_drives_fill_cmos(struct pc *pc);
 
+/* The machine stops for a request that waits: every other one has ended or waits too afterwards. Lock held. */
+void pc_drives_settle(struct pc *pc);
+/* The board's reset and the machine's going on: what failed and waits is tried anew. Lock held. */
+void pc_drives_retry(struct pc *pc);
+/* The next failure that has yet to be told, of drive `d`; false: none. Takes the lock. */
+bool pc_drives_take_failure(struct pc *pc, const struct pc_drive **d, struct blk_failure *f);
+
+/* The disk `id` grows to so many bytes, and the guest is told. Without the lock. */
+bool pc_drive_resize(struct pc *pc, const char *id, uint64_t bytes, GError **error);
 /* Another medium (NULL: none) for the removable drive `id`. Without the lock. A locked tray is opened by `force` only. */
 bool pc_change_medium(struct pc *pc, const char *id, const struct vm_disk *medium, bool force, GError **error);
 bool pc_drive_locked(const struct pc *pc, const struct pc_drive *d);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "machine/pc.h"
+#include "machine/pc_drives.h"
 
 void vm_config_finish(struct vm_config *c)
 {
@@ -229,13 +230,14 @@ void vm_resume(struct vm *vm)
 	bool changed;
 
 	vm_lock(vm);
-	changed = vm->status == VM_PAUSED || vm->status == VM_PANICKED;
+	changed = vm->status == VM_PAUSED || vm->status == VM_PANICKED || vm->status == VM_IO_ERROR;
 	if (changed) {
 		vm->status = VM_RUNNING;
 		clock_resume(vm->clock);
 		tsc_resume(vm);
 		if (vm->kernel_apic)
 			vm->ops->resume(vm->accel);
+		pc_drives_retry(vm->pc);
 		vm_release(vm);
 	}
 	vm_unlock(vm);
@@ -340,6 +342,21 @@ static void panicked(struct vm *vm)
 	}
 }
 
+/* Requests wait at a drive; vm_resume tries them anew. */
+static void io_failed(struct vm *vm)
+{
+	tell(vm, VM_EVENT_IO_ERROR, true);
+	if (vm->status != VM_RUNNING)
+		return;
+	g_printerr("guise: a disk cannot be written or read: paused; see to the host's storage, then let the machine go on (cont)\n");
+	vm_lock(vm);
+	vm_hold(vm);
+	pc_drives_settle(vm->pc);
+	vm_unlock(vm);
+	vm_pause(vm);
+	vm->status = VM_IO_ERROR;
+}
+
 /* Main loop: carries out what was requested, most final first. */
 static gboolean service(gpointer opaque)
 {
@@ -371,6 +388,8 @@ static gboolean service(gpointer opaque)
 		} else {
 			reset_now(vm, true);
 		}
+	} else if (what & VM_REQ_IO_ERROR) {
+		io_failed(vm);
 	}
 	return G_SOURCE_REMOVE;
 }
@@ -406,7 +425,7 @@ void vm_post(struct vm *vm, enum vm_event event)
 
 const char *vm_status_name(const struct vm *vm)
 {
-	static const char *const names[] = { "paused", "running", "shutdown", "internal-error", "guest-panicked" };
+	static const char *const names[] = { "paused", "running", "shutdown", "internal-error", "guest-panicked", "io-error" };
 
 	return names[vm->status];
 }

@@ -18,7 +18,7 @@
 struct vm;
 struct pc;
 
-enum vm_status { VM_PAUSED, VM_RUNNING, VM_SHUTDOWN, VM_ENGINE_ERROR, VM_PANICKED };
+enum vm_status { VM_PAUSED, VM_RUNNING, VM_SHUTDOWN, VM_ENGINE_ERROR, VM_PANICKED, VM_IO_ERROR };
 
 enum vm_request {
 	VM_REQ_RESET = 1 << 0,       /* the guest or a user asks for a reset */
@@ -29,6 +29,7 @@ enum vm_request {
 	VM_REQ_QUIT = 1 << 5,        /* a user ends it */
 	VM_REQ_PANIC = 1 << 6,       /* the guest's kernel gave up; config.on_panic says what follows */
 	VM_REQ_WATCHDOG = 1 << 7,    /* the guest did not feed its watchdog: reset */
+	VM_REQ_IO_ERROR = 1 << 8,    /* a disk request waits until the user has seen to the host's storage */
 };
 
 enum vm_event {
@@ -41,6 +42,7 @@ enum vm_event {
 	VM_EVENT_CRASH_LOADED, /* a panicked guest saves its memory itself */
 	VM_EVENT_WATCHDOG,
 	VM_EVENT_BALLOON, /* the guest's memory changed its size */
+	VM_EVENT_IO_ERROR, /* pc_drives_take_failure says which */
 };
 
 struct vm_listener {

@@ -2,14 +2,13 @@
 #include <string.h>
 
 #include "base/bytes.h"
-#include "block/blk.h"
 #include "dev/virtio_balloon.h"
 #include "machine/pc.h"
-#include "machine/pc_drives.h"
+#include "monitor/commands.h"
 #include "monitor/qmp.h"
 #include "monitor/typist.h"
 
-static JsonNode *take(JsonObject *o)
+JsonNode *qmp_take(JsonObject *o)
 {
 	JsonNode *n = json_node_new(JSON_NODE_OBJECT);
 
@@ -17,7 +16,7 @@ static JsonNode *take(JsonObject *o)
 	return n;
 }
 
-static JsonNode *take_array(JsonArray *a)
+JsonNode *qmp_take_array(JsonArray *a)
 {
 	JsonNode *n = json_node_new(JSON_NODE_ARRAY);
 
@@ -25,13 +24,12 @@ static JsonNode *take_array(JsonArray *a)
 	return n;
 }
 
-static JsonNode *empty(void)
+JsonNode *qmp_empty(void)
 {
-	return take(json_object_new());
+	return qmp_take(json_object_new());
 }
 
-static JsonNode *fail(GError **error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static JsonNode *fail(GError **error, const char *fmt, ...)
+JsonNode *qmp_fail(GError **error, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -42,12 +40,12 @@ static JsonNode *fail(GError **error, const char *fmt, ...)
 	return NULL;
 }
 
-static const char *string_arg(JsonObject *args, const char *name, GError **error)
+const char *qmp_string_arg(JsonObject *args, const char *name, GError **error)
 {
 	JsonNode *n = args ? json_object_get_member(args, name) : NULL;
 
 	if (!n || json_node_get_value_type(n) != G_TYPE_STRING) {
-		fail(error, "Parameter '%s' is missing or is not a string", name);
+		qmp_fail(error, "Parameter '%s' is missing or is not a string", name);
 		return NULL;
 	}
 	return json_node_get_string(n);
@@ -62,7 +60,7 @@ static JsonNode *query_version(struct vm *vm, JsonObject *args, GError **error)
 	json_object_set_int_member(q, "micro", 0);
 	json_object_set_object_member(o, "qemu", q);
 	json_object_set_string_member(o, "package", "guise");
-	return take(o);
+	return qmp_take(o);
 }
 
 static JsonNode *query_status(struct vm *vm, JsonObject *args, GError **error)
@@ -72,7 +70,7 @@ static JsonNode *query_status(struct vm *vm, JsonObject *args, GError **error)
 	json_object_set_string_member(o, "status", vm_status_name(vm));
 	json_object_set_boolean_member(o, "singlestep", FALSE);
 	json_object_set_boolean_member(o, "running", vm->status == VM_RUNNING);
-	return take(o);
+	return qmp_take(o);
 }
 
 static JsonNode *query_kvm(struct vm *vm, JsonObject *args, GError **error)
@@ -81,7 +79,7 @@ static JsonNode *query_kvm(struct vm *vm, JsonObject *args, GError **error)
 
 	json_object_set_boolean_member(o, "enabled", !strcmp(vm->ops->name, "kvm"));
 	json_object_set_boolean_member(o, "present", g_file_test("/dev/kvm", G_FILE_TEST_EXISTS));
-	return take(o);
+	return qmp_take(o);
 }
 
 static JsonNode *query_name(struct vm *vm, JsonObject *args, GError **error)
@@ -89,7 +87,7 @@ static JsonNode *query_name(struct vm *vm, JsonObject *args, GError **error)
 	JsonObject *o = json_object_new();
 
 	json_object_set_string_member(o, "name", vm->config.name);
-	return take(o);
+	return qmp_take(o);
 }
 
 static JsonNode *query_cpus_fast(struct vm *vm, JsonObject *args, GError **error)
@@ -109,76 +107,7 @@ static JsonNode *query_cpus_fast(struct vm *vm, JsonObject *args, GError **error
 		json_object_set_object_member(o, "props", props);
 		json_array_add_object_element(a, o);
 	}
-	return take_array(a);
-}
-
-static JsonNode *query_block(struct vm *vm, JsonObject *args, GError **error)
-{
-	JsonArray *a = json_array_new();
-
-	for (unsigned i = 0; i < vm->pc->drives; i++) {
-		const struct pc_drive *d = &vm->pc->drive[i];
-		JsonObject *o = json_object_new();
-
-		json_object_set_string_member(o, "device", d->id);
-		json_object_set_string_member(o, "type", "unknown");
-		json_object_set_boolean_member(o, "removable", d->kind != PC_DISK);
-		json_object_set_boolean_member(o, "locked", pc_drive_locked(vm->pc, d));
-		if (d->kind == PC_CDROM)
-			json_object_set_boolean_member(o, "tray_open", pc_drive_open(vm->pc, d));
-		if (d->blk) {
-			JsonObject *in = json_object_new(), *image = json_object_new();
-
-			json_object_set_string_member(image, "filename", blk_path(d->blk));
-			json_object_set_string_member(image, "format", blk_format_name(d->blk));
-			json_object_set_int_member(image, "virtual-size", (gint64)blk_size(d->blk));
-			json_object_set_string_member(in, "file", blk_path(d->blk));
-			json_object_set_string_member(in, "drv", blk_format_name(d->blk));
-			json_object_set_boolean_member(in, "ro", blk_readonly(d->blk));
-			json_object_set_object_member(in, "image", image);
-			json_object_set_object_member(o, "inserted", in);
-		}
-		json_array_add_object_element(a, o);
-	}
-	return take_array(a);
-}
-
-/* The drive is "id" or, as of old, "device". */
-static const char *drive_arg(JsonObject *args, GError **error)
-{
-	return string_arg(args, args && json_object_has_member(args, "id") ? "id" : "device", error);
-}
-
-static JsonNode *eject(struct vm *vm, JsonObject *args, GError **error)
-{
-	const char *id = drive_arg(args, error);
-	bool force = args && json_object_get_boolean_member_with_default(args, "force", FALSE);
-
-	return id && pc_change_medium(vm->pc, id, NULL, force, error) ? empty() : NULL;
-}
-
-static JsonNode *change_medium(struct vm *vm, JsonObject *args, GError **error)
-{
-	const char *id = drive_arg(args, error);
-	const char *file = id ? string_arg(args, "filename", error) : NULL;
-	const char *format = file && json_object_has_member(args, "format") ? string_arg(args, "format", error) : "raw";
-	struct vm_disk medium = { .path = (char *)file, .format = BLK_RAW };
-	const char *mode;
-
-	if (!file || !format)
-		return NULL;
-	if (!strcmp(format, "qcow2"))
-		medium.format = BLK_QCOW2;
-	else if (strcmp(format, "raw"))
-		return fail(error, "format '%s': there are raw and qcow2", format);
-	if (json_object_has_member(args, "read-only-mode")) {
-		mode = string_arg(args, "read-only-mode", error);
-		if (!mode)
-			return NULL;
-		medium.readonly = !strcmp(mode, "read-only");
-	}
-	return pc_change_medium(vm->pc, id, &medium, json_object_get_boolean_member_with_default(args, "force", FALSE), error) ?
-		       empty() : NULL;
+	return qmp_take_array(a);
 }
 
 static JsonNode *query_chardev(struct vm *vm, JsonObject *args, GError **error)
@@ -198,7 +127,7 @@ static JsonNode *query_chardev(struct vm *vm, JsonObject *args, GError **error)
 		json_object_set_boolean_member(o, "frontend-open", TRUE);
 		json_array_add_object_element(a, o);
 	}
-	return take_array(a);
+	return qmp_take_array(a);
 }
 
 static JsonNode *query_commands(struct vm *vm, JsonObject *args, GError **error)
@@ -213,43 +142,43 @@ static JsonNode *query_commands(struct vm *vm, JsonObject *args, GError **error)
 		json_object_set_string_member(o, "name", names[i]);
 		json_array_add_object_element(a, o);
 	}
-	return take_array(a);
+	return qmp_take_array(a);
 }
 
 static JsonNode *stop(struct vm *vm, JsonObject *args, GError **error)
 {
 	vm_pause(vm);
-	return empty();
+	return qmp_empty();
 }
 
 static JsonNode *cont(struct vm *vm, JsonObject *args, GError **error)
 {
 	vm_resume(vm);
-	return empty();
+	return qmp_empty();
 }
 
 static JsonNode *system_reset(struct vm *vm, JsonObject *args, GError **error)
 {
 	vm_reset(vm);
-	return empty();
+	return qmp_empty();
 }
 
 static JsonNode *system_powerdown(struct vm *vm, JsonObject *args, GError **error)
 {
 	vm_powerdown(vm);
-	return empty();
+	return qmp_empty();
 }
 
 static JsonNode *quit(struct vm *vm, JsonObject *args, GError **error)
 {
 	vm_request(vm, VM_REQ_QUIT);
-	return empty();
+	return qmp_empty();
 }
 
 static JsonNode *screendump(struct vm *vm, JsonObject *args, GError **error)
 {
-	const char *file = string_arg(args, "filename", error);
-	const char *format = args && json_object_has_member(args, "format") ? string_arg(args, "format", NULL) : NULL;
+	const char *file = qmp_string_arg(args, "filename", error);
+	const char *format = args && json_object_has_member(args, "format") ? qmp_string_arg(args, "format", NULL) : NULL;
 	const struct display_source *d = pc_display(vm->pc);
 	struct surface s = { 0 };
 	bool ok;
@@ -257,7 +186,7 @@ static JsonNode *screendump(struct vm *vm, JsonObject *args, GError **error)
 	if (!file)
 		return NULL;
 	if (!d)
-		return fail(error, "this machine has no display");
+		return qmp_fail(error, "this machine has no display");
 	vm_lock(vm);
 	d->render(d->opaque, &s);
 	vm_unlock(vm);
@@ -266,7 +195,7 @@ static JsonNode *screendump(struct vm *vm, JsonObject *args, GError **error)
 	else
 		ok = surface_write_ppm(&s, file, error);
 	surface_finish(&s);
-	return ok ? empty() : NULL;
+	return ok ? qmp_empty() : NULL;
 }
 
 /* One KeyValue: {"type":"qcode","data":"ret"} or {"type":"number","data":28}. */
@@ -290,23 +219,23 @@ static JsonNode *send_key(struct vm *vm, JsonObject *args, GError **error)
 	guint n;
 
 	if (!keys || !JSON_NODE_HOLDS_ARRAY(keys))
-		return fail(error, "Parameter 'keys' is missing");
+		return qmp_fail(error, "Parameter 'keys' is missing");
 	a = json_node_get_array(keys);
 	n = json_array_get_length(a);
 	if (n > ARRAY_LEN(codes))
-		return fail(error, "at most %zu keys at once", ARRAY_LEN(codes));
+		return qmp_fail(error, "at most %zu keys at once", ARRAY_LEN(codes));
 	for (guint i = 0; i < n; i++) {
 		codes[i] = key_value(json_array_get_element(a, i));
 		if (codes[i] < 0)
-			return fail(error, "unknown key at position %u", i + 1);
+			return qmp_fail(error, "unknown key at position %u", i + 1);
 	}
 	typist_press(vm, codes, n);
-	return empty();
+	return qmp_empty();
 }
 
 static JsonNode *human_monitor_command(struct vm *vm, JsonObject *args, GError **error)
 {
-	const char *line = string_arg(args, "command-line", error);
+	const char *line = qmp_string_arg(args, "command-line", error);
 	g_autofree char *text = line ? hmp_execute(vm, line) : NULL;
 	JsonNode *n;
 
@@ -324,7 +253,7 @@ static JsonNode *query_balloon(struct vm *vm, JsonObject *args, GError **error)
 	vm_lock(vm);
 	json_object_set_int_member(o, "actual", (gint64)virtio_balloon_size(vm->pc->balloon));
 	vm_unlock(vm);
-	return take(o);
+	return qmp_take(o);
 }
 
 static JsonNode *balloon(struct vm *vm, JsonObject *args, GError **error)
@@ -332,11 +261,11 @@ static JsonNode *balloon(struct vm *vm, JsonObject *args, GError **error)
 	JsonNode *n = args ? json_object_get_member(args, "value") : NULL;
 
 	if (!n || json_node_get_value_type(n) != G_TYPE_INT64 || json_node_get_int(n) <= 0)
-		return fail(error, "Parameter 'value' is missing or is not a number of bytes");
+		return qmp_fail(error, "Parameter 'value' is missing or is not a number of bytes");
 	vm_lock(vm);
 	virtio_balloon_set_target(vm->pc->balloon, (uint64_t)json_node_get_int(n));
 	vm_unlock(vm);
-	return empty();
+	return qmp_empty();
 }
 
 /* Ours: what the guest said of its memory (asking again), and what came back to the host. */
@@ -364,7 +293,7 @@ static JsonNode *guise_memory(struct vm *vm, JsonObject *args, GError **error)
 		if (value != UINT64_MAX)
 			json_object_set_int_member(o, fields[i].name, (gint64)value);
 	}
-	return take(o);
+	return qmp_take(o);
 }
 
 /* Ours: the text screen, and typing a text on the US keyboard. */
@@ -376,13 +305,13 @@ static JsonNode *guise_screen(struct vm *vm, JsonObject *args, GError **error)
 	JsonNode *n;
 
 	if (!d)
-		return fail(error, "this machine has no display");
+		return qmp_fail(error, "this machine has no display");
 	vm_lock(vm);
 	d->text(d->opaque, &t);
 	vm_unlock(vm);
 	if (!t.columns) {
 		text_screen_finish(&t);
-		return fail(error, "the guest shows graphics, not text; guise screenshot shows it");
+		return qmp_fail(error, "the guest shows graphics, not text; guise screenshot shows it");
 	}
 	text = text_screen_to_utf8(&t);
 	text_screen_finish(&t);
@@ -393,13 +322,13 @@ static JsonNode *guise_screen(struct vm *vm, JsonObject *args, GError **error)
 
 static JsonNode *guise_type(struct vm *vm, JsonObject *args, GError **error)
 {
-	const char *text = string_arg(args, "text", error);
+	const char *text = qmp_string_arg(args, "text", error);
 
 	if (!text)
 		return NULL;
 	if (!typist_type(vm, text, error))
 		return NULL;
-	return empty();
+	return qmp_empty();
 }
 
 static const char *const command_names[] = {
@@ -407,15 +336,15 @@ static const char *const command_names[] = {
 	"query-chardev", "query-commands", "stop", "cont", "system_reset", "system_powerdown", "quit", "screendump",
 	"send-key", "human-monitor-command", "x-guise-screen", "x-guise-type",
 	"query-balloon", "balloon", "x-guise-memory",
-	"eject", "blockdev-change-medium",
+	"eject", "blockdev-change-medium", "block_resize",
 };
 /* Same order; qmp_capabilities belongs to the session. */
 static const qmp_command command_fns[] = {
-	NULL, query_version, query_status, query_kvm, query_name, query_cpus_fast, query_block,
+	NULL, query_version, query_status, query_kvm, query_name, query_cpus_fast, qmp_query_block,
 	query_chardev, query_commands, stop, cont, system_reset, system_powerdown, quit, screendump,
 	send_key, human_monitor_command, guise_screen, guise_type,
 	query_balloon, balloon, guise_memory,
-	eject, change_medium,
+	qmp_eject, qmp_change_medium, qmp_block_resize,
 };
 _Static_assert(ARRAY_LEN(command_names) == ARRAY_LEN(command_fns), "one function a name");
 

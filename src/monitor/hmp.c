@@ -295,6 +295,30 @@ static void hmp_change(struct vm *vm, char **args, GString *out)
 	change_medium(vm, args[0], &medium, false, out);
 }
 
+/* MiB unless a suffix says other. */
+static void hmp_block_resize(struct vm *vm, char **args, GString *out)
+{
+	static const char suffixes[] = "bkmgt";
+	const char *suffix = NULL;
+	char *end = NULL;
+	guint64 n = args[0] && args[1] ? g_ascii_strtoull(args[1], &end, 10) : 0;
+	unsigned shift = 20;
+	GError *err = NULL;
+
+	if (end && *end && !end[1])
+		suffix = strchr(suffixes, g_ascii_tolower(*end));
+	if (suffix)
+		shift = (unsigned)(suffix - suffixes) * 10;
+	if (!n || end == args[1] || (*end && !suffix) || n > G_MAXUINT64 >> shift) {
+		g_string_append(out, "block_resize DRIVE SIZE, such as 20G; info block lists the drives\n");
+		return;
+	}
+	if (pc_drive_resize(vm->pc, args[0], n << shift, &err))
+		return;
+	g_string_append_printf(out, "Error: %s\n", err->message);
+	g_error_free(err);
+}
+
 static void info_block(struct vm *vm, char **args, GString *out)
 {
 	for (unsigned i = 0; i < vm->pc->drives; i++) {
@@ -334,6 +358,7 @@ static const struct {
 	{ "xp", "/FMT ADDRESS: memory at a physical address", hmp_xp },
 	{ "eject", "[-f] DRIVE: take the medium out", hmp_eject },
 	{ "change", "DRIVE FILE: put another medium in", hmp_change },
+	{ "block_resize", "DRIVE SIZE: a larger disk", hmp_block_resize },
 	{ "stop", "pause", hmp_stop },
 	{ "cont", "go on", hmp_cont },
 	{ "c", "go on", hmp_cont },

@@ -11,6 +11,7 @@
 
 #include "dev/virtio_balloon.h"
 #include "machine/pc.h"
+#include "monitor/commands.h"
 
 #define QMP_MAX_REQUEST (64 * 1024)
 #define QMP_MAX_SESSIONS 16
@@ -351,6 +352,10 @@ void qmp_vm_event(struct qmp *q, enum vm_event event, bool guest)
 	static const char *const panic_actions[] = { "poweroff", "pause", "reset", "run" };
 	JsonObject *data = NULL;
 
+	if (event == VM_EVENT_IO_ERROR) {
+		qmp_io_errors(q, q->vm);
+		return;
+	}
 	if (event == VM_EVENT_RESET || event == VM_EVENT_SHUTDOWN) {
 		const char *reason = event == VM_EVENT_RESET ? (guest ? "guest-reset" : "host-qmp-system-reset")
 							     : (guest ? "guest-shutdown" : "host-qmp-quit");

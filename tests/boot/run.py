@@ -15,6 +15,7 @@ import time
 
 import debian
 import drives
+import storage
 import kernels
 import uefi
 
@@ -56,16 +57,17 @@ def guise(*args, timeout=60):
 class Machine:
     """A detached-in-spirit machine: a child process with its QMP socket."""
 
-    def __init__(self, name, *args, display='none'):
+    def __init__(self, name, *args, display='none', prefix=()):
         self.name = name
         self.qmp_path = os.path.join(WORK, name + '.qmp')
         self.serial = os.path.join(WORK, name + '.serial')
         self.log = open(os.path.join(WORK, name + '.log'), 'w+b')
         self.process = subprocess.Popen(
-            [GUISE, 'run', *engine(args), *args, '--name', name, '--display', display, '--serial', 'file:' + self.serial,
+            [*prefix, GUISE, 'run', *engine(args), *args, '--name', name, '--display', display, '--serial', 'file:' + self.serial,
              '--qmp', 'unix:' + self.qmp_path], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self.socket = None
         self.buffer = b''
+        self.events = []
 
     def __enter__(self):
         return self
@@ -116,9 +118,23 @@ class Machine:
         self.socket.sendall(json.dumps(request).encode() + b'\n')
         while True:
             answer = self.line()
+            if 'event' in answer:
+                self.events.append(answer)
             if 'return' in answer:
                 return answer['return']
             check('error' not in answer, f'{command}: {answer}')
+
+    def event(self, name, seconds=60):
+        """The next event of that name, heard since the last one asked for."""
+        end = time.time() + seconds
+        while True:
+            for i, e in enumerate(self.events):
+                if e['event'] == name:
+                    del self.events[:i + 1]
+                    return e['data'] if 'data' in e else {}
+            check(time.time() < end, f'no {name}; {self.console()[-800:]}')
+            self.qmp('query-status')
+            time.sleep(0.05)
 
     def console(self):
         try:
@@ -224,8 +240,8 @@ def test_linux_smp():
     linux('linux-smp', '--cpus', '4', '--memory', '1G', words=['4 CPUs'])
 
 
-def with_init(script):
-    """The guest's initramfs with another first process: a second archive goes over the first."""
+def with_init(script, files=()):
+    """The guest's initramfs with another first process and more files in its root: a second archive goes over the first."""
     def entry(name, mode, data):
         head = b'070701' + b''.join(b'%08x' % v for v in
                                     (0, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0))
@@ -237,6 +253,8 @@ def with_init(script):
         with open(os.path.join(GUESTS, 'initramfs.cpio.gz'), 'rb') as base:
             f.write(base.read())
         f.write(bytes(-f.tell() % 4))
+        for name, data in files:
+            f.write(entry(name, 0o100644, data))
         f.write(entry('init', 0o100755, script.encode()) + entry('TRAILER!!!', 0, b''))
     return path
 
@@ -502,6 +520,7 @@ TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_secto
          test_same_name_twice, test_virtio_boot, test_vnc, test_linux, test_linux_smp, test_virtio]
 TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name__])
 TESTS += uefi.tests(sys.modules[__name__])
+TESTS += storage.tests(sys.modules[__name__])
 TESTS += debian.tests(sys.modules[__name__])
 
 

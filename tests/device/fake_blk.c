@@ -37,6 +37,7 @@ struct blk *fake_blk_new(uint64_t sectors, uint8_t tag)
 }
 
 uint8_t *fake_blk_data(struct blk *b) { return b->data; }
+void fake_blk_set_sectors(struct blk *b, uint64_t sectors) { b->sectors = sectors; }
 void fake_blk_set_readonly(struct blk *b, bool readonly) { b->readonly = readonly; }
 void fake_blk_set_bad(struct blk *b, uint64_t sector) { b->bad = sector; }
 unsigned fake_blk_waiting(struct blk *b) { return b->waiting.length; }

@@ -185,6 +185,29 @@ static void test_identify(void)
 	board_unmake(&b);
 }
 
+/* Another size shows when the guest identifies the disk again, and sets the bounds. */
+static void test_resized(void)
+{
+	struct board b;
+	uint8_t id[512];
+
+	board_make(&b, 0);
+	fake_blk_set_sectors(b.disk, 19000);
+	ide_resized(b.ide, 0);
+	ide_resized(b.ide, 2); /* the CD-ROM drive: nothing happens */
+	out(&b, 0x1f6, 0xa0);
+	out(&b, 0x1f7, 0xec);
+	read_words(&b, 0x1f0, id, 512);
+	g_assert_cmpuint(ld32le(id + 120), ==, 19000);
+	command28(&b, 0x20, 19000, 1);
+	g_assert_cmphex(in(&b, 0x1f7) & 1, ==, 1);
+	g_assert_cmphex(in(&b, 0x1f1), ==, 0x10);
+	command28(&b, 0x20, 18999, 1);
+	run(&b);
+	g_assert_cmphex(in(&b, 0x1f7), ==, 0x58);
+	board_unmake(&b);
+}
+
 static void test_pio(void)
 {
 	struct board b;
@@ -760,6 +783,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/ide/registers", test_registers);
 	g_test_add_func("/ide/absent", test_absent);
 	g_test_add_func("/ide/identify", test_identify);
+	g_test_add_func("/ide/resized", test_resized);
 	g_test_add_func("/ide/pio", test_pio);
 	g_test_add_func("/ide/multiple", test_multiple);
 	g_test_add_func("/ide/dma", test_dma);

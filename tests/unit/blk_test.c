@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "block/request.h"
+#include "memory_file.h"
 
 #define MIB (1u << 20)
 
@@ -345,6 +346,139 @@ static void test_relabel(gconstpointer threads)
 	g_error_free(err);
 }
 
+static void on_failure(void *opaque, const struct blk_failure *f)
+{
+	struct blk_failure *last = opaque;
+
+	*last = *f;
+}
+
+/* A disk in memory, as raw image under the asynchronous front. */
+static struct blk *open_in_memory(const struct blk_options *opt, struct waiter *w, struct memory_file **m)
+{
+	g_autofree char *path = make_file("in-memory", 64 * 1024, 0x44), *bytes = g_malloc0(64 * 1024);
+	struct blk *b = blk_open(path, opt, &w->lock, NULL);
+
+	*m = memory_file_new(path, bytes, 64 * 1024);
+	file_close(b->image->file);
+	b->image->file = &(*m)->file;
+	return b;
+}
+
+static void write_sector(struct blk *b, struct waiter *w, uint64_t sector, int fill)
+{
+	static char buf[512];
+
+	memset(buf, fill, sizeof(buf));
+	blk_writev(b, sector, &(struct iovec){ buf, 512 }, 1, on_done, w);
+}
+
+static void wait_failure(struct waiter *w, struct blk_failure *f)
+{
+	while (!f->error) {
+		pthread_mutex_unlock(&w->lock);
+		g_usleep(1000);
+		pthread_mutex_lock(&w->lock);
+	}
+}
+
+/* A write without room waits and is tried anew, any other failure is told; a drain ends what waits. */
+static void test_error_policy(gconstpointer threads)
+{
+	const struct blk_options opt = { .format = BLK_RAW, .threads = GPOINTER_TO_INT(threads) };
+	struct blk_failure f = { 0 };
+	struct blk_error_policy policy = { .failed = on_failure, .opaque = &f };
+	struct memory_file *m;
+	struct waiter w;
+	struct blk *b;
+
+	waiter_init(&w);
+	b = open_in_memory(&opt, &w, &m);
+	pthread_mutex_lock(&w.lock);
+	m->fail_at = m->calls + 1;
+	m->fail_on = true;
+	m->error = -ENOSPC;
+	/* Without a policy the device is told. */
+	write_sector(b, &w, 1, 1);
+	g_assert_cmpint(await(&w, 1), ==, -ENOSPC);
+	blk_set_error_policy(b, &policy);
+	write_sector(b, &w, 2, 2);
+	wait_failure(&w, &f);
+	g_assert_true(f.write && f.waits);
+	g_assert_cmpint(f.error, ==, ENOSPC);
+	g_assert_cmpuint(w.done, ==, 0);
+	g_assert_cmpint(blk_resize(b, 128 * 1024), ==, -EBUSY);
+	/* Still no room. */
+	f.error = 0;
+	blk_retry(b);
+	wait_failure(&w, &f);
+	g_assert_true(f.waits);
+	g_assert_cmpuint(w.done, ==, 0);
+	m->fail_at = 0;
+	blk_retry(b);
+	g_assert_cmpint(await(&w, 1), ==, 0);
+	g_assert_cmpint(m->bytes[2 * 512], ==, 2);
+	/* Another error is told, unless the policy says other. */
+	m->fail_at = m->calls + 1;
+	m->error = -EIO;
+	write_sector(b, &w, 3, 3);
+	g_assert_cmpint(await(&w, 1), ==, -EIO);
+	g_assert_true(f.error == EIO && !f.waits);
+	policy.write = BLK_ERROR_STOP;
+	blk_set_error_policy(b, &policy);
+	f.error = 0;
+	write_sector(b, &w, 4, 4);
+	wait_failure(&w, &f);
+	g_assert_true(f.waits);
+	blk_drain(b);
+	g_assert_cmpint(await(&w, 1), ==, -EIO);
+	g_assert_false(f.waits);
+	/* What the request itself is to blame for never waits. */
+	blk_readv(b, 1 << 20, &(struct iovec){ &f, 512 }, 1, on_done, &w);
+	g_assert_cmpint(await(&w, 1), ==, -EINVAL);
+	/* Closing gives it a last try. */
+	f.error = 0;
+	write_sector(b, &w, 5, 5);
+	wait_failure(&w, &f);
+	m->fail_at = 0;
+	pthread_mutex_unlock(&w.lock);
+	blk_close(b);
+	g_assert_cmpuint(w.done, ==, 1);
+	g_assert_cmpint(w.result, ==, 0);
+}
+
+static void test_resize(gconstpointer threads)
+{
+	struct blk_options opt = { .format = BLK_RAW, .threads = GPOINTER_TO_INT(threads) };
+	g_autofree char *path = make_file("grows", 64 * 1024, 0x55);
+	char buf[512];
+	struct waiter w;
+	struct blk *b;
+
+	waiter_init(&w);
+	b = blk_open(path, &opt, &w.lock, NULL);
+	pthread_mutex_lock(&w.lock);
+	g_assert_cmpint(blk_resize(b, 32 * 1024), ==, -EINVAL);
+	g_assert_cmpint(blk_resize(b, 64 * 1024 + 1), ==, -EINVAL);
+	g_assert_cmpint(blk_resize(b, 128 * 1024), ==, 0);
+	g_assert_cmpuint(blk_size(b), ==, 128 * 1024);
+	write_sector(b, &w, 255, 7);
+	g_assert_cmpint(await(&w, 1), ==, 0);
+	blk_readv(b, 254, &(struct iovec){ buf, 512 }, 1, on_done, &w);
+	g_assert_cmpint(await(&w, 1), ==, 0);
+	g_assert_cmpint(buf[511], ==, 0);
+	blk_readv(b, 256, &(struct iovec){ buf, 512 }, 1, on_done, &w);
+	g_assert_cmpint(await(&w, 1), ==, -EINVAL);
+	pthread_mutex_unlock(&w.lock);
+	blk_close(b);
+	opt.snapshot = true;
+	b = blk_open(path, &opt, &w.lock, NULL);
+	pthread_mutex_lock(&w.lock);
+	g_assert_cmpint(blk_resize(b, 256 * 1024), ==, -EOPNOTSUPP);
+	pthread_mutex_unlock(&w.lock);
+	blk_close(b);
+}
+
 int main(int argc, char **argv)
 {
 	int status;
@@ -363,6 +497,7 @@ int main(int argc, char **argv)
 		} tests[] = {
 			{ "requests", test_requests }, { "many", test_many }, { "tail", test_tail_and_truncation },
 			{ "snapshot", test_snapshot }, { "relabel", test_relabel },
+			{ "error-policy", test_error_policy }, { "resize", test_resize },
 		};
 
 		for (size_t i = 0; i < G_N_ELEMENTS(tests); i++) {

@@ -13,7 +13,7 @@ static void poll_others(struct interp *in)
 {
 	for (unsigned i = 0; i < in->cfg.cpus; i++) {
 		if (in->cpus[i])
-			atomic_store_explicit(&in->cpus[i]->poll, 1, memory_order_release);
+			icpu_poke(in->cpus[i]);
 	}
 }
 
@@ -31,7 +31,7 @@ static void tell(struct bt_cpu *b, uint64_t gpa, uint64_t len)
 		in->count = INBOX_SIZE + 1;
 	}
 	g_mutex_unlock(&in->lock);
-	atomic_store_explicit(&b->cpu.poll, 1, memory_order_release);
+	icpu_poke(&b->cpu);
 }
 
 static void code_stored(struct icpu *cpu, uint64_t gpa, unsigned len, bool released)
@@ -60,7 +60,7 @@ static void code_changed(struct interp *in, uint64_t gpa, uint64_t len)
 	}
 }
 
-static const struct interp_hooks hooks = { bt_flushed, code_stored, code_changed };
+static const struct interp_hooks hooks = { bt_flushed, code_stored, code_changed, bt_poked };
 
 /* ---- the engine ---- */
 

@@ -10,6 +10,7 @@
 #ifndef ACCEL_BT_BT_H
 #define ACCEL_BT_BT_H
 
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/types.h>
@@ -199,6 +200,7 @@ struct bt_cpu {
 	uint64_t c_rsp, return_sp;
 	uint8_t *lookup;     /* the mode's indirect look-up */
 	uint32_t mapped[EXEC_SIZE]; /* by a page's number: the number while the page is where it was */
+	_Atomic uint32_t poked; /* while C was running: the chain that is gone on with has to end soon */
 	struct bt_jump jump[4][JUMP_SIZE]; /* by MODE_USER | MODE_CODE32 */
 
 	uint64_t delta[2][WINDOW_SLOTS]; /* by view and slot: from a guest address to the host's */
@@ -227,12 +229,15 @@ struct bt_cpu {
 	uint64_t returns_sp[2];     /* of the one that is not in use */
 	uint32_t returns_mode[2];   /* of the code that landings on it are in */
 	bool returns_user;          /* which is */
+	_Atomic uint32_t in_code; /* translated code is about to run, or runs, or has called C */
+	pthread_t thread;
+	pid_t tid;
 	void *alt_stack;
 	uint32_t mode;
 	bool flags_in_image;   /* or in cpu.s.rflags */
 	uint8_t xsave_bv;      /* the image's own, while the state is in the registers */
 	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll, stub_poll_flags,
-		stub_window, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_lookup[4];
+		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_lookup[4];
 	struct bt_inbox inbox;
 	struct bt_heat heat;
 	struct bt_windows *windows; /* NULL: no tier 2 */
@@ -242,6 +247,7 @@ struct bt_cpu {
 
 #define BT_FAULTS 4
 #define BT_SAMPLE_SIGNAL (SIGRTMIN + 4)
+#define BT_POKE_SIGNAL (SIGRTMIN + 5)
 struct bt {
 	struct interp interp; /* must be first */
 	const struct accel_host *outer; /* the machine's callbacks */
@@ -249,7 +255,7 @@ struct bt {
 	bool avx, bmi2, xsave; /* of the host */
 	bool check;            /* every block, as it is made */
 	enum bt_tier2 { TIER2_OFF, TIER2_AUTO, TIER2_ALWAYS } tier2;
-	struct sigaction old_action[BT_FAULTS], old_sample;
+	struct sigaction old_action[BT_FAULTS], old_sample, old_poke;
 };
 
 static inline bool bt_canonical(uint64_t lin) { return (uint64_t)((int64_t)(lin << 16) >> 16) == lin; }
@@ -309,6 +315,7 @@ uint8_t *bt_help_insn(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 uint8_t *bt_help_fp(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 uint8_t *bt_help_poll(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
+uint8_t *bt_help_unchain(struct bt_cpu *b, uint64_t to);
 uint8_t *bt_help_miss(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unused2);
 uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 void bt_run(struct vcpu *v, struct vcpu_exit *exit);
@@ -327,6 +334,10 @@ void bt_signals_finish(struct bt *bt);
 int bt_thread_init(struct bt_cpu *b);
 /* Before translated code runs on this thread. */
 void bt_thread_enter(struct bt_cpu *b);
+/* `poll` has been set: translated code without polls of its own is made to leave. Any thread. */
+void bt_poked(struct icpu *cpu);
+/* The chain of blocks around a place in the cache ends at its next link; so does that of the call it is in. */
+void bt_unchain(struct bt_cpu *b, const uint8_t *at, const uint64_t *return_sp);
 
 /* ---- step.c: single steps, whose unit is a block ---- */
 void bt_set_step(struct vcpu *v, bool on);

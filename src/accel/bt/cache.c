@@ -303,6 +303,32 @@ static void unlink_exit(struct bt_cpu *b, struct bt_exit *e)
 	e->target = NULL;
 }
 
+static void unchain_block(struct bt_cpu *b, const uint8_t *at)
+{
+	struct bt_block *k = bt_block_at(b, at);
+
+	for (unsigned i = 0; k && i < k->exits; i++) {
+		struct bt_exit *e = &b->exits[k->first_exit + i], **p;
+
+		if (!e->target)
+			continue;
+		for (p = &e->target->incoming; *p != e;)
+			p = &(*p)->next;
+		*p = e->next;
+		unlink_exit(b, e);
+	}
+}
+
+void bt_unchain(struct bt_cpu *b, const uint8_t *at, const uint64_t *return_sp)
+{
+	uint64_t place = (uint64_t)((const uint8_t *)return_sp - b->return_stack);
+
+	unchain_block(b, at);
+	/* A block that ends with a return goes on there. */
+	if (place < 2 * RETURN_SPACE && place % RETURN_SPACE >= PAGE_SIZE && place % RETURN_SPACE <= PAGE_SIZE + RETURN_STACK)
+		unchain_block(b, (const uint8_t *)*return_sp);
+}
+
 static void drop_jump(struct bt_cpu *b, const struct bt_block *block)
 {
 	unsigned i = bt_jump_index(block->lin);

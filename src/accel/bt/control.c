@@ -32,6 +32,7 @@ void emit_exit(struct tr *t, uint64_t lin, bool poll, uint8_t live)
 	struct bt_exit *x;
 	uint32_t id;
 
+	poll &= !t->tier2;
 	if (live && (poll || cross))
 		flags_in_image(t);
 	if (poll || cross)
@@ -94,6 +95,18 @@ static uint64_t branch_target(const struct tr *t, const struct guest_insn *g)
 	return t->code32 ? (uint32_t)to : to;
 }
 
+bool jcc_inside(const struct tr *t, const struct guest_insn *g)
+{
+	return t->tier2 && g->kind == G_JCC && g + 1 < &t->insn[t->count] && !t->b->cpu.stepping;
+}
+
+uint64_t branch_target_at(const struct tr *t, unsigned i)
+{
+	uint64_t to = t->block->lin + t->offset[i + 1] + t->insn[i].imm;
+
+	return t->code32 ? (uint32_t)to : to;
+}
+
 static void emit_jcc_insn(struct tr *t, const struct guest_insn *g)
 {
 	uint64_t to = branch_target(t, g), on = next_lin(t);
@@ -103,7 +116,7 @@ static void emit_jcc_insn(struct tr *t, const struct guest_insn *g)
 
 	flags_need(t);
 	here = t->flags;
-	if (page_of(to) == page_of(t->block->lin) && to > t->lin) {
+	if (page_of(to) == page_of(t->block->lin) && (to > t->lin || t->tier2)) {
 		uint32_t id;
 		struct bt_exit *x = exit_new(t, to, false, &id);
 
@@ -116,7 +129,8 @@ static void emit_jcc_insn(struct tr *t, const struct guest_insn *g)
 		emit_patch(t->e.base, over, emit_at(&t->e));
 		t->flags = here;
 	}
-	emit_exit(t, on, false, live_on);
+	if (!jcc_inside(t, g))
+		emit_exit(t, on, false, live_on);
 }
 
 /* LOOP, JCXZ: the host's own, around a jump. */
@@ -209,7 +223,7 @@ static void emit_indirect(struct tr *t, bool call, uint32_t id)
 static void emit_call_insn(struct tr *t, const struct guest_insn *g)
 {
 	uint64_t to = branch_target(t, g);
-	bool cross = page_of(to) != page_of(t->block->lin), back = to <= t->lin;
+	bool cross = page_of(to) != page_of(t->block->lin), back = to <= t->lin && !t->tier2;
 	uint8_t live = live_at(t, to);
 	struct bt_rec *rec;
 	struct bt_exit *x;

@@ -100,7 +100,7 @@ uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 	struct bt_block *block;
 
 	b->cpu.s.rip = e->lin;
-	if (b->cpu.stepping)
+	if (b->cpu.stepping || atomic_load_explicit(&b->cpu.poll, memory_order_acquire))
 		return NULL;
 	bt_mode_update(b);
 	block = find(b, e->target);
@@ -125,6 +125,13 @@ static uint8_t *branch_out(struct bt_cpu *b)
 	if (rec->is_return)
 		b->cpu.s.gpr[RSP] -= 8u + rec->released;
 	return bt_interp_rec(b, rec);
+}
+
+uint8_t *bt_help_unchain(struct bt_cpu *b, uint64_t to)
+{
+	atomic_store_explicit(&b->poked, 0, memory_order_seq_cst);
+	bt_unchain(b, (const uint8_t *)to, (const uint64_t *)b->return_sp);
+	return (uint8_t *)to;
 }
 
 uint8_t *bt_help_miss(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unused)

@@ -262,17 +262,23 @@ static bool steps(const struct bt_cpu *b)
 static bool run_once(struct bt_cpu *b)
 {
 	void (*enter)(uint8_t *target) = (void (*)(uint8_t *))(b->rx + b->stub_enter);
-	uint8_t *target = steps(b) ? NULL : bt_find_code(b);
+	uint8_t *target;
 
+	/* From here on who sets `poll` also sends a signal. */
+	atomic_store_explicit(&b->in_code, 1, memory_order_seq_cst);
+	atomic_store_explicit(&b->poked, 0, memory_order_seq_cst);
+	target = steps(b) ? NULL : bt_find_code(b);
 	if (target) {
 		flags_to_image(b);
 		b->stats.enters++;
 		enter(target);
+		atomic_store_explicit(&b->in_code, 0, memory_order_relaxed);
 		flags_to_cpu(b);
 		if (b->unit.insns)
 			bt_unit_end(b);
 		return true;
 	}
+	atomic_store_explicit(&b->in_code, 0, memory_order_relaxed);
 	settle(b);
 	b->stats.interp_blocks++;
 	return icpu_run_block(&b->cpu);
@@ -287,6 +293,7 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 	memset(exit, 0, sizeof(*exit));
 	bt_thread_enter(b);
 	if (sigsetjmp(cpu->fault, 0)) {
+		atomic_store_explicit(&b->in_code, 0, memory_order_relaxed);
 		flags_to_cpu(b);
 		b->stats.faults++;
 		b->unit.last = cpu->s.rip - b->unit.lin;

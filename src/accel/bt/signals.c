@@ -58,6 +58,45 @@ static bool resume(struct bt_cpu *b, const siginfo_t *info, ucontext_t *uc)
 	return true;
 }
 
+/*
+ * `poll` is set and this thread may be in code that does not look at it. Translated code leaves nothing half done that
+ * links of blocks could be part of, so they may be taken away here; in C the stub does it on the way back.
+ */
+static void leave_soon(struct bt_cpu *b, const greg_t *r)
+{
+	const uint8_t *rip = (const uint8_t *)r[REG_RIP];
+
+	/* For the next time that C is left: this may be the way into it. */
+	atomic_store_explicit(&b->poked, 1, memory_order_seq_cst);
+	if (rip >= b->rx + b->code_start && rip < b->rx + b->at) {
+		bt_unchain(b, rip, (const uint64_t *)r[REG_RSP]);
+	} else if (rip >= b->rx && rip < b->rx + b->code_start) {
+		/* In a stub, on the way to here or there. */
+		bt_unchain(b, (const uint8_t *)r[REG_RAX], (const uint64_t *)b->return_sp);
+		bt_unchain(b, (const uint8_t *)b->resume, (const uint64_t *)r[REG_RSP]);
+	}
+}
+
+static void on_poke(int sig, siginfo_t *info, void *context)
+{
+	struct bt_cpu *b = thread_cpu();
+
+	if (b && atomic_load_explicit(&b->in_code, memory_order_relaxed))
+		leave_soon(b, ((ucontext_t *)context)->uc_mcontext.gregs);
+}
+
+void bt_poked(struct icpu *cpu)
+{
+	struct bt_cpu *b = (struct bt_cpu *)cpu;
+
+	if (!b->windows || !atomic_load_explicit(&b->in_code, memory_order_seq_cst))
+		return;
+	if (pthread_equal(pthread_self(), b->thread))
+		atomic_store_explicit(&b->poked, 1, memory_order_seq_cst);
+	else
+		syscall(SYS_tgkill, getpid(), b->tid, BT_POKE_SIGNAL);
+}
+
 /* Where translated code is just now. */
 static void on_sample(int sig, siginfo_t *info, void *context)
 {
@@ -73,6 +112,7 @@ static void on_sample(int sig, siginfo_t *info, void *context)
 	b->heat.sample[n] = (uint32_t)(rip - b->rx);
 	atomic_store_explicit(&b->heat.count, n + 1, memory_order_release);
 	atomic_store_explicit(&b->cpu.poll, 1, memory_order_release);
+	leave_soon(b, ((ucontext_t *)context)->uc_mcontext.gregs);
 }
 
 static void on_fault(int sig, siginfo_t *info, void *context)
@@ -107,6 +147,9 @@ int bt_signals_init(struct bt *bt)
 	sigfillset(&sample.sa_mask);
 	if (sigaction(BT_SAMPLE_SIGNAL, &sample, &bt->old_sample))
 		return -errno;
+	sample.sa_sigaction = on_poke;
+	if (sigaction(BT_POKE_SIGNAL, &sample, &bt->old_poke))
+		return -errno;
 	for (unsigned i = 0; i < ARRAY_LEN(faults); i++) {
 		if (sigaction(faults[i], &sa, &bt->old_action[i]))
 			return -errno;
@@ -119,6 +162,7 @@ void bt_signals_finish(struct bt *bt)
 	for (unsigned i = 0; i < ARRAY_LEN(faults); i++)
 		sigaction(faults[i], &bt->old_action[i], NULL);
 	sigaction(BT_SAMPLE_SIGNAL, &bt->old_sample, NULL);
+	sigaction(BT_POKE_SIGNAL, &bt->old_poke, NULL);
 }
 
 void bt_thread_enter(struct bt_cpu *b)
@@ -130,6 +174,10 @@ void bt_thread_enter(struct bt_cpu *b)
 		stack_t mine = { .ss_sp = b->alt_stack, .ss_size = ALT_STACK };
 
 		sigaltstack(&mine, NULL);
+	}
+	if (!b->tid || !pthread_equal(b->thread, pthread_self())) {
+		b->thread = pthread_self();
+		b->tid = (pid_t)syscall(SYS_gettid);
 	}
 	tier_thread_enter(b);
 }

@@ -64,6 +64,21 @@ static uint32_t emit_helper(struct emit *e, struct bt_cpu *b, helper *fn, bool i
 	over = emit_jcc(e, CC_NE, 0);
 	emit_leave_code(e);
 	emit_patch(e->base, over, emit_at(e));
+	emit_cmp_gs8(e, GS_OF(poked), 0);
+	emit_jcc(e, CC_NE, b->stub_unchain);
+	emit_jmp(e, reload);
+	return at;
+}
+
+/* Something was asked for while C ran: what is gone on with, at RAX, ends soon. */
+static uint32_t emit_unchain(struct emit *e, struct bt_cpu *b, uint32_t reload)
+{
+	uint32_t at = emit_at(e);
+
+	emit_imm(e, RDI, (uintptr_t)b);
+	emit_mov(e, RSI, RAX);
+	emit_imm(e, RAX, (uintptr_t)bt_help_unchain);
+	e1(e, 0xff), e1(e, 0xd0); /* call rax */
 	emit_jmp(e, reload);
 	return at;
 }
@@ -114,6 +129,7 @@ void bt_stubs_make(struct bt_cpu *b)
 	emit_reload(e);
 	b->stub_enter = emit_at(e);
 	emit_enter(e, reload);
+	b->stub_unchain = emit_unchain(e, b, reload);
 	b->stub_fill = emit_helper(e, b, bt_help_fill, true, reload);
 	b->stub_fill_lin = emit_helper(e, b, bt_help_fill_lin, true, reload);
 	b->stub_window = emit_helper(e, b, bt_help_window, true, reload);

@@ -6,9 +6,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #define SAMPLE_NS 1000000
 /* A page of code is hot when it has been met this often. */
@@ -54,15 +52,11 @@ void tier_thread_leave(struct bt_cpu *b)
 void tier_thread_enter(struct bt_cpu *b)
 {
 	const struct itimerspec every = { { 0, SAMPLE_NS }, { 0, SAMPLE_NS } };
-	pid_t tid;
 
-	if (bt_of(b)->tier2 != TIER2_AUTO || !b->windows)
-		return;
-	tid = (pid_t)syscall(SYS_gettid);
-	if (tid == b->heat.tid)
+	if (bt_of(b)->tier2 != TIER2_AUTO || !b->windows || b->tid == b->heat.tid)
 		return;
 	tier_thread_leave(b);
-	if (timer_make(b, tid))
+	if (timer_make(b, b->tid))
 		timer_settime(b->heat.timer, 0, &every, NULL);
 }
 

@@ -76,6 +76,8 @@ static void decode(struct tr *t, const uint8_t *code, unsigned room)
 		t->count++;
 		used += g->length;
 		t->offset[t->count] = (uint16_t)used;
+		if (t->tier2 && g->kind == G_JCC && !t->b->cpu.stepping)
+			continue;
 		if ((g->ops & GO_ENDS) || !g->length)
 			return;
 		/* Time stamps are the host's: who steps has to see them before they are used. */
@@ -101,6 +103,8 @@ static void find_live(struct tr *t)
 	for (unsigned i = t->count; i-- > 0;) {
 		const struct guest_insn *g = &t->insn[i];
 
+		if (jcc_inside(t, g))
+			live |= live_at(t, branch_target_at(t, i));
 		live = (uint8_t)((live & ~g->flags_written) | g->flags_read);
 		t->live[i] = live;
 	}
@@ -186,6 +190,13 @@ static void emit_insn(struct tr *t)
 	}
 }
 
+static bool ends_here(const struct tr *t)
+{
+	const struct guest_insn *g = &t->insn[t->at < t->count ? t->at : t->count - 1];
+
+	return (g->ops & GO_ENDS) && !jcc_inside(t, g);
+}
+
 static void emit_body(struct tr *t)
 {
 	uint64_t next;
@@ -193,14 +204,14 @@ static void emit_body(struct tr *t)
 	for (t->at = 0; t->at < t->count; t->at++) {
 		t->lin = t->block->lin + t->offset[t->at];
 		emit_insn(t);
-		if (t->laters > BLOCK_LATER - 8 || (t->insn[t->at < t->count ? t->at : t->count - 1].ops & GO_ENDS)) {
+		if (t->laters > BLOCK_LATER - 8 || ends_here(t)) {
 			t->at++;
 			break;
 		}
 	}
 	t->block->insns = (uint8_t)t->at;
 	t->block->length = t->offset[t->at];
-	if (t->at && ((t->insn[t->at - 1].ops & GO_ENDS) || !t->insn[t->at - 1].length)) {
+	if (t->at && (((t->insn[t->at - 1].ops & GO_ENDS) && !jcc_inside(t, &t->insn[t->at - 1])) || !t->insn[t->at - 1].length)) {
 		if (!t->insn[t->at - 1].length)
 			t->block->length = (uint16_t)(t->offset[t->at - 1] + 15);
 		return;
@@ -328,12 +339,14 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	t.block = &b->blocks[b->block_count++];
 	*t.block = (struct bt_block){ .lin = lin, .gpa = page->gpa + offset, .mode = b->mode, .host = b->at, .first_rec = b->rec_count,
 				      .first_exit = b->exit_count };
+	t.tier2 = tier_is_hot(b, t.block->gpa, b->mode);
 	decode(&t, page->host + offset, PAGE_SIZE - offset);
 	if (!t.count) {
+		t.tier2 = false;
 		next = bt_exec_known(b, t.code32 ? (uint32_t)(lin + PAGE_SIZE - offset) : lin + PAGE_SIZE - offset);
 		decode_crossing(&t, page->host + offset, PAGE_SIZE - offset, next);
 	}
-	t.block->tier2 = t.tier2 = !t.block->tail && t.count && tier_is_hot(b, t.block->gpa, b->mode);
+	t.block->tier2 = t.tier2;
 	find_live(&t);
 	emit_entries(&t);
 	if (t.block->tail)

@@ -113,6 +113,10 @@ void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id);
 /* What of the flags matters at lin, by looking ahead. */
 uint8_t live_at(struct tr *t, uint64_t lin);
 void emit_exit(struct tr *t, uint64_t lin, bool poll, uint8_t live);
+/* Whether a block goes on behind a conditional branch: tier 2's do. */
+bool jcc_inside(const struct tr *t, const struct guest_insn *g);
+/* Where the branch that is the block's instruction i leads. */
+uint64_t branch_target_at(const struct tr *t, unsigned i);
 void emit_control(struct tr *t, const struct guest_insn *g);
 
 /* ---- system.c ---- */

@@ -93,7 +93,7 @@ uint32_t blocks_watch_page(struct icpu *cpu, uint64_t gpa)
 		atomic_fetch_add(&in->code_epoch, 1);
 		for (unsigned i = 0; i < in->cfg.cpus; i++) {
 			if (in->cpus[i] && in->cpus[i] != cpu)
-				atomic_store_explicit(&in->cpus[i]->poll, 1, memory_order_release);
+				icpu_poke(in->cpus[i]);
 		}
 		mmu_sync(cpu);
 	}

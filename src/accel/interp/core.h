@@ -25,7 +25,7 @@ struct interp {
 	const struct interp_hooks *hooks;
 };
 
-/* What an engine built on this one wants to hear of. On the vCPU's own thread, except code_changed. */
+/* What an engine built on this one wants to hear of. On the vCPU's own thread, except code_changed and poked. */
 enum flush_kind { FLUSH_ALL, FLUSH_LOCAL, FLUSH_PAGE };
 struct interp_hooks {
 	/* Translations were dropped: all, all but global ones, or those of the page at lin. */
@@ -34,6 +34,8 @@ struct interp_hooks {
 	void (*code_stored)(struct icpu *cpu, uint64_t gpa, unsigned len, bool released);
 	/* A device wrote there. Any thread. */
 	void (*code_changed)(struct interp *in, uint64_t gpa, uint64_t len);
+	/* The vCPU's `poll` has been set. Any thread. */
+	void (*poked)(struct icpu *cpu);
 };
 
 /* ---- for the engines that are built on this one: the parts of an engine's operations (interp.c) ---- */
@@ -42,6 +44,8 @@ void interp_finish(struct interp *in);
 /* cpu is zeroed memory; its mmu may already be set. */
 int icpu_init(struct icpu *cpu, struct interp *in, unsigned index);
 void icpu_finish(struct icpu *cpu);
+/* Something waits for the vCPU: it looks soon, wherever it is. Any thread. */
+void icpu_poke(struct icpu *cpu);
 /* Takes what waits for the vCPU; true when run() has to end, with *exit filled. */
 bool icpu_take_requests(struct icpu *cpu, struct vcpu_exit *exit);
 /* What ends run() before anything is executed: a shutdown, a halt. */

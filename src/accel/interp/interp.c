@@ -64,7 +64,9 @@ void interp_finish(struct interp *in)
 static void ignore_flush(struct icpu *cpu, enum flush_kind kind, uint64_t lin) { }
 static void ignore_store(struct icpu *cpu, uint64_t gpa, unsigned len, bool released) { }
 static void ignore_change(struct interp *in, uint64_t gpa, uint64_t len) { }
-static const struct interp_hooks no_hooks = { ignore_flush, ignore_store, ignore_change };
+static void ignore_poke(struct icpu *cpu) {}
+
+static const struct interp_hooks no_hooks = { ignore_flush, ignore_store, ignore_change, ignore_poke };
 
 static void interp_close(struct accel *a)
 {
@@ -361,13 +363,19 @@ static void interp_run(struct vcpu *v, struct vcpu_exit *exit)
 	}
 }
 
+void icpu_poke(struct icpu *cpu)
+{
+	atomic_store_explicit(&cpu->poll, 1, memory_order_seq_cst);
+	cpu->interp->hooks->poked(cpu);
+}
+
 void interp_set_irq(struct vcpu *v, unsigned bits, bool level)
 {
 	struct icpu *cpu = (struct icpu *)v;
 
 	if (level) {
 		atomic_fetch_or(&cpu->irq, bits);
-		atomic_store_explicit(&cpu->poll, 1, memory_order_release);
+		icpu_poke(cpu);
 	} else {
 		atomic_fetch_and(&cpu->irq, ~(uint32_t)bits);
 	}

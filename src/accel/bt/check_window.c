@@ -110,14 +110,17 @@ bool check_window_lea(struct checker *c, struct state *s, bool *handled)
 bool check_window_operand(struct checker *c, const struct state *s, const ZydisDecodedOperand *m, bool *handled)
 {
 	int base = check_register(m->mem.base), index = check_register(m->mem.index);
-	bool write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	bool write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE, folded = base >= 0 && s->reg[base].kind == V_WINDOW;
+	int64_t from = m->mem.disp.value, size = m->size / 8;
 	const struct bt_rec *r = record(c);
 
-	if (base >= 0 && s->reg[base].kind == V_WINDOW)
-		*handled = index < 0 && m->mem.disp.value >= 0 && m->mem.disp.value <= (int64_t)WINDOW_ACCESS_MAX;
-	else
-		*handled = sum(c, s, m);
-	if (*handled && (!r || m->size / 8 > r->size || write != r->write))
+	*handled = folded ? index < 0 : sum(c, s, m);
+	if (!*handled)
+		return true;
+	/* Several accesses of one record lie side by side: in a frame, or from where its address was folded to. */
+	if (r && !folded)
+		from = r->frame == FRAME_NONE || (c->block->mode & MODE_CODE32) ? 0 : from - r->disp;
+	if (!r || from < 0 || !size || from + size > r->size || write != r->write)
 		return check_fail(c, "a window without a record of the access");
 	return true;
 }

@@ -6,7 +6,7 @@ static _Noreturn void segment_fault(struct icpu *cpu, enum x86_seg seg)
 	cpu_raise_error(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
 }
 
-uint64_t cpu_offset(struct icpu *cpu, const struct insn *in)
+static inline uint64_t offset_of(struct icpu *cpu, const struct insn *in)
 {
 	uint64_t offset = (uint64_t)in->disp;
 
@@ -21,12 +21,17 @@ uint64_t cpu_offset(struct icpu *cpu, const struct insn *in)
 	return in->addrsize == 4 ? (uint32_t)offset : (uint16_t)offset;
 }
 
-static bool canonical(uint64_t lin)
+uint64_t cpu_offset(struct icpu *cpu, const struct insn *in)
+{
+	return offset_of(cpu, in);
+}
+
+static inline bool canonical(uint64_t lin)
 {
 	return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
 }
 
-static uint64_t linear_64(struct icpu *cpu, enum x86_seg seg, uint64_t offset, unsigned len)
+static inline uint64_t linear_64(struct icpu *cpu, enum x86_seg seg, uint64_t offset, unsigned len)
 {
 	uint64_t lin = offset;
 
@@ -75,7 +80,9 @@ uint64_t cpu_linear(struct icpu *cpu, enum x86_seg seg, uint64_t offset, unsigne
 
 uint64_t cpu_ea(struct icpu *cpu, const struct insn *in, unsigned len, bool write)
 {
-	return cpu_linear(cpu, in->seg, cpu_offset(cpu, in), len, write);
+	uint64_t offset = offset_of(cpu, in);
+
+	return cpu->code_bits == 64 ? linear_64(cpu, in->seg, offset, len) : cpu_linear(cpu, in->seg, offset, len, write);
 }
 
 static uint64_t stack_mask(const struct icpu *cpu)

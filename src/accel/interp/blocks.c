@@ -9,8 +9,8 @@
 
 #include "accel/interp/core.h"
 
-#define HASH_SIZE 16384
-#define JUMP_SIZE 4096
+#define HASH_SIZE 65536
+#define JUMP_SIZE 16384
 #define BLOCKS_LIMIT 65536 /* about 100 MiB at the most; then everything is dropped */
 
 struct jump {
@@ -218,8 +218,7 @@ static const struct block *block_at(struct icpu *cpu, uint64_t lin, const struct
 			b->written2 = w2;
 			return b;
 		}
-		/* Look-ups may still name it. */
-		memset(bs->jump, 0, sizeof(bs->jump));
+		cpu->mmu->map_epoch++; /* look-ups may still name it */
 		*place = b->next;
 		free(b);
 		bs->count--;

@@ -335,6 +335,13 @@ bool icpu_stopped(struct icpu *cpu, struct vcpu_exit *exit)
 	return false;
 }
 
+/* Whether there is nothing that icpu_stopped would look at. */
+static inline bool goes_on(struct icpu *cpu)
+{
+	return !cpu->shutdown && !cpu->s.event_pending && cpu->s.mp_state == MP_RUNNING &&
+	       !atomic_load_explicit(&cpu->irq, memory_order_relaxed);
+}
+
 static void interp_run(struct vcpu *v, struct vcpu_exit *exit)
 {
 	struct icpu *cpu = (struct icpu *)v;
@@ -351,7 +358,7 @@ static void interp_run(struct vcpu *v, struct vcpu_exit *exit)
 			exit->kind = VCPU_EXIT_DEBUG;
 			return;
 		}
-		if (icpu_stopped(cpu, exit))
+		if (!goes_on(cpu) && icpu_stopped(cpu, exit))
 			return;
 		mmu_sync(cpu);
 		if (!icpu_run_block(cpu)) {

@@ -142,7 +142,7 @@ struct bt_exec_log {
 
 struct bt_stats {
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidated, links, relinks, misses, slow_fill, slow_interp,
-		enters, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, pages, promoted, demoted, window_faults;
+		enters, gates, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, pages, promoted, demoted, window_faults;
 	uint64_t by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
 
@@ -237,7 +237,8 @@ struct bt_cpu {
 	bool flags_in_image;   /* or in cpu.s.rflags */
 	uint8_t xsave_bv;      /* the image's own, while the state is in the registers */
 	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll, stub_poll_flags,
-		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_lookup[4];
+		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_syscall, stub_sysret, stub_iret,
+		stub_lookup[4];
 	struct bt_inbox inbox;
 	struct bt_heat heat;
 	struct bt_windows *windows; /* NULL: no tier 2 */
@@ -319,6 +320,11 @@ uint8_t *bt_help_unchain(struct bt_cpu *b, uint64_t to);
 uint8_t *bt_help_miss(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unused2);
 uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 void bt_run(struct vcpu *v, struct vcpu_exit *exit);
+
+/* ---- gates.c: the same, for ways from privilege to privilege ---- */
+uint8_t *bt_help_syscall(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
+uint8_t *bt_help_sysret(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
+uint8_t *bt_help_iret(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 
 /* ---- host.c ---- */
 void bt_host_make(struct bt *bt, const struct accel_host *host);

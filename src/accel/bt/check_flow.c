@@ -122,12 +122,22 @@ static bool fill_stub(struct checker *c, const struct state *s, const struct bt_
 	return rec_resumes(c, r, s);
 }
 
+/* The ways to another privilege that the block's own may ask for. */
+static bool gate_stub(const struct checker *c, uint32_t to)
+{
+	const struct bt_cpu *b = c->b;
+
+	if (c->block->mode & MODE_CODE32)
+		return false;
+	return to == b->stub_syscall || (!(c->block->mode & MODE_USER) && (to == b->stub_sysret || to == b->stub_iret));
+}
+
 static bool id_stub(struct checker *c, struct state *s, uint32_t to)
 {
 	const struct bt_cpu *b = c->b;
 	int32_t id = s->pushed;
 
-	if (s->expect ? to != s->expect : to != b->stub_insn && to != b->stub_cross)
+	if (s->expect ? to != s->expect : to != b->stub_insn && to != b->stub_cross && !gate_stub(c, to))
 		return check_fail(c, "a helper that nothing has asked for");
 	if (to == b->stub_exit || to == b->stub_exit_flags || to == b->stub_poll)
 		return exit_mine(c, id) ? true : check_fail(c, "another block's exit");
@@ -137,7 +147,7 @@ static bool id_stub(struct checker *c, struct state *s, uint32_t to)
 		return fill_stub(c, s, &b->recs[id]);
 	if (to == b->stub_fp) /* never goes on behind without the unit */
 		return check_resume(c, b->recs[id].retry, s);
-	if (to == b->stub_fill_lin || to == b->stub_insn)
+	if (to == b->stub_fill_lin || to == b->stub_insn || gate_stub(c, to))
 		return rec_resumes(c, &b->recs[id], s);
 	if (to == b->stub_cross)
 		return true;

@@ -15,11 +15,16 @@ static enum mmu_view view_now(const struct icpu *cpu)
 static uint8_t *fill(struct bt_cpu *b, struct bt_rec *rec, uint64_t lin, enum mmu_view view)
 {
 	bool whole = (lin & (PAGE_SIZE - 1)) + rec->size <= PAGE_SIZE;
+	uint32_t error;
 
 	b->stats.slow_fill++;
-	if (whole && !(lin & rec->align) && bt_canonical(lin) && mmu_fill(&b->cpu, lin, rec->write ? ACCESS_WRITE : ACCESS_READ, view))
-		return b->rx + rec->retry;
-	return bt_interp_rec(b, rec);
+	if (!whole || (lin & rec->align) || !bt_canonical(lin))
+		return bt_interp_rec(b, rec);
+	switch (mmu_fill(&b->cpu, lin, rec->write ? ACCESS_WRITE : ACCESS_READ, view, &error)) {
+	case FILL_DONE: return b->rx + rec->retry;
+	case FILL_FAULT: return bt_page_fault(b, rec, lin, error);
+	default: return bt_interp_rec(b, rec);
+	}
 }
 
 uint8_t *bt_help_fill(struct bt_cpu *b, uint64_t id, uint64_t offset, uint64_t index)

@@ -66,7 +66,7 @@ static const struct entry one_byte[256] = {
 	[0xc2] = { G_RET, I_16, false, 0, 0, GO_ENDS }, [0xc3] = { G_RET, 0, false, 0, 0, GO_ENDS },
 	[0xc6] = { G_PLAIN, I_8, true, 0, 0, E_W | B }, [0xc7] = { G_PLAIN, I_Z, true, 0, 0, E_W },
 	[0xc9] = { G_LEAVE },
-	[0xcc ... 0xcf] = { G_INTERP, 0, false, 0, 0, GO_ENDS }, [0xf1] = { G_INTERP, 0, false, 0, 0, GO_ENDS },
+	[0xcc ... 0xce] = { G_INTERP, 0, false, 0, 0, GO_ENDS }, [0xcf] = { G_IRET, 0, false, GF_ALL, 0, GO_ENDS }, [0xf1] = { G_INTERP, 0, false, 0, 0, GO_ENDS },
 	[0xd0 ... 0xd1] = { G_PLAIN, 0, true, 0, 0, E_RW }, [0xd2 ... 0xd3] = { G_PLAIN, 0, true, 0, 0, E_RW },
 	[0xd7] = { G_INTERP },
 	[0xd8 ... 0xdf] = { G_PLAIN, 0, true, 0, 0, GO_X87 },
@@ -83,7 +83,7 @@ static const struct entry one_byte[256] = {
 
 static const struct entry two_byte[256] = {
 	[0x00] = { G_INTERP, 0, true }, [0x01] = { G_INTERP, 0, true }, [0x02 ... 0x03] = { G_INTERP, 0, true },
-	[0x05] = { G_SYSCALL, 0, false, 0, 0, GO_ENDS }, [0x06] = { G_INTERP }, [0x07] = { G_INTERP, 0, false, 0, 0, GO_ENDS },
+	[0x05] = { G_SYSCALL, 0, false, GF_ALL, 0, GO_ENDS }, [0x06] = { G_INTERP }, [0x07] = { G_SYSRET, 0, false, GF_ALL, 0, GO_ENDS },
 	[0x08 ... 0x09] = { G_INTERP }, [0x0b] = { G_INTERP, 0, false, 0, 0, GO_ENDS },
 	[0x0d] = { G_NOP, 0, true }, [0x18 ... 0x1f] = { G_NOP, 0, true },
 	[0x20 ... 0x23] = { G_INTERP, 0, true },

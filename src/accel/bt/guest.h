@@ -18,7 +18,7 @@ enum guest_kind {
 	G_JCC, G_LOOP, G_JMP, G_JMP_IND, G_CALL, G_CALL_IND, G_RET,
 	G_PUSH_REG, G_PUSH_IMM, G_PUSH_MEM, G_POP_REG, G_LEAVE,
 	G_BIT_STRING, /* BT, BTS, BTR, BTC with a memory operand and a bit number in a register */
-	G_CLI, G_STI, G_CLD, G_STD, G_STAC, G_CLAC, G_PUSHF, G_STRING, G_SWAPGS, G_SYSCALL, G_RDTSC, G_READ_SEG, G_READ_BASE, G_WRITE_BASE,
+	G_CLI, G_STI, G_CLD, G_STD, G_STAC, G_CLAC, G_PUSHF, G_STRING, G_SWAPGS, G_SYSCALL, G_SYSRET, G_IRET, G_RDTSC, G_READ_SEG, G_READ_BASE, G_WRITE_BASE,
 };
 
 /* Status flags, one bit each. */

@@ -6,7 +6,6 @@
 #include "accel/bt/tier.h"
 #include "accel/bt/window.h"
 
-#include "accel/interp/flags.h"
 #include "base/log.h"
 
 /* ---- the status flags: in the image while translated code runs, in rflags for everyone else ---- */
@@ -15,7 +14,7 @@ static void flags_to_cpu(struct bt_cpu *b)
 {
 	if (!b->flags_in_image)
 		return;
-	b->cpu.s.rflags = flags_merge(b->cpu.s.rflags, b->flags);
+	b->cpu.s.rflags = bt_flags(b);
 	b->flags_in_image = false;
 }
 
@@ -23,8 +22,7 @@ static void flags_to_image(struct bt_cpu *b)
 {
 	if (b->flags_in_image)
 		return;
-	b->flags = flags_ax(b->cpu.s.rflags);
-	b->cpu.s.rflags &= ~(uint64_t)(RFLAGS_STATUS | RFLAGS_RF);
+	bt_flags_set(b, b->cpu.s.rflags);
 	b->flags_in_image = true;
 }
 
@@ -100,13 +98,10 @@ static uint64_t rip_mask(const struct icpu *cpu) { return cpu->code_bits == 64 ?
 static bool may_go_on(struct bt_cpu *b)
 {
 	struct icpu *cpu = &b->cpu;
-	uint32_t irq = atomic_load_explicit(&cpu->irq, memory_order_relaxed);
 
 	if (cpu->debug_on || cpu->shutdown || cpu->s.mp_state != MP_RUNNING || cpu->s.interrupt_shadow || (cpu->s.rflags & RFLAGS_TF))
 		return false;
-	if (irq && (irq != VCPU_INTR || (cpu->s.rflags & RFLAGS_IF)))
-		return false;
-	return mem_generation(cpu->mem) == cpu->mmu->generation;
+	return !bt_interrupted(b) && mem_generation(cpu->mem) == cpu->mmu->generation;
 }
 
 /* After the interpreter: on in the block when nothing has changed, or wherever cs:rip is. */
@@ -136,7 +131,7 @@ uint8_t *bt_interp_rec(struct bt_cpu *b, struct bt_rec *rec)
 	struct insn local;
 
 	flags_to_cpu(b);
-	cpu->s.rip = (rec->block->lin + rec->guest) & rip_mask(cpu);
+	cpu->s.rip = bt_rip_of(b, rec);
 	cpu->block_ends = false;
 	b->stats.slow_interp++;
 	for (unsigned i = 0; i < rec->count; i++) {

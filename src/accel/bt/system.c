@@ -1,7 +1,8 @@
 /* The few system instructions that are done in place, and the way to the interpreter for all others. */
 #include "accel/bt/translate.h"
 
-void emit_interp(struct tr *t, bool ends)
+/* The whole instruction is a helper's. */
+static struct bt_rec *emit_helped(struct tr *t, uint32_t stub)
 {
 	struct bt_rec *rec;
 	uint32_t id;
@@ -11,7 +12,14 @@ void emit_interp(struct tr *t, bool ends)
 	rec = rec_new(t, &id);
 	e1(&t->e, 0x68);
 	e4(&t->e, id);
-	emit_jmp(&t->e, t->b->stub_insn);
+	emit_jmp(&t->e, stub);
+	return rec;
+}
+
+void emit_interp(struct tr *t, bool ends)
+{
+	struct bt_rec *rec = emit_helped(t, t->b->stub_insn);
+
 	rec->next = ends ? 0 : emit_at(&t->e);
 }
 
@@ -157,6 +165,9 @@ bool emit_system(struct tr *t, const struct guest_insn *g)
 			t->mode = g->kind == G_STAC ? t->mode | MODE_AC : t->mode & ~(uint32_t)MODE_AC;
 		return true;
 	case G_SWAPGS: emit_swapgs(t); return true;
+	case G_SYSCALL: emit_helped(t, t->b->stub_syscall)->lin = next_lin(t); return true;
+	case G_SYSRET: emit_helped(t, t->b->stub_sysret); return true;
+	case G_IRET: emit_helped(t, t->b->stub_iret); return true;
 	case G_RDTSC: emit_rdtsc(t, g); return true;
 	case G_READ_SEG: emit_read_seg(t, g); return true;
 	case G_READ_BASE:

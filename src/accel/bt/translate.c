@@ -51,7 +51,9 @@ static void judge(const struct tr *t, struct guest_insn *g)
 	case G_CLI: case G_STI: case G_STAC: case G_CLAC: ok &= supervisor; break;
 	case G_SWAPGS: ok &= supervisor && !t->code32; break;
 	case G_READ_BASE: case G_WRITE_BASE: ok &= !t->code32; break;
-	case G_STRING: case G_SYSCALL: ok = false; break;
+	case G_SYSCALL: ok &= !t->code32; break;
+	case G_SYSRET: case G_IRET: ok &= supervisor && !t->code32 && (g->rex & 8); break;
+	case G_STRING: ok = false; break;
 	default: break;
 	}
 	if (g->lock && g->kind != G_PLAIN && g->kind != G_BIT_STRING)

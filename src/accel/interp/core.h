@@ -137,10 +137,21 @@ static inline enum mmu_view mmu_view(const struct icpu *cpu)
 {
 	return cpu->cpl == 3 ? VIEW_USER : (enum mmu_view)((cpu->s.rflags >> 17) & 2);
 }
+/* Where the soft TLB leads, or NULL. */
+static inline uint8_t *mmu_hit(struct icpu *cpu, uint64_t lin, unsigned len, enum access access, enum mmu_view view)
+{
+	struct tlb_entry *e = &cpu->mmu->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE];
+	uint64_t offset = lin - e->tag[view][access];
+
+	/* One compare: a page-crossing access lands past the last start that fits. */
+	return offset <= PAGE_SIZE - len ? e->host + offset : NULL;
+}
 /* Full translation with rights; raises #PF. Remembers RAM pages in the soft TLB. */
 void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, struct mmu_target *t);
-/* The same without faults: whether the page is now remembered for such an access. */
-bool mmu_fill(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view);
+/* The same without raising anything. FILL_DONE: the page is now remembered for such an access. FILL_FAULT: *error is #PF's.
+ * FILL_SLOW: it is no RAM, or stores to it are noticed. */
+enum mmu_filled { FILL_DONE, FILL_FAULT, FILL_SLOW };
+enum mmu_filled mmu_fill(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, uint32_t *error);
 /* The page at lin when the access is allowed and it is RAM that may be written. With `mark` accessed and dirty bits
  * are set; without, the page is found only if they are. No faults, and nothing is remembered. */
 bool mmu_page(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, bool mark, struct mmu_page *p);

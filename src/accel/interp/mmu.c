@@ -217,7 +217,7 @@ static void entry_set(struct icpu *cpu, uint64_t gpa, uint8_t *p, uint32_t bits)
 	ram_mark_dirty(s->ram, s->ram_offset + (gpa - s->gpa), 4);
 }
 
-static _Noreturn void page_fault(struct icpu *cpu, uint64_t lin, enum access access, bool user, uint32_t bits)
+static uint32_t page_fault_error(const struct icpu *cpu, enum access access, bool user, uint32_t bits)
 {
 	uint32_t error = bits;
 
@@ -227,8 +227,13 @@ static _Noreturn void page_fault(struct icpu *cpu, uint64_t lin, enum access acc
 		error |= PF_U;
 	if (access == ACCESS_EXEC && ((cpu->s.efer & EFER_NXE) || (cpu->s.cr4 & CR4_SMEP)))
 		error |= PF_I;
+	return error;
+}
+
+static _Noreturn void page_fault(struct icpu *cpu, uint64_t lin, enum access access, bool user, uint32_t bits)
+{
 	cpu->s.cr2 = lin;
-	cpu_raise_error(cpu, EXC_PF, error);
+	cpu_raise_error(cpu, EXC_PF, page_fault_error(cpu, access, user, bits));
 }
 
 /* Reserved bits of an entry: above the physical width, NX without EFER.NXE, misaligned large pages. */
@@ -421,7 +426,7 @@ void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_
 	fill(cpu, lin, access, &w, t);
 }
 
-bool mmu_fill(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view)
+enum mmu_filled mmu_fill(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, uint32_t *error)
 {
 	struct walk w;
 	struct mmu_target t;
@@ -429,14 +434,18 @@ bool mmu_fill(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view 
 
 	walk_start(&w);
 	if (cpu->s.cr0 & CR0_PG) {
-		if (walk_tables(cpu, lin, &w) || !rights_allow(cpu, &w, access, view))
-			return false;
+		int bad = walk_tables(cpu, lin, &w);
+
+		if (bad || !rights_allow(cpu, &w, access, view)) {
+			*error = page_fault_error(cpu, access, view == VIEW_USER, bad < 0 ? 0 : bad ? (uint32_t)bad : PF_P);
+			return FILL_FAULT;
+		}
 		walk_mark(cpu, access == ACCESS_WRITE, &w);
 		gpa = w.page | (lin & (PAGE_SIZE - 1));
 	}
 	find_target(cpu, gpa, access, &t);
 	fill(cpu, lin, access, &w, &t);
-	return cpu->mmu->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE].tag[view][access] == (lin & ~(uint64_t)(PAGE_SIZE - 1));
+	return mmu_hit(cpu, lin, 1, access, view) ? FILL_DONE : FILL_SLOW;
 }
 
 bool mmu_page(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, bool mark, struct mmu_page *p)
@@ -492,15 +501,6 @@ static void copy_bytes(void *to, const void *from, unsigned len)
 }
 
 /* ---- access ---- */
-
-static inline uint8_t *tlb_hit(struct icpu *cpu, uint64_t lin, unsigned len, enum access access, enum mmu_view view)
-{
-	struct tlb_entry *e = &cpu->mmu->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE];
-	uint64_t offset = lin - e->tag[view][access];
-
-	/* One compare: a page-crossing access lands past the last start that fits. */
-	return offset <= PAGE_SIZE - len ? e->host + offset : NULL;
-}
 
 /* A store reached a page that holds, or held, decoded code. */
 static void note_store(struct icpu *cpu, uint64_t gpa, unsigned len)
@@ -563,7 +563,7 @@ static uint64_t load_slow(struct icpu *cpu, uint64_t lin, unsigned len, enum mmu
 
 static inline uint64_t load_view(struct icpu *cpu, uint64_t lin, unsigned len, enum mmu_view view)
 {
-	const uint8_t *p = tlb_hit(cpu, lin, len, ACCESS_READ, view);
+	const uint8_t *p = mmu_hit(cpu, lin, len, ACCESS_READ, view);
 
 	if (__builtin_expect(!p, 0))
 		return load_slow(cpu, lin, len, view);
@@ -627,7 +627,7 @@ static void store_slow(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t va
 
 static inline void store_view(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t value, enum mmu_view view)
 {
-	uint8_t *p = tlb_hit(cpu, lin, len, ACCESS_WRITE, view);
+	uint8_t *p = mmu_hit(cpu, lin, len, ACCESS_WRITE, view);
 
 	if (__builtin_expect(!p, 0)) {
 		store_slow(cpu, lin, len, value, view);
@@ -715,7 +715,7 @@ void cpu_check_write(struct icpu *cpu, uint64_t lin, unsigned len)
 	unsigned first = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
 	struct mmu_target t;
 
-	if (tlb_hit(cpu, lin, len, ACCESS_WRITE, view))
+	if (mmu_hit(cpu, lin, len, ACCESS_WRITE, view))
 		return;
 	mmu_translate(cpu, lin, ACCESS_WRITE, view, &t);
 	if (first < len)
@@ -725,7 +725,7 @@ void cpu_check_write(struct icpu *cpu, uint64_t lin, unsigned len)
 const void *cpu_read_ptr(struct icpu *cpu, uint64_t lin, unsigned len)
 {
 	enum mmu_view view = mmu_view(cpu);
-	const uint8_t *p = tlb_hit(cpu, lin, len, ACCESS_READ, view);
+	const uint8_t *p = mmu_hit(cpu, lin, len, ACCESS_READ, view);
 	struct mmu_target t;
 
 	if (p || (lin & (PAGE_SIZE - 1)) + len > PAGE_SIZE)
@@ -739,7 +739,7 @@ const void *cpu_read_ptr(struct icpu *cpu, uint64_t lin, unsigned len)
 void *cpu_rmw_ptr(struct icpu *cpu, uint64_t lin, unsigned len)
 {
 	enum mmu_view view = mmu_view(cpu);
-	uint8_t *p = tlb_hit(cpu, lin, len, ACCESS_WRITE, view);
+	uint8_t *p = mmu_hit(cpu, lin, len, ACCESS_WRITE, view);
 	struct mmu_target t;
 
 	if (p)

@@ -30,6 +30,10 @@ enum system_type {
 	SYS_TSS32 = 9, SYS_TSS32_BUSY = 11, SYS_CALL32 = 12, SYS_INT32 = 14, SYS_TRAP32 = 15,
 };
 
+/* Its address alone; false when the selector lies outside of its table. */
+bool desc_find(const struct icpu *cpu, uint16_t selector, struct descriptor *d);
+/* The rest, from its eight bytes. */
+void desc_parse(struct descriptor *d, uint64_t raw);
 /* Reads it; false when the selector lies outside of its table. Null is the caller's business. */
 bool desc_read(struct icpu *cpu, uint16_t selector, struct descriptor *d);
 /* The upper half of a 16-byte system descriptor's base (long mode). */
@@ -70,6 +74,14 @@ void set_stack_pointer(struct icpu *cpu, uint64_t sp);
 
 /* A real-mode or v8086 segment: base = selector << 4, 64 KiB. */
 void segment_set_real(struct x86_segment *s, uint16_t selector, bool v8086);
+/* What SYSCALL and its kin load without looking into a table. */
+#define FLAT_DATA (SEG_ATTR_P | SEG_ATTR_S | 3 | SEG_ATTR_DB | SEG_ATTR_G)
+#define FLAT_CODE32 (SEG_ATTR_P | SEG_ATTR_S | 0xb | SEG_ATTR_DB | SEG_ATTR_G)
+#define FLAT_CODE64 (SEG_ATTR_P | SEG_ATTR_S | 0xb | SEG_ATTR_L | SEG_ATTR_G)
+static inline struct x86_segment segment_flat(uint16_t selector, uint16_t attr)
+{
+	return (struct x86_segment){ .base = 0, .limit = 0xffffffff, .selector = selector, .attr = attr };
+}
 /* Checks an offset as the new instruction pointer for a code segment: #GP(0). */
 void check_new_rip(struct icpu *cpu, const struct x86_segment *cs, uint64_t rip);
 /* Takes over a code segment and all that hangs on it. */
@@ -79,6 +91,12 @@ enum task_source { TASK_JMP, TASK_CALL, TASK_IRET, TASK_EVENT };
 /* Hardware task switch (SDM 3A 7.3). The outgoing task resumes at `resume_rip`. Sets rip; the caller leaves. */
 void task_switch(struct icpu *cpu, uint16_t selector, enum task_source source, uint64_t resume_rip, bool has_error,
 		 uint32_t error);
+
+/* The flags that SYSRET loads from R11. */
+#define SYSRET_FLAGS UINT64_C(0x3c7fd7)
+/* The flags that IRET changes in 64-bit and 32-bit code of ring 0. */
+#define IRET_FLAGS_USER (RFLAGS_STATUS | RFLAGS_RF | RFLAGS_TF | RFLAGS_DF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID)
+#define IRET_FLAGS_SYSTEM (IRET_FLAGS_USER | RFLAGS_IF | RFLAGS_IOPL | RFLAGS_VIF | RFLAGS_VIP)
 
 /* Leaves the handler with a software interrupt to deliver. */
 _Noreturn void raise_soft(struct icpu *cpu, uint8_t vector);

@@ -3,20 +3,11 @@
 
 #include "accel/interp/sys.h"
 
-static struct x86_segment flat(uint16_t selector, uint16_t attr)
-{
-	return (struct x86_segment){ .base = 0, .limit = 0xffffffff, .selector = selector, .attr = attr };
-}
-
-#define ATTR_DATA (SEG_ATTR_P | SEG_ATTR_S | 3 | SEG_ATTR_DB | SEG_ATTR_G)
-#define ATTR_CODE32 (SEG_ATTR_P | SEG_ATTR_S | 0xb | SEG_ATTR_DB | SEG_ATTR_G)
-#define ATTR_CODE64 (SEG_ATTR_P | SEG_ATTR_S | 0xb | SEG_ATTR_L | SEG_ATTR_G)
-
 static void enter(struct icpu *cpu, uint16_t cs_selector, uint16_t code_attr, uint16_t ss_selector, unsigned cpl, uint64_t rip)
 {
-	struct x86_segment cs = flat(cs_selector, (uint16_t)(code_attr | cpl << 5));
+	struct x86_segment cs = segment_flat(cs_selector, (uint16_t)(code_attr | cpl << 5));
 
-	cpu->s.seg[SEG_SS] = flat(ss_selector, (uint16_t)(ATTR_DATA | cpl << 5));
+	cpu->s.seg[SEG_SS] = segment_flat(ss_selector, (uint16_t)(FLAT_DATA | cpl << 5));
 	set_cs(cpu, &cs, cpl, rip);
 }
 
@@ -33,11 +24,11 @@ static void do_syscall(struct icpu *cpu, const struct insn *in)
 		cpu->s.gpr[R11] = cpu->s.rflags & ~(uint64_t)RFLAGS_RF;
 		cpu->s.rflags &= ~(cpu->s.fmask | RFLAGS_RF);
 		cpu->s.rflags |= 2;
-		enter(cpu, selector, ATTR_CODE64, (uint16_t)(selector + 8), 0, target);
+		enter(cpu, selector, FLAT_CODE64, (uint16_t)(selector + 8), 0, target);
 	} else {
 		cpu->s.gpr[RCX] = (uint32_t)cpu->next_rip;
 		cpu->s.rflags &= ~(uint64_t)(RFLAGS_VM | RFLAGS_IF | RFLAGS_RF);
-		enter(cpu, selector, ATTR_CODE32, (uint16_t)(selector + 8), 0, (uint32_t)cpu->s.star);
+		enter(cpu, selector, FLAT_CODE32, (uint16_t)(selector + 8), 0, (uint32_t)cpu->s.star);
 	}
 }
 
@@ -52,14 +43,14 @@ static void do_sysret(struct icpu *cpu, const struct insn *in)
 	if (cpu->long_mode) {
 		if (wide && !is_canonical(cpu->s.gpr[RCX]))
 			raise_gp(cpu, 0);
-		cpu->s.rflags = (cpu->s.gpr[R11] & 0x3c7fd7) | 2;
+		cpu->s.rflags = (cpu->s.gpr[R11] & SYSRET_FLAGS) | 2;
 	} else {
 		cpu->s.rflags |= RFLAGS_IF;
 	}
 	if (wide)
-		enter(cpu, (uint16_t)((selector + 16) | 3), ATTR_CODE64, (uint16_t)((selector + 8) | 3), 3, cpu->s.gpr[RCX]);
+		enter(cpu, (uint16_t)((selector + 16) | 3), FLAT_CODE64, (uint16_t)((selector + 8) | 3), 3, cpu->s.gpr[RCX]);
 	else
-		enter(cpu, (uint16_t)(selector | 3), ATTR_CODE32, (uint16_t)((selector + 8) | 3), 3, (uint32_t)cpu->s.gpr[RCX]);
+		enter(cpu, (uint16_t)(selector | 3), FLAT_CODE32, (uint16_t)((selector + 8) | 3), 3, (uint32_t)cpu->s.gpr[RCX]);
 	/* Unlike IRET and POPF it is trapped by the flag that it loads. */
 	if (cpu->s.rflags & RFLAGS_TF) {
 		cpu->s.rip = cpu->next_rip;
@@ -77,7 +68,7 @@ static void do_sysenter(struct icpu *cpu, const struct insn *in)
 	rip = cpu->long_mode ? cpu->s.sysenter_eip : (uint32_t)cpu->s.sysenter_eip;
 	rsp = cpu->long_mode ? cpu->s.sysenter_esp : (uint32_t)cpu->s.sysenter_esp;
 	cpu->s.rflags &= ~(uint64_t)(RFLAGS_VM | RFLAGS_IF | RFLAGS_RF);
-	enter(cpu, selector, cpu->long_mode ? ATTR_CODE64 : ATTR_CODE32, (uint16_t)(selector + 8), 0, rip);
+	enter(cpu, selector, cpu->long_mode ? FLAT_CODE64 : FLAT_CODE32, (uint16_t)(selector + 8), 0, rip);
 	cpu->s.gpr[RSP] = rsp;
 }
 
@@ -93,7 +84,7 @@ static void do_sysexit(struct icpu *cpu, const struct insn *in)
 		raise_gp(cpu, 0);
 	selector = (uint16_t)(selector + (wide ? 32 : 16));
 	cpu->s.gpr[RSP] = wide ? cpu->s.gpr[RCX] : (uint32_t)cpu->s.gpr[RCX];
-	enter(cpu, (uint16_t)(selector | 3), wide ? ATTR_CODE64 : ATTR_CODE32, (uint16_t)((selector + 8) | 3), 3,
+	enter(cpu, (uint16_t)(selector | 3), wide ? FLAT_CODE64 : FLAT_CODE32, (uint16_t)((selector + 8) | 3), 3,
 	      wide ? cpu->s.gpr[RDX] : (uint32_t)cpu->s.gpr[RDX]);
 }
 

@@ -328,11 +328,9 @@ static void do_ret_far(struct icpu *cpu, const struct insn *in)
 
 /* ---- IRET ---- */
 
-#define FLAGS_USER (RFLAGS_STATUS | RFLAGS_RF | RFLAGS_TF | RFLAGS_DF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID)
-
 static void iret_flags(struct icpu *cpu, uint64_t flags, unsigned size, unsigned old_cpl, unsigned iopl)
 {
-	uint64_t change = FLAGS_USER;
+	uint64_t change = IRET_FLAGS_USER;
 
 	if (old_cpl <= iopl)
 		change |= RFLAGS_IF;
@@ -356,7 +354,7 @@ static void iret_real(struct icpu *cpu, const struct insn *in)
 		raise_gp(cpu, 0);
 	move_stack(cpu, at);
 	if (in_v8086(cpu)) {
-		uint64_t change = FLAGS_USER | RFLAGS_IF;
+		uint64_t change = IRET_FLAGS_USER | RFLAGS_IF;
 
 		if (size == 2)
 			change &= 0xffff;
@@ -375,7 +373,7 @@ static void iret_to_v8086(struct icpu *cpu, uint64_t at, uint64_t rip, uint16_t 
 
 	for (unsigned i = 0; i < 5; i++)
 		values[i] = (uint16_t)peek(cpu, &at, 4);
-	cpu->s.rflags = (flags & (FLAGS_USER | RFLAGS_IF | RFLAGS_IOPL | RFLAGS_VM | RFLAGS_VIF | RFLAGS_VIP)) | 2;
+	cpu->s.rflags = (flags & (IRET_FLAGS_SYSTEM | RFLAGS_VM)) | 2;
 	for (unsigned i = 0; i < 5; i++)
 		segment_set_real(&cpu->s.seg[order[i]], values[i], true);
 	segment_set_real(&cpu->s.seg[SEG_CS], selector, true);

@@ -4,9 +4,9 @@
 
 #include "accel/interp/sys.h"
 
-bool desc_read(struct icpu *cpu, uint16_t selector, struct descriptor *d)
+bool desc_find(const struct icpu *cpu, uint16_t selector, struct descriptor *d)
 {
-	uint64_t table, raw;
+	uint64_t table;
 	uint32_t limit;
 
 	if (selector & 4) {
@@ -23,7 +23,11 @@ bool desc_read(struct icpu *cpu, uint16_t selector, struct descriptor *d)
 	d->address = table + (selector & ~7u);
 	if (!cpu->long_mode)
 		d->address = (uint32_t)d->address;
-	raw = cpu_load_system(cpu, d->address, 8);
+	return true;
+}
+
+void desc_parse(struct descriptor *d, uint64_t raw)
+{
 	d->low = (uint32_t)raw;
 	d->high = (uint32_t)(raw >> 32);
 	d->base = d->low >> 16 | (d->high & 0xff) << 16 | (d->high & 0xff000000);
@@ -31,6 +35,13 @@ bool desc_read(struct icpu *cpu, uint16_t selector, struct descriptor *d)
 	if (d->high & 0x800000)
 		d->limit = d->limit << 12 | 0xfff;
 	d->attr = (uint16_t)((d->high >> 8 & 0xff) | (d->high >> 12 & 0xf00));
+}
+
+bool desc_read(struct icpu *cpu, uint16_t selector, struct descriptor *d)
+{
+	if (!desc_find(cpu, selector, d))
+		return false;
+	desc_parse(d, cpu_load_system(cpu, d->address, 8));
 	return true;
 }
 

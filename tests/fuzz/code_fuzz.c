@@ -35,6 +35,14 @@
 #define HANG_TICKS 5000u
 #define MAX_SHOWN 12u
 
+/* The sanitizer's runtime uses the vector registers, which hold the guest's state while C code is said not to: there
+ * it is only crashes and hangs that count. */
+#ifdef __SANITIZE_ADDRESS__
+#define COMPARED false
+#else
+#define COMPARED true
+#endif
+
 enum mode { REAL, V86, PROT16, PROT32, PAGED32, PAE32, LONG64, COMPAT32, COMPAT16, MODES };
 static const char *const mode_name[MODES] = { "real", "v86", "prot16", "prot32", "paged32", "pae32", "long64", "compat32", "compat16" };
 
@@ -483,10 +491,10 @@ static bool byte_matters(unsigned at, uint8_t ours, uint8_t theirs)
 
 static const char *memory_difference(const struct machine *a, const struct machine *b, unsigned *where)
 {
-	if (!memcmp(a->ram->host, b->ram->host, RAM_SIZE))
-		return NULL;
 	for (unsigned i = 0; i < RAM_SIZE; i++) {
-		if (a->ram->host[i] != b->ram->host[i] && byte_matters(i, a->ram->host[i], b->ram->host[i])) {
+		while (!(i & 255) && i < RAM_SIZE && !memcmp(a->ram->host + i, b->ram->host + i, 256))
+			i += 256;
+		if (i < RAM_SIZE && a->ram->host[i] != b->ram->host[i] && byte_matters(i, a->ram->host[i], b->ram->host[i])) {
 			*where = i;
 			return "memory";
 		}
@@ -623,7 +631,7 @@ int main(int argc, char **argv)
 
 		atomic_store(&watch.seed, own);
 		case_make(&c, own);
-		if (agree(m, &c, &v)) {
+		if (agree(m, &c, &v) || !COMPARED) {
 			ends[v.kind[0] & 7]++;
 		} else if (!repeats(&m[0], &c)) {
 			clocked++;
@@ -651,6 +659,7 @@ int main(int argc, char **argv)
 	pthread_join(thread, NULL);
 	machine_free(&m[1]);
 	machine_free(&m[0]);
+	printf("# %lu executions\n", (unsigned long)atomic_load(&watch.runs));
 	printf("# halted %lu, shut down %lu, looped %lu, refused %lu, clock %lu, undefined flags %lu\n", (unsigned long)ends[VCPU_EXIT_HALT],
 	       (unsigned long)ends[VCPU_EXIT_SHUTDOWN], (unsigned long)ends[VCPU_EXIT_KICKED], (unsigned long)ends[VCPU_EXIT_DEBUG],
 	       (unsigned long)clocked, (unsigned long)undefined);

@@ -133,7 +133,7 @@ static void bt_vcpu_destroy(struct vcpu *v)
 	if (!b)
 		return;
 	b->cpu.interp->cpus[v->index] = NULL;
-	tier_thread_leave(b);
+	bt_thread_leave(b);
 	icpu_finish(&b->cpu);
 	windows_finish(b);
 	bt_cache_finish(b);

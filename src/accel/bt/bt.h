@@ -233,6 +233,8 @@ struct bt_cpu {
 	pthread_t thread;
 	pid_t tid;
 	void *alt_stack;
+	bool entered;        /* by a thread, whose GS base was: */
+	uint64_t outer_gs;
 	uint32_t mode;
 	bool flags_in_image;   /* or in cpu.s.rflags */
 	uint8_t xsave_bv;      /* the image's own, while the state is in the registers */
@@ -344,6 +346,8 @@ void bt_thread_enter(struct bt_cpu *b);
 void bt_poked(struct icpu *cpu);
 /* The chain of blocks around a place in the cache ends at its next link; so does that of the call it is in. */
 void bt_unchain(struct bt_cpu *b, const uint8_t *at, const uint64_t *return_sp);
+/* Before it is freed: on the thread that ran it, or when that has ended. */
+void bt_thread_leave(struct bt_cpu *b);
 
 /* ---- step.c: single steps, whose unit is a block ---- */
 void bt_set_step(struct vcpu *v, bool on);

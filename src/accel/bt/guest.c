@@ -429,7 +429,7 @@ static void two_byte_fixups(struct guest_insn *g)
 			g->kind = G_PLAIN;
 		break;
 	case 0xae:
-		if (g->mod == 3 && n >= 5 && !g->rep)
+		if (g->mod == 3 && n >= 5 && !g->rep && !g->p66)
 			g->kind = G_PLAIN, g->ops = GO_ACC; /* fences */
 		else if (g->mod == 3 && n < 4 && g->rep == 0xf3 && !g->p66)
 			g->kind = n < 2 ? G_READ_BASE : G_WRITE_BASE;

@@ -123,7 +123,8 @@ static uint8_t *go_on(struct bt_cpu *b, const struct bt_rec *rec, uint64_t expec
 	return bt_continue(b);
 }
 
-uint8_t *bt_interp_rec(struct bt_cpu *b, struct bt_rec *rec)
+/* `alone`: what follows it in the block is found anew. */
+static uint8_t *interp_rec(struct bt_cpu *b, struct bt_rec *rec, bool alone)
 {
 	struct icpu *cpu = &b->cpu;
 	bool fp = b->fp_level;
@@ -158,8 +159,10 @@ uint8_t *bt_interp_rec(struct bt_cpu *b, struct bt_rec *rec)
 		if (cpu->s.rip != expected || cpu->block_ends)
 			break;
 	}
-	return go_on(b, rec, expected, fp);
+	return go_on(b, alone ? NULL : rec, expected, fp);
 }
+
+uint8_t *bt_interp_rec(struct bt_cpu *b, struct bt_rec *rec) { return interp_rec(b, rec, false); }
 
 uint8_t *bt_help_insn(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
@@ -169,17 +172,11 @@ uint8_t *bt_help_insn(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 uint8_t *bt_help_fp(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
 	struct bt_rec *rec = &b->recs[id];
-	struct bt_rec alone = *rec;
-	uint8_t *to;
 
 	if (bt_fp_load(b) >= rec->level)
 		return b->rx + rec->retry;
-	/* The following ones count on the unit as well: they are found anew. */
-	alone.next = 0;
-	alone.insn = NULL;
-	to = bt_interp_rec(b, &alone);
-	free(alone.insn);
-	return to;
+	/* The following ones count on the unit as well. */
+	return interp_rec(b, rec, true);
 }
 
 uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)

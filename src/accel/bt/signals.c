@@ -169,6 +169,9 @@ void bt_thread_enter(struct bt_cpu *b)
 {
 	stack_t now;
 
+	if (!b->entered)
+		syscall(SYS_arch_prctl, ARCH_GET_GS, &b->outer_gs);
+	b->entered = true;
 	syscall(SYS_arch_prctl, ARCH_SET_GS, &b->mmu);
 	if (!sigaltstack(NULL, &now) && (now.ss_flags & SS_DISABLE)) {
 		stack_t mine = { .ss_sp = b->alt_stack, .ss_size = ALT_STACK };
@@ -180,6 +183,18 @@ void bt_thread_enter(struct bt_cpu *b)
 		b->tid = (pid_t)syscall(SYS_gettid);
 	}
 	tier_thread_enter(b);
+}
+
+void bt_thread_leave(struct bt_cpu *b)
+{
+	const stack_t none = { .ss_flags = SS_DISABLE };
+	stack_t now;
+
+	tier_thread_leave(b);
+	if (thread_cpu() == b)
+		syscall(SYS_arch_prctl, ARCH_SET_GS, b->outer_gs);
+	if (!sigaltstack(NULL, &now) && now.ss_sp == b->alt_stack)
+		sigaltstack(&none, NULL);
 }
 
 int bt_thread_init(struct bt_cpu *b)

@@ -90,13 +90,14 @@ static void decode(struct tr *t, const uint8_t *code, unsigned room)
 
 static void find_live(struct tr *t)
 {
-	const struct guest_insn *last = &t->insn[t->count - 1];
+	const struct guest_insn *last;
 	uint64_t next = t->block->lin + t->offset[t->count];
 	uint8_t live = GF_ALL;
 
 	t->live[0] = live;
 	if (!t->count)
 		return;
+	last = &t->insn[t->count - 1];
 	if (last->kind == G_JMP || last->kind == G_CALL)
 		live = live_at(t, next + last->imm);
 	else if (!(last->ops & GO_ENDS) && last->length)

@@ -367,7 +367,7 @@ static void fill(struct icpu *cpu, uint64_t lin, enum access access, const struc
 	unsigned index = (lin >> PAGE_SHIFT) % TLB_SIZE;
 	struct tlb_entry *e = &m->tlb[index];
 	uint64_t page = t->gpa >> PAGE_SHIFT, tag = lin & ~(uint64_t)(PAGE_SIZE - 1);
-	uint8_t *host = t->host - (lin & (PAGE_SIZE - 1));
+	uint8_t *host = t->host ? t->host - (lin & (PAGE_SIZE - 1)) : NULL;
 	bool global = !(cpu->s.cr0 & CR0_PG) || w->global, same = false, any = false;
 	bool store = access == ACCESS_WRITE && (page >= cpu->interp->pages ||
 						!atomic_load_explicit(&cpu->interp->code[page], memory_order_relaxed));

@@ -1,3 +1,4 @@
+/* The catalog: how each device is plugged into a board, and what can happen to it from outside. */
 #include "catalog.h"
 
 #include <string.h>
@@ -41,24 +42,12 @@
 #include "harness.h"
 
 #define LAPIC_CPUS 3
-#define SLOW_SAVES 3 /* within a board's life, of a device with megabytes to look through */
 
 /* ---- what the devices are wired to ---- */
-
-static void board_line(void *opaque, int line, bool level)
-{
-	struct board *b = opaque;
-
-	g_assert_true(line >= 0 && line < 24);
-	b->lines = level ? b->lines | 1u << line : b->lines & ~(1u << line);
-}
-
-static struct irq board_irq(struct board *b, int line) { return (struct irq){ board_line, b, line }; }
 
 static void ignore(void *opaque) { }
 static void ignore_bool(void *opaque, bool on) { }
 static void ignore_value(void *opaque, uint32_t value) { }
-static void ignore_msi(void *opaque, uint64_t address, uint32_t data) { }
 static void ignore_level(void *opaque, unsigned cpu, bool level) { g_assert_cmpuint(cpu, <, LAPIC_CPUS); }
 static void ignore_cpu(void *opaque, unsigned cpu) { g_assert_cmpuint(cpu, <, LAPIC_CPUS); }
 static void ignore_sipi(void *opaque, unsigned cpu, uint8_t vector) { g_assert_cmpuint(cpu, <, LAPIC_CPUS); }
@@ -66,10 +55,6 @@ static void ignore_eoi(void *opaque, uint8_t vector) { }
 static int extint_ack(void *opaque) { return 0x20; }
 static uint64_t tsc_now(void *opaque, unsigned cpu) { return (uint64_t)clock_now(((struct board *)opaque)->clock) * 2; }
 static void ignore_pam(void *opaque, unsigned segment, bool read_ram, bool write_ram) { g_assert_cmpuint(segment, <, 13); }
-
-static void ignore_frame(void *opaque, const uint8_t *frame, size_t len) { }
-
-static const struct msi_sink no_msi = { ignore_msi, NULL };
 
 /* ---- the devices ---- */
 
@@ -103,7 +88,7 @@ static void make_pit(struct board *b)
 
 static void make_ioapic(struct board *b)
 {
-	struct ioapic *a = ioapic_create(b->mmio, 0xfec00000, &no_msi);
+	struct ioapic *a = ioapic_create(b->mmio, 0xfec00000, &board_no_msi);
 
 	put(b, a, ioapic_device(a));
 }
@@ -439,6 +424,9 @@ static void poke_net(struct board *b, uint32_t what)
 	}
 }
 
+/* With a link it announces itself after a load. */
+static void settle_virtio_net(struct board *b) { netdev_set_link(b->nd, false); }
+
 static void make_virtio_balloon(struct board *b)
 {
 	struct virtio_balloon *v = virtio_balloon_create(b->pci, BOARD_DEVFN, b->clock, b->mem, BOARD_RAM, NULL, NULL);
@@ -541,24 +529,24 @@ const struct catalog_entry catalog[] = {
 	{ "acpi_pm", make_acpi_pm, poke_acpi_pm },
 	{ "vga", make_vga, NULL, .slow_state = true },
 	{ "pflash", make_pflash, NULL },
-	{ "fw_cfg", make_fw_cfg, NULL },
+	{ "fw_cfg", make_fw_cfg, NULL, hostile_fw_cfg },
 	{ "i440fx", make_i440fx, NULL },
 	{ "piix3", make_piix3, poke_piix3 },
-	{ "ide", make_ide, poke_ide, .sectors = { 64, 64 } },
-	{ "ahci", make_ahci, poke_ahci, .sectors = { 64, 64 } },
+	{ "ide", make_ide, poke_ide, hostile_ide, .sectors = { 64, 64 } },
+	{ "ahci", make_ahci, poke_ahci, hostile_ahci, .sectors = { 64, 64 } },
 	{ "dma8237", make_dma8237, poke_dma8237 },
-	{ "fdc", make_fdc, poke_fdc, .sectors = { 720 } },
-	{ "uhci", make_uhci, poke_uhci },
+	{ "fdc", make_fdc, poke_fdc, hostile_fdc, .sectors = { 720 } },
+	{ "uhci", make_uhci, poke_uhci, hostile_uhci },
 	{ "usb_tablet", make_usb_tablet, poke_usb_tablet },
-	{ "virtio_blk", make_virtio_blk, poke_virtio_blk, .sectors = { 64 } },
-	{ "virtio_rng", make_virtio_rng, NULL },
-	{ "virtio_net", make_virtio_net, poke_net },
-	{ "virtio_balloon", make_virtio_balloon, poke_virtio_balloon },
-	{ "e1000", make_e1000, poke_net },
-	{ "rtl8139", make_rtl8139, poke_net },
+	{ "virtio_blk", make_virtio_blk, poke_virtio_blk, hostile_virtio, .sectors = { 64 } },
+	{ "virtio_rng", make_virtio_rng, NULL, hostile_virtio },
+	{ "virtio_net", make_virtio_net, poke_net, hostile_virtio, settle_virtio_net },
+	{ "virtio_balloon", make_virtio_balloon, poke_virtio_balloon, hostile_virtio },
+	{ "e1000", make_e1000, poke_net, hostile_e1000 },
+	{ "rtl8139", make_rtl8139, poke_net, hostile_rtl8139 },
 	{ "pvpanic", make_pvpanic, NULL },
 	{ "i6300esb", make_i6300esb, NULL },
-	{ "virtio_console", make_virtio_console, poke_virtio_console },
+	{ "virtio_console", make_virtio_console, poke_virtio_console, hostile_virtio },
 };
 
 const unsigned catalog_size = ARRAY_LEN(catalog);
@@ -569,215 +557,4 @@ const struct catalog_entry *catalog_find(const char *name)
 		if (!strcmp(catalog[i].name, name))
 			return &catalog[i];
 	return NULL;
-}
-
-/* ---- the board ---- */
-
-struct board *board_create(const struct catalog_entry *e)
-{
-	struct board *b = g_new0(struct board, 1);
-	struct irq intx[4];
-
-	b->entry = e;
-	b->ports = space_create("ports", 0xffff);
-	b->mmio = space_create("mmio", UINT64_MAX);
-	b->mem = mem_create();
-	b->ram = ram_create("ram", BOARD_RAM, NULL);
-	g_assert_cmpint(mem_map(b->mem, 0, BOARD_RAM, b->ram, 0, false), >=, 0);
-	b->clock = clock_create_manual();
-	b->cd = chardev_memory_new();
-	for (int i = 0; i < 4; i++)
-		intx[i] = board_irq(b, 16 + i);
-	b->pci = pci_bus_create(b->ports, b->mmio, b->mem, intx, &no_msi);
-	for (unsigned i = 0; i < 2; i++)
-		b->image[i] = e->sectors[i] ? fake_blk_new(e->sectors[i], (uint8_t)(0x11 + i)) : NULL;
-	b->nd = netdev_memory_new(ignore_frame, NULL);
-	b->devfn = BOARD_DEVFN;
-	e->make(b);
-	g_assert_nonnull(b->device);
-	return b;
-}
-
-void board_destroy(struct board *b)
-{
-	for (unsigned i = 0; i < 2; i++)
-		if (b->image[i])
-			blk_drain(b->image[i]);
-	b->device->ops->destroy(b->device);
-	if (b->helper)
-		b->helper->ops->destroy(b->helper);
-	for (unsigned i = 0; i < 2; i++)
-		blk_close(b->image[i]);
-	netdev_destroy(b->nd);
-	pci_bus_destroy(b->pci);
-	chardev_destroy(b->cd);
-	clock_destroy(b->clock);
-	mem_destroy(b->mem);
-	ram_destroy(b->ram);
-	ram_destroy(b->flash);
-	space_destroy(b->ports);
-	space_destroy(b->mmio);
-	g_free(b);
-}
-
-/* ---- what happens ---- */
-
-enum step { STEP_READ, STEP_WRITE, STEP_CONFIG, STEP_POKE, STEP_TIME, STEP_MEMORY, STEP_RESET, STEP_RESTORE, STEP_HOSTILE,
-	    STEP_BAR, STEPS };
-
-struct bytes {
-	const uint8_t *at;
-	size_t left;
-};
-
-static uint64_t take(struct bytes *in, unsigned len)
-{
-	uint64_t v = 0;
-
-	len = (unsigned)MIN(len, in->left);
-	memcpy(&v, in->at, len);
-	in->at += len;
-	in->left -= len;
-	return v;
-}
-
-struct ranges {
-	struct {
-		bool port;
-		uint64_t base, size;
-	} range[64];
-	unsigned n;
-	bool port;
-};
-
-static void add_range(void *opaque, const char *name, uint64_t base, uint64_t size)
-{
-	struct ranges *r = opaque;
-
-	/* The bus's own configuration ports would only find empty slots. */
-	if (r->n == ARRAY_LEN(r->range) || (r->port && base >= 0xcf8 && base < 0xd00 && base != 0xcf9))
-		return;
-	r->range[r->n].port = r->port;
-	r->range[r->n].base = base;
-	r->range[r->n++].size = size;
-}
-
-/* An access to one of the places where the device can be reached now. */
-static void step_access(struct board *b, struct bytes *in, bool write)
-{
-	static const uint8_t lengths[] = { 1, 2, 4, 8 };
-	struct ranges r = { .port = true };
-	uint8_t head = (uint8_t)take(in, 1);
-	uint64_t where = take(in, 2), addr, value = 0;
-	unsigned len = lengths[head >> 6], i;
-	struct space *s;
-
-	space_walk(b->ports, add_range, &r);
-	r.port = false;
-	space_walk(b->mmio, add_range, &r);
-	if (!r.n)
-		return;
-	i = (head & 63) % r.n;
-	addr = r.range[i].base + where % r.range[i].size;
-	s = r.range[i].port ? b->ports : b->mmio;
-	if (r.range[i].port && len == 8)
-		len = 4;
-	if (!write) {
-		space_read(s, addr, len);
-		return;
-	}
-	value = take(in, len);
-	space_write(s, addr, len, value);
-}
-
-/* Maps the device's BARs one after the other and lets it work. */
-static void step_bars(struct board *b, struct bytes *in)
-{
-	uint8_t command = (uint8_t)take(in, 1);
-
-	for (unsigned i = 0; i < 6; i++) {
-		bool io = pci_config_read(b->pci, b->devfn, 0x10 + 4 * i, 4) & 1;
-
-		pci_config_write(b->pci, b->devfn, 0x10 + 4 * i, 4, io ? 0xc000 + 0x400 * i : 0xe0000000 + 0x2000000 * i);
-	}
-	pci_config_write(b->pci, b->devfn, 4, 2, command & 0x80 ? command & 7 : 7);
-}
-
-static void step_config(struct board *b, struct bytes *in)
-{
-	uint8_t offset = (uint8_t)take(in, 1), len = (uint8_t)(1 << (take(in, 1) % 3));
-
-	pci_config_read(b->pci, b->devfn, offset & ~(len - 1u), len);
-	pci_config_write(b->pci, b->devfn, offset & ~(len - 1u), len, (uint32_t)take(in, len));
-}
-
-/* Time passes: up to a quarter of an hour, but not so far that a fast timer would take long to catch up. */
-static void step_time(struct board *b, struct bytes *in)
-{
-	uint16_t v = (uint16_t)take(in, 2);
-
-	clock_advance(b->clock, (int64_t)(v & 0xfff) << (v >> 12));
-}
-
-static void step_memory(struct board *b, struct bytes *in)
-{
-	uint64_t at = take(in, 2) * 4, value = take(in, 8);
-
-	mem_write(b->mem, at, &value, sizeof(value));
-}
-
-static GByteArray *save_now_and_then(struct board *b)
-{
-	return b->entry->slow_state && b->saves++ >= SLOW_SAVES ? NULL : device_save(b->device);
-}
-
-static void step_restore(struct board *b)
-{
-	GByteArray *saved = save_now_and_then(b);
-
-	if (saved)
-		device_check_restore(b->device, saved);
-}
-
-/* Loads a saved state with some bytes changed; it is taken or refused. Either way the device goes on. */
-static void step_hostile(struct board *b, struct bytes *in)
-{
-	GByteArray *saved = save_now_and_then(b);
-	unsigned changes = 1 + (unsigned)(take(in, 1) & 7);
-
-	if (!saved)
-		return;
-	for (unsigned i = 0; i < changes && saved->len; i++) {
-		uint64_t at = take(in, 2);
-
-		saved->data[at % saved->len] = (uint8_t)take(in, 1);
-	}
-	if (changes == 8)
-		g_byte_array_set_size(saved, saved->len / 2);
-	device_restore(b->device, saved);
-	g_byte_array_unref(saved);
-}
-
-void board_run(struct board *b, const uint8_t *data, size_t len)
-{
-	struct bytes in = { data, len };
-
-	while (in.left) {
-		switch ((enum step)(take(&in, 1) % STEPS)) {
-		case STEP_READ: step_access(b, &in, false); break;
-		case STEP_WRITE: step_access(b, &in, true); break;
-		case STEP_CONFIG: step_config(b, &in); break;
-		case STEP_POKE:
-			if (b->entry->poke)
-				b->entry->poke(b, (uint32_t)take(&in, 4));
-			break;
-		case STEP_TIME: step_time(b, &in); break;
-		case STEP_MEMORY: step_memory(b, &in); break;
-		case STEP_RESET: b->device->ops->reset(b->device); break;
-		case STEP_RESTORE: step_restore(b); break;
-		case STEP_HOSTILE: step_hostile(b, &in); break;
-		case STEP_BAR: step_bars(b, &in); break;
-		case STEPS: break;
-		}
-	}
 }

@@ -36,19 +36,19 @@ static void test_round_trip(const void *opaque)
 
 	for (unsigned i = rounds(e); i; i--) {
 		struct board *b = used_board(e, rand), *other = board_create(e);
-		GByteArray *saved = device_save(b->device), *copy = g_byte_array_new();
+		GByteArray *saved = board_save(b), *copy = g_byte_array_new();
 		int64_t then = clock_now(b->clock);
 		uint8_t bytes[STEP_BYTES];
 
 		g_byte_array_append(copy, saved->data, saved->len);
 		/* Virtual time belongs to the machine, whose snapshot sets it first. */
 		clock_set(other->clock, then);
-		device_check_restore(other->device, copy);
+		board_check_restore(other, copy);
 		board_destroy(other);
 		random_bytes(rand, bytes, sizeof(bytes));
 		board_run(b, bytes, sizeof(bytes));
 		clock_set(b->clock, then);
-		device_check_restore(b->device, saved);
+		board_check_restore(b, saved);
 		board_destroy(b);
 	}
 	g_rand_free(rand);

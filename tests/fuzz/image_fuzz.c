@@ -1,6 +1,6 @@
 /*
  * Fuzzes disk images. The input is either a whole image file, or changes to a sound qcow2 image that was made and used
- * before; then come operations as a guest and `guise image` do them. Nothing may crash, hang or eat memory, and an image
+ * before, alone or above another image; then come operations as a guest and `guise image` do them. Nothing may crash, hang or eat memory, and an image
  * that opens for writing after a repair must stay sound.
  */
 #include <string.h>
@@ -93,7 +93,7 @@ static struct image *open_memory(struct memory_file *m, bool readonly, bool chec
 }
 
 /* A sound image that was in use, then changed in a few places. */
-static struct memory_file *damaged_image(struct input *in)
+static struct memory_file *damaged_image(struct input *in, bool above)
 {
 	static const uint8_t refcount_bits[] = { 16, 1, 8, 64 };
 	unsigned shape = (unsigned)take(in, 1);
@@ -101,6 +101,7 @@ static struct memory_file *damaged_image(struct input *in)
 		.size = 300 * SECTOR, .cluster_bits = 9 + shape % 4, .version2 = shape & 4 && !(shape & 0xf0),
 		.refcount_bits = shape & 4 && !(shape & 0xf0) ? 16 : refcount_bits[shape >> 4 & 3], .lazy = shape & 0x40,
 		.compression = shape & 0x80 ? COMPRESSION_ZSTD : COMPRESSION_ZLIB,
+		.backing = above ? "below" : NULL, .backing_format = above ? "raw" : NULL,
 	};
 	struct memory_file *m = memory_file_new("/nowhere/image", NULL, 0), *copy;
 	uint8_t buf[BUFFER] = { 1 };
@@ -130,6 +131,19 @@ static struct memory_file *damaged_image(struct input *in)
 	return copy;
 }
 
+/* Puts an image below, shorter, as long or longer, if `im` still says that it has one. */
+static void open_below(struct input *in, struct image *im)
+{
+	const struct image_open_options opt = { .format = BLK_RAW, .readonly = true };
+	uint8_t bytes[BUFFER];
+
+	if (!im || !image_is_qcow2(im) || !qcow2_of(im)->backing_name)
+		return;
+	memset(bytes, 0xb0, sizeof(bytes));
+	im->backing = image_open_file(&memory_file_new("/nowhere/below", bytes, SECTOR * (1 + take(in, 1) % (BUFFER / SECTOR)))->file,
+				      &opt, 1, NULL);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -139,7 +153,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct image *im;
 
 	if (mode & 1) {
-		m = damaged_image(&in);
+		m = damaged_image(&in, mode & 8);
 	} else {
 		size_t script = MIN(in.left, (size_t)operations * 12);
 
@@ -148,6 +162,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	m->limit = FILE_LIMIT;
 	im = open_memory(m, mode & 2, mode & 4);
+	if (mode & 8)
+		open_below(&in, im);
 	while (im && operations-- && in.left)
 		operate(&in, im);
 	image_close(im);

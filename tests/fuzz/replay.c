@@ -1,6 +1,6 @@
 /*
  * Plays the inputs that once broke something: files named DEVICE-WHAT in the folder given. A plain program, so that
- * every build runs them.
+ * every build runs them. Further arguments are the devices that have fuzz targets: each device of the catalog must.
  */
 #include <string.h>
 
@@ -20,6 +20,16 @@ static void test_file(const void *path)
 	board_destroy(b);
 }
 
+static void test_targets(const void *opaque)
+{
+	const char *const *targets = opaque;
+
+	for (unsigned i = 0; i < catalog_size; i++) {
+		g_test_message("%s", catalog[i].name);
+		g_assert_true(g_strv_contains(targets, catalog[i].name));
+	}
+}
+
 int main(int argc, char **argv)
 {
 	g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
@@ -30,7 +40,7 @@ int main(int argc, char **argv)
 	g_test_init(&argc, &argv, NULL);
 	dir = argc > 1 ? g_dir_open(argv[1], 0, NULL) : NULL;
 	if (!dir)
-		g_error("usage: fuzz_replay FOLDER");
+		g_error("usage: fuzz_replay FOLDER DEVICE...");
 	while ((name = g_dir_read_name(dir))) {
 		g_autofree char *test = g_strconcat("/fuzz/", name, NULL);
 
@@ -38,6 +48,7 @@ int main(int argc, char **argv)
 		g_test_add_data_func(test, g_ptr_array_index(paths, paths->len - 1), test_file);
 	}
 	g_dir_close(dir);
+	g_test_add_data_func("/fuzz/targets", argv + 2, test_targets);
 	failed = g_test_run();
 	return failed;
 }

@@ -2,7 +2,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: build run test test-boot-all test-asan test-kvm-nested fuzz bench install clean guest guest-kernels guest-tools guest-installer guest-disk
+.PHONY: build run test test-boot-all test-asan test-kvm-nested fuzz fuzz-proof fuzz-tools bench install clean guest guest-kernels guest-tools guest-installer guest-disk
 
 build:
 	@tools/setup
@@ -28,7 +28,11 @@ guest-disk: build guest-tools
 run: build guest
 	./$(BUILD)/guise run guests/vmlinuz --initrd guests/initramfs.cpio.gz --append "console=ttyS0 quiet"
 
-test: build guest guest-kernels guest-installer guest-disk
+# Without clang the tests leave the fuzz targets out.
+fuzz-tools:
+	@tools/setup --fuzz || echo "the fuzz targets will be skipped"
+
+test: build fuzz-tools guest guest-kernels guest-installer guest-disk
 	@tools/test $(BUILD)
 
 # Every boot test on both engines, one after the other: half an hour.
@@ -42,8 +46,13 @@ test-asan:
 	@tools/test-asan
 
 fuzz:
-	@tools/setup
+	@tools/setup --fuzz
 	@tools/fuzz
+
+# Puts old faults back in a copy and has the fuzz targets find them.
+fuzz-proof:
+	@tools/setup --fuzz
+	@tools/fuzz-proof
 
 # KVM as on real hardware, in an emulated machine: some three minutes.
 test-kvm-nested: build guest

@@ -158,6 +158,16 @@ static void virtio_chain(struct board *b, struct bytes *in)
 	mmio(b, virtio_regs + NOTIFY + 4 * q, 4, q);
 }
 
+/* A running queue keeps its size, whatever the driver writes. */
+static void virtio_resize(struct board *b, uint16_t size)
+{
+	uint64_t enabled = space_read(b->mmio, virtio_regs + QUEUE_ENABLE, 2), before = space_read(b->mmio, virtio_regs + QUEUE_SIZE, 2);
+
+	mmio(b, virtio_regs + QUEUE_SIZE, 2, size);
+	if (enabled == 1)
+		g_assert_cmpuint(space_read(b->mmio, virtio_regs + QUEUE_SIZE, 2), ==, before);
+}
+
 /* What may not be done to a queue that runs. */
 static void virtio_meddle(struct board *b, struct bytes *in)
 {
@@ -166,7 +176,7 @@ static void virtio_meddle(struct board *b, struct bytes *in)
 
 	mmio(b, virtio_regs + QUEUE_SELECT, 2, what & 0x80 ? bytes_take(in, 2) : q);
 	switch (what >> 3 & 7) {
-	case 0: mmio(b, virtio_regs + QUEUE_SIZE, 2, bytes_take(in, 2)); break;
+	case 0: virtio_resize(b, (uint16_t)bytes_take(in, 2)); break;
 	case 1: mmio(b, virtio_regs + QUEUE_DESC + 4 * (bytes_take(in, 1) % 6), 4, bytes_take(in, 4)); break;
 	case 2: mmio(b, virtio_regs + QUEUE_ENABLE, 2, bytes_take(in, 1) & 1); break;
 	case 3: mmio(b, virtio_regs + QUEUE_RESET, 2, 1); break;

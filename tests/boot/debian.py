@@ -27,7 +27,7 @@ def tests(run):
 
     def settled(m, seconds, other_than=None):
         """The screen once it has stood still for four seconds."""
-        end, last, since = time.time() + seconds, None, 0
+        end, last, since = time.time() + run.patience(seconds), None, 0
         while time.time() < end:
             now = picture(m)
             if now != last:

@@ -160,20 +160,20 @@ void clock_destroy(struct clock *c)
 	g_free(c);
 }
 
-void clock_pause(struct clock *c)
+void clock_pause(struct clock *c, int64_t moment)
 {
 	if (!atomic_load(&c->running))
 		return;
-	atomic_store(&c->frozen, clock_now(c));
+	atomic_store(&c->frozen, moment + atomic_load(&c->offset));
 	atomic_store(&c->running, false);
 	wake_thread(c);
 }
 
-void clock_resume(struct clock *c)
+void clock_resume(struct clock *c, int64_t moment)
 {
 	if (!c->lock || atomic_load(&c->running))
 		return;
-	atomic_store(&c->offset, atomic_load(&c->frozen) - monotonic_ns());
+	atomic_store(&c->offset, atomic_load(&c->frozen) - moment);
 	atomic_store(&c->running, true);
 	wake_thread(c);
 }

@@ -23,8 +23,9 @@ struct clock *clock_create_manual(void);
 void clock_destroy(struct clock *c);
 
 int64_t clock_now(struct clock *c);
-void clock_pause(struct clock *c);
-void clock_resume(struct clock *c);
+/* At the moment, a time of CLOCK_MONOTONIC that has just been, so that other clocks can be stopped and started at the same. */
+void clock_pause(struct clock *c, int64_t moment);
+void clock_resume(struct clock *c, int64_t moment);
 /* Moves now to `ns` (loading a snapshot). */
 void clock_set(struct clock *c, int64_t ns);
 /* Manual clock: moves on by ns, firing what is due, in order. */

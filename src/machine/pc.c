@@ -38,6 +38,7 @@
 #include "dev/virtio_blk.h"
 #include "dev/virtio_console.h"
 #include "dev/virtio_rng.h"
+#include "host/tsc.h"
 #include "machine/pc_drives.h"
 #include "machine/pc_memory.h"
 #include "machine/vm.h"
@@ -205,18 +206,6 @@ static uint64_t guest_tsc(void *opaque, unsigned cpu)
 	return __builtin_ia32_rdtsc() + ((struct pc *)opaque)->vm->tsc_offset;
 }
 
-/* Measured against the monotonic clock for a few milliseconds. */
-uint64_t pc_tsc_hz(void)
-{
-	gint64 start = g_get_monotonic_time(), now;
-	uint64_t ticks = __builtin_ia32_rdtsc();
-
-	do {
-		now = g_get_monotonic_time();
-	} while (now - start < 5000);
-	return (__builtin_ia32_rdtsc() - ticks) * G_USEC_PER_SEC / (uint64_t)(now - start);
-}
-
 /* ---- building ---- */
 
 static void plug(struct pc *pc, struct device *d)
@@ -233,7 +222,7 @@ static void make_interrupt_controllers(struct pc *pc)
 
 	pc->lines = irq_lines_create((struct irq){ gsi_set, pc, 0 });
 	plug(pc, irq_lines_device(pc->lines));
-	pc->lapics = lapic_bus_create(pc->vm->cpus, pc->vm->clock, pc_tsc_hz(), &cb);
+	pc->lapics = lapic_bus_create(pc->vm->cpus, pc->vm->clock, host_tsc_hz(), &cb);
 	plug(pc, lapic_bus_device(pc->lapics));
 	pc->ioapic = ioapic_create(pc->mmio, 0xfec00000, &msi);
 	plug(pc, ioapic_device(pc->ioapic));

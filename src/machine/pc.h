@@ -81,8 +81,6 @@ void pc_destroy(struct pc *pc);
 bool pc_reset(struct pc *pc, struct cpu_state *boot, GError **error);
 void pc_power_button(struct pc *pc);
 const struct display_source *pc_display(struct pc *pc);
-/* Ticks of the guest's TSC a second: the host's. */
-uint64_t pc_tsc_hz(void);
 /* Network card `i` with its back end and its boot ROM (pc_net.c); NULL on failure. */
 struct device *pc_nic_create(struct pc *pc, unsigned i, unsigned devfn, GError **error);
 /* UEFI (pc_flash.c): the two banks' contents, and the chips over them. */

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "host/tsc.h"
 #include "machine/pc.h"
 #include "machine/pc_drives.h"
 
@@ -198,7 +199,7 @@ static void end(struct vm *vm, int status, bool guest)
 	vm_lock(vm);
 	vm_hold(vm);
 	vm->status = VM_SHUTDOWN;
-	clock_pause(vm->clock);
+	clock_pause(vm->clock, host_moment_now().ns);
 	vm_unlock(vm);
 	tell(vm, VM_EVENT_SHUTDOWN, guest);
 	if (vm->listener.ended)
@@ -206,12 +207,13 @@ static void end(struct vm *vm, int status, bool guest)
 }
 
 /*
- * The TSC has not moved while the machine was paused, and so neither has the paravirtual clock, which is computed from
+ * Guests check the TSC against the other timers, and give it up when they differ by some hundred microseconds: all stop and
+ * start at one moment. The TSC has not moved while the machine was paused, and so neither has the paravirtual clock, which is computed from
  * it. With APICs in the kernel the engine's resume sets that clock, and the TSC runs on as on other hypervisors.
  */
-static void tsc_resume(struct vm *vm)
+static void tsc_resume(struct vm *vm, uint64_t now)
 {
-	uint64_t away = __builtin_ia32_rdtsc() - vm->tsc_paused;
+	uint64_t away = now - vm->tsc_paused;
 
 	if (!vm->tsc_paused || vm->kernel_apic)
 		return;
@@ -227,14 +229,16 @@ static void tsc_resume(struct vm *vm)
 
 void vm_resume(struct vm *vm)
 {
+	struct host_moment now;
 	bool changed;
 
 	vm_lock(vm);
 	changed = vm->status == VM_PAUSED || vm->status == VM_PANICKED || vm->status == VM_IO_ERROR;
 	if (changed) {
 		vm->status = VM_RUNNING;
-		clock_resume(vm->clock);
-		tsc_resume(vm);
+		now = host_moment_now();
+		clock_resume(vm->clock, now.ns);
+		tsc_resume(vm, now.tsc);
 		if (vm->kernel_apic)
 			vm->ops->resume(vm->accel);
 		pc_drives_retry(vm->pc);
@@ -247,6 +251,7 @@ void vm_resume(struct vm *vm)
 
 void vm_pause(struct vm *vm)
 {
+	struct host_moment now;
 	bool changed;
 
 	vm_lock(vm);
@@ -254,8 +259,9 @@ void vm_pause(struct vm *vm)
 	if (changed) {
 		vm_hold(vm);
 		vm->status = VM_PAUSED;
-		clock_pause(vm->clock);
-		vm->tsc_paused = __builtin_ia32_rdtsc();
+		now = host_moment_now();
+		clock_pause(vm->clock, now.ns);
+		vm->tsc_paused = now.tsc;
 	}
 	vm_unlock(vm);
 	if (changed)
@@ -570,7 +576,7 @@ void vm_destroy(struct vm *vm)
 	if (!vm)
 		return;
 	end_threads(vm);
-	clock_pause(vm->clock);
+	clock_pause(vm->clock, host_moment_now().ns);
 	pc_destroy(vm->pc);
 	for (unsigned i = 0; i < vm->cpus; i++) {
 		if (vm->vcpus[i].vcpu)

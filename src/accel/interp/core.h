@@ -7,6 +7,7 @@
 #include <Zydis/Zydis.h>
 
 #include "accel/interp/cpu.h"
+#include "host/tsc.h"
 
 /* One for all vCPUs: which guest pages hold decoded code. */
 struct interp {
@@ -22,6 +23,9 @@ struct interp {
 	_Atomic uint32_t code_epoch;
 	struct icpu **cpus;
 	uint64_t tsc_hz; /* of the host's TSC, measured at open */
+	/* Where the paravirtual clocks of all CPUs count from: a guest TSC and the time then. */
+	GMutex clock_lock;
+	struct host_moment clock_origin;
 	const struct interp_hooks *hooks;
 };
 

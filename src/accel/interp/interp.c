@@ -24,24 +24,12 @@ static void code_written(void *opaque, uint64_t gpa, size_t len)
 		in->hooks->code_changed(in, gpa, len);
 }
 
-/* Against the monotonic clock, for a few milliseconds. */
-static uint64_t measure_tsc(void)
-{
-	gint64 start = g_get_monotonic_time(), now;
-	uint64_t ticks = __builtin_ia32_rdtsc();
-
-	do {
-		now = g_get_monotonic_time();
-	} while (now - start < 5000);
-	return (__builtin_ia32_rdtsc() - ticks) * G_USEC_PER_SEC / (uint64_t)(now - start);
-}
-
 int interp_init(struct interp *in, const struct accel_config *cfg, const struct accel_ops *ops, const struct interp_hooks *hooks)
 {
 	in->accel.ops = ops;
 	in->cfg = *cfg;
 	in->hooks = hooks;
-	in->tsc_hz = measure_tsc();
+	in->tsc_hz = host_tsc_hz();
 	in->pages = UINT64_C(1) << (36 - PAGE_SHIFT);
 	in->code = calloc(in->pages, sizeof(*in->code));
 	in->written = calloc(in->pages, sizeof(*in->written));

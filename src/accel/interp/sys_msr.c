@@ -120,6 +120,8 @@ static bool apic_msr(uint32_t msr)
 
 /* ---- the paravirtual clock ---- */
 
+#define CLOCKS_APART 1000000 /* ns: a guest has set a TSC, or the host's clock was corrected */
+
 struct pvclock {
 	uint32_t version, pad;
 	uint64_t tsc_timestamp, system_time;
@@ -137,9 +139,34 @@ static void write_wall_clock(struct icpu *cpu, uint64_t gpa)
 	mem_write(cpu->mem, gpa, image, sizeof(image));
 }
 
+/*
+ * The time at a guest TSC. All CPUs count from one reading, so that none is ever before another by what the measured
+ * frequency is wrong; a CPU whose TSC the guest has set counts from its own.
+ */
+static int64_t system_time_at(struct interp *in, struct host_moment now, const struct pvclock *c)
+{
+	struct host_moment *origin = &in->clock_origin;
+	int64_t ns = now.ns;
+
+	g_mutex_lock(&in->clock_lock);
+	if (origin->tsc && now.tsc > origin->tsc) {
+		uint64_t ticks = now.tsc - origin->tsc;
+
+		ticks = c->tsc_shift < 0 ? ticks >> -c->tsc_shift : ticks << c->tsc_shift;
+		ns = origin->ns + (int64_t)((unsigned __int128)ticks * c->tsc_to_system_mul >> 32);
+	}
+	if (!origin->tsc || ns - now.ns > CLOCKS_APART || now.ns - ns > CLOCKS_APART) {
+		*origin = now;
+		ns = now.ns;
+	}
+	g_mutex_unlock(&in->clock_lock);
+	return ns;
+}
+
 /* ns = (ticks << shift) * mul >> 32. */
 static void write_system_time(struct icpu *cpu, uint64_t gpa)
 {
+	struct host_moment now = host_moment_of(cpu->host->clock_ns, cpu->host->opaque);
 	uint64_t hz = cpu->interp->tsc_hz, scaled = hz;
 	struct pvclock c = { .version = 2, .flags = 1 };
 	int shift = 0;
@@ -154,8 +181,9 @@ static void write_system_time(struct icpu *cpu, uint64_t gpa)
 	}
 	c.tsc_shift = (int8_t)shift;
 	c.tsc_to_system_mul = (uint32_t)((UINT64_C(1000000000) << 32) / scaled);
-	c.tsc_timestamp = cpu_tsc(cpu);
-	c.system_time = (uint64_t)cpu->host->clock_ns(cpu->host->opaque);
+	now.tsc += cpu->s.tsc_offset;
+	c.tsc_timestamp = now.tsc;
+	c.system_time = (uint64_t)system_time_at(cpu->interp, now, &c);
 	mem_write(cpu->mem, gpa, &c, sizeof(c));
 }
 

@@ -1,5 +1,5 @@
 /*
- * --net KIND[,KEY[=VALUE]...]: none, user, tap=IF or socket=PATH, then model=, mac=, capture= for the
+ * --net KIND[,KEY[=VALUE]...]: none, user, tap=IF or socket=PATH, then model=, mac=, capture=, bootindex= for the
  * card, and for user networks forward=, restrict, tftp=, bootfile=, hostname=.
  */
 #include "cli/net_option.h"
@@ -71,6 +71,16 @@ static bool parse_mac(struct vm_nic *n, const char *text, GError **error)
 	return true;
 }
 
+static bool parse_boot_index(struct vm_nic *n, const char *text, GError **error)
+{
+	guint64 index;
+
+	if (!g_ascii_string_to_unsigned(text, 10, 0, VM_MAX_BOOT_INDEX - 1, &index, NULL))
+		return fail(error, "--net: bootindex=%s: a number up to %d", text, VM_MAX_BOOT_INDEX - 1);
+	n->boot_index = (unsigned)index + 1;
+	return true;
+}
+
 static void set_string(char **to, const char *value)
 {
 	g_free(*to);
@@ -95,7 +105,7 @@ static bool parse_key(struct vm_nic *n, const char *key, const char *value, GErr
 		return true;
 	}
 	if (!value)
-		return fail(error, "--net: unknown part \"%s\"; there are model=, mac=, capture=, and for user forward=, restrict, "
+		return fail(error, "--net: unknown part \"%s\"; there are model=, mac=, capture=, bootindex=, and for user forward=, restrict, "
 				   "tftp=, bootfile=, hostname=", key);
 	if (!strcmp(key, "model"))
 		return parse_model(n, value, error);
@@ -105,6 +115,8 @@ static bool parse_key(struct vm_nic *n, const char *key, const char *value, GErr
 		set_string(&n->capture, value);
 		return true;
 	}
+	if (!strcmp(key, "bootindex"))
+		return parse_boot_index(n, value, error);
 	if (!strcmp(key, "forward") && user) {
 		GError *why = NULL;
 
@@ -135,8 +147,8 @@ static bool parse_key(struct vm_nic *n, const char *key, const char *value, GErr
 		return true;
 	}
 	return fail(error, "--net: %s=%s: %s", key, value,
-		    user ? "no such part; there are model=, mac=, capture=, forward=, restrict, tftp=, bootfile=, hostname="
-			 : "not here; tap and socket take model=, mac=, capture=");
+		    user ? "no such part; there are model=, mac=, capture=, bootindex=, forward=, restrict, tftp=, bootfile=, hostname="
+			 : "not here; tap and socket take model=, mac=, capture=, bootindex=");
 }
 
 bool net_option_parse(struct vm_config *c, bool *none, const char *text, GError **error)

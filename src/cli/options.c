@@ -32,9 +32,9 @@ static const struct option {
 	{ "kernel", "FILE", "boot this Linux, PVH or multiboot kernel directly", OPT_KERNEL },
 	{ "initrd", "FILE", "initial RAM disk for the kernel", OPT_INITRD },
 	{ "append", "STRING", "kernel command line", OPT_APPEND },
-	{ "cdrom", "FILE", "CD-ROM image", OPT_CDROM },
-	{ "disk", "FILE[,format=raw|qcow2][,bus=ide|virtio|sata][,readonly][,snapshot][,werror=report|stop|enospc][,rerror=…]", "hard disk image", OPT_DISK },
-	{ "floppy", "FILE[,format=raw|qcow2][,readonly][,snapshot][,werror=…][,rerror=…]", "floppy disk image; twice for two drives", OPT_FLOPPY },
+	{ "cdrom", "FILE[,bus=ide|sata][,bootindex=N]", "CD-ROM image", OPT_CDROM },
+	{ "disk", "FILE[,format=raw|qcow2][,bus=ide|virtio|sata][,readonly][,snapshot][,werror=report|stop|enospc][,rerror=…][,bootindex=N]", "hard disk image", OPT_DISK },
+	{ "floppy", "FILE[,format=raw|qcow2][,readonly][,snapshot][,werror=…][,rerror=…][,bootindex=N]", "floppy disk image; twice for two drives", OPT_FLOPPY },
 	{ "boot", "cd|disk|floppy|net[,...]", "boot order", OPT_BOOT },
 	{ "firmware", "bios|uefi[,vars=FILE]|PATH", "firmware (bios: SeaBIOS; uefi: OVMF, its variables kept by --name)", OPT_FIRMWARE },
 	{ "net", "none|user[,..]|tap=IF|socket=PATH", "network card and what it is plugged into (user); repeat for more", OPT_NET },
@@ -198,6 +198,18 @@ static bool parse_on_error(struct vm_disk *d, const char *part)
 	return false;
 }
 
+/* "bootindex=N": the smallest is tried first. */
+static bool parse_boot_index(struct vm_disk *d, const char *part)
+{
+	guint64 n;
+
+	if (!g_str_has_prefix(part, "bootindex=") ||
+	    !g_ascii_string_to_unsigned(part + strlen("bootindex="), 10, 0, VM_MAX_BOOT_INDEX - 1, &n, NULL))
+		return false;
+	d->boot_index = (unsigned)n + 1;
+	return true;
+}
+
 /* FILE[,part...]: `option` is "disk", which has bus=, or "floppy". */
 static bool parse_image(struct vm_disk *d, const char *option, const char *text, GError **error)
 {
@@ -216,9 +228,9 @@ static bool parse_image(struct vm_disk *d, const char *option, const char *text,
 			d->readonly = true;
 		else if (!strcmp(*p, "snapshot"))
 			d->snapshot = true;
-		else if (!parse_on_error(d, *p) && (!has_bus || !g_str_has_prefix(*p, "bus=") || !parse_bus(d, *p + 4)))
+		else if (!parse_on_error(d, *p) && !parse_boot_index(d, *p) && (!has_bus || !g_str_has_prefix(*p, "bus=") || !parse_bus(d, *p + 4)))
 			return fail(error, "--%s: unknown part \"%s\"; there are format=raw|qcow2, %sreadonly, snapshot, "
-				    "werror=report|stop|enospc, rerror=report|stop|enospc", option, *p,
+				    "werror=report|stop|enospc, rerror=report|stop|enospc, bootindex=N", option, *p,
 				    has_bus ? "bus=ide|virtio|sata, " : "");
 	}
 	d->path = g_strdup(parts[0]);
@@ -232,6 +244,23 @@ static bool parse_disk(struct vm_config *c, const char *text, GError **error)
 	if (!parse_image(&c->disk[c->disks], "disk", text, error))
 		return false;
 	c->disks++;
+	return true;
+}
+
+/* A path may hold commas: parts are looked for at its end. */
+static bool parse_cdrom(struct vm_config *c, const char *text, GError **error)
+{
+	g_autofree char *path = g_strdup(text);
+	struct vm_disk d = { 0 };
+	char *part;
+
+	while ((part = strrchr(path, ',')) && (parse_boot_index(&d, part + 1) || (g_str_has_prefix(part, ",bus=") && parse_bus(&d, part + 5))))
+		*part = 0;
+	if (d.bus == DISK_VIRTIO)
+		return fail(error, "--cdrom: a CD-ROM drive is on bus=ide or bus=sata");
+	g_free(c->cdrom.path);
+	c->cdrom = d;
+	c->cdrom.path = g_steal_pointer(&path);
 	return true;
 }
 
@@ -333,7 +362,7 @@ static bool take(struct run_options *o, const struct option *opt, const char *va
 	case OPT_KERNEL: set_string(&c->kernel, value); return true;
 	case OPT_INITRD: set_string(&c->initrd, value); return true;
 	case OPT_APPEND: set_string(&c->append, value); return true;
-	case OPT_CDROM: set_string(&c->cdrom, value); return true;
+	case OPT_CDROM: return parse_cdrom(c, value, error);
 	case OPT_DISK: return parse_disk(c, value, error);
 	case OPT_FLOPPY: return parse_floppy(c, value, error);
 	case OPT_BOOT: set_string(&c->boot, value); return check_boot(value, error);
@@ -426,7 +455,7 @@ static bool take_image(struct run_options *o, const char *path, GError **error)
 		return false;
 	switch (kind) {
 	case IMAGE_ISO:
-		set_string(&c->cdrom, path);
+		set_string(&c->cdrom.path, path);
 		return true;
 	case IMAGE_BZIMAGE:
 	case IMAGE_ELF:

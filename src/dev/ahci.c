@@ -156,3 +156,13 @@ void ahci_resized(struct ahci *ahci, unsigned port)
 	if (port < AHCI_PORTS)
 		ata_resized(&ahci->port[port].drive);
 }
+
+bool ahci_tray_open(const struct ahci *ahci, unsigned port)
+{
+	return port < AHCI_PORTS && ahci->port[port].drive.tray_open;
+}
+
+bool ahci_tray_locked(const struct ahci *ahci, unsigned port)
+{
+	return port < AHCI_PORTS && ahci->port[port].drive.tray_locked;
+}

@@ -12,6 +12,8 @@ struct ahci;
 /* NULL when the PCI function is taken. */
 struct ahci *ahci_create(struct pci_bus *bus, unsigned devfn, const struct ide_drive drive[AHCI_PORTS]);
 struct device *ahci_device(struct ahci *ahci);
+bool ahci_tray_open(const struct ahci *ahci, unsigned port);
+bool ahci_tray_locked(const struct ahci *ahci, unsigned port);
 /* As ide_resized. */
 void ahci_resized(struct ahci *ahci, unsigned port);
 /* As ide_change_media. */

@@ -473,6 +473,7 @@ void ahci_port_init(struct ahci_port *p, struct ahci *ahci, unsigned index, cons
 	p->slot = -1;
 	g_snprintf(serial, sizeof(serial), "GU%05u", 101 + index);
 	ata_init(&p->drive, kind, drive->blk, serial, true, &link_ops, p);
+	ata_set_tray_listener(&p->drive, drive->tray_moved, drive->opaque);
 }
 
 void ahci_port_finish(struct ahci_port *p)

@@ -219,7 +219,8 @@ void ata_power_on(struct ata_drive *d)
 	d->standby = false;
 	d->retries = 5;
 	d->sense = (struct atapi_sense){ 0 };
-	d->medium_changed = d->tray_open = d->tray_locked = false;
+	d->medium_changed = d->tray_locked = false;
+	ata_move_tray(d, false);
 	d->event = 0;
 	d->queue_error = (struct ata_queue_error){ 0 };
 	ata_soft_reset(d, false);
@@ -322,6 +323,21 @@ void ata_command(struct ata_drive *d)
 		ata_disk_command(d);
 }
 
+void ata_set_tray_listener(struct ata_drive *d, void (*moved)(void *opaque, bool open), void *opaque)
+{
+	d->tray_moved = moved;
+	d->tray_opaque = opaque;
+}
+
+void ata_move_tray(struct ata_drive *d, bool open)
+{
+	if (d->tray_open == open)
+		return;
+	d->tray_open = open;
+	if (d->tray_moved)
+		d->tray_moved(d->tray_opaque, open);
+}
+
 void ata_resized(struct ata_drive *d)
 {
 	if (d->kind == ATA_DISK)
@@ -336,12 +352,14 @@ int ata_change_media(struct ata_drive *d, struct blk *blk, bool force)
 		d->event = 1;
 		return -EBUSY;
 	}
+	ata_move_tray(d, true);
 	d->medium_lost = d->in_flight;
 	d->event = blk ? 2 : d->blk ? 3 : 0;
 	d->medium_changed = blk != NULL;
 	d->blk = blk;
 	d->sectors = blk ? blk_size(blk) / ATA_SECTOR : 0;
-	d->tray_open = false;
+	if (blk)
+		ata_move_tray(d, false);
 	return 0;
 }
 

@@ -136,6 +136,8 @@ struct ata_drive {
 	struct atapi_sense sense;
 	bool medium_changed; /* unit attention to report */
 	bool tray_open, tray_locked;
+	void (*tray_moved)(void *opaque, bool open); /* or NULL */
+	void *tray_opaque;
 	uint8_t event; /* media event to report: 1 eject request, 2 new medium, 3 medium removed */
 	uint8_t raw; /* READ CD: which parts of a frame, as in byte 9 of the packet */
 	uint32_t frame; /* bytes of a sector as the host gets it */
@@ -145,6 +147,8 @@ struct ata_drive {
 /* `serial` and the kind of cable show in IDENTIFY. A kind of ATA_NO_DRIVE makes a place where nothing answers. */
 void ata_init(struct ata_drive *d, enum ata_kind kind, struct blk *blk, const char *serial, bool serial_ata,
 	      const struct ata_link_ops *link, void *opaque);
+/* Hears of a CD-ROM drive's tray. NULL: nobody. */
+void ata_set_tray_listener(struct ata_drive *d, void (*moved)(void *opaque, bool open), void *opaque);
 /* Nothing may be in flight: images are closed first. */
 void ata_finish(struct ata_drive *d);
 /* Power-on. */

@@ -29,6 +29,9 @@ void ata_io_discard(struct ata_drive *d, uint64_t sector, uint64_t count);
 /* Asks the adapter for its DMA engine; ata_dma_start comes after. */
 void ata_dma_wait(struct ata_drive *d);
 
+/* Opens or closes the tray. */
+void ata_move_tray(struct ata_drive *d, bool open);
+
 /* ata_identify.c */
 void ata_identify(struct ata_drive *d);
 void ata_identify_packet(struct ata_drive *d);

@@ -279,13 +279,13 @@ static void start_stop(struct ata_drive *d)
 		}
 		if (!d->tray_open && d->blk)
 			d->event = 3;
-		d->tray_open = true;
+		ata_move_tray(d, true);
 	} else if ((what & 3) == 3) {
 		if (d->tray_open && d->blk) {
 			d->event = 2;
 			d->medium_changed = true;
 		}
-		d->tray_open = false;
+		ata_move_tray(d, false);
 	}
 	atapi_ok(d);
 }

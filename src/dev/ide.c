@@ -361,6 +361,7 @@ static void make_channel(struct ide *ide, unsigned i, struct space *ports, struc
 
 		g_snprintf(serial, sizeof(serial), "GU%05u", 2 * i + n + 1);
 		ata_init(&c->drive[n], kind, drive[n].blk, serial, false, &link_ops, c);
+		ata_set_tray_listener(&c->drive[n], drive[n].tray_moved, drive[n].opaque);
 	}
 }
 

@@ -14,6 +14,9 @@ struct ide;
 struct ide_drive {
 	struct blk *blk; /* stays the caller's: outlives the controller, or is taken out first */
 	bool cdrom;
+	/* A CD-ROM drive's tray opened or closed, by the guest or by a change of media; lock held. May be NULL. */
+	void (*tray_moved)(void *opaque, bool open);
+	void *opaque;
 };
 
 /* `irq0` and `irq1` are ISA lines 14 and 15. NULL when the PCI function is taken. */
@@ -22,7 +25,7 @@ struct ide *ide_create(struct pci_bus *bus, unsigned devfn, struct space *ports,
 struct device *ide_device(struct ide *ide);
 
 /*
- * Puts another medium (NULL: none) into a CD-ROM drive and closes the tray. -ENODEV when the unit is no
+ * Opens the tray of a CD-ROM drive, takes the medium out, and puts another one in and closes the tray (NULL: it stays open). -ENODEV when the unit is no
  * CD-ROM drive; -EBUSY when the guest has locked the tray: it is told that the user wants the medium
  * out, and `force` takes it anyway. What was in flight on the old image fails as "no medium".
  */

@@ -15,6 +15,7 @@
 #define VM_MAX_SERIAL 4
 #define VM_MAX_CPUS 64
 #define VM_MAX_NICS 8
+#define VM_MAX_BOOT_INDEX 10000
 
 enum disk_bus { DISK_IDE, DISK_VIRTIO, DISK_SATA };
 
@@ -24,6 +25,7 @@ struct vm_disk {
 	enum blk_format format; /* BLK_AUTO: nobody named it (blk.h says what that means) */
 	bool readonly, snapshot;
 	enum blk_on_error on_read_error, on_write_error;
+	unsigned boot_index; /* firmware tries the smallest first; 0: as its kind's place in `boot` says */
 };
 
 enum nic_model { NIC_VIRTIO, NIC_E1000, NIC_RTL8139 };
@@ -34,6 +36,7 @@ struct vm_nic {
 	uint8_t mac[6];
 	bool mac_given;
 	char *capture; /* pcap file, or NULL */
+	unsigned boot_index; /* as a disk's */
 };
 
 enum panic_action { PANIC_POWEROFF, PANIC_PAUSE, PANIC_RESET, PANIC_IGNORE };
@@ -45,7 +48,7 @@ struct vm_config {
 	unsigned cpus;
 	uint64_t memory; /* bytes */
 	char *kernel, *initrd, *append;
-	char *cdrom;
+	struct vm_disk cdrom; /* path NULL: an empty drive */
 	struct vm_disk disk[VM_MAX_DISKS];
 	unsigned disks;
 	struct vm_disk floppy[VM_MAX_FLOPPIES];

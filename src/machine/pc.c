@@ -38,7 +38,7 @@
 #include "dev/virtio_blk.h"
 #include "dev/virtio_console.h"
 #include "dev/virtio_rng.h"
-#include "host/tsc.h"
+#include "base/tsc.h"
 #include "machine/pc_drives.h"
 #include "machine/pc_memory.h"
 #include "machine/vm.h"
@@ -321,7 +321,7 @@ static bool make_disks(struct pc *pc, GError **error)
 	pc->ide = ide_create(pc->pci, DEVFN(1, 1), pc->ports, gsi(pc, 14), gsi(pc, 15), u.ide);
 	plug(pc, ide_device(pc->ide));
 	if (u.satas) {
-		pc->ahci = ahci_create(pc->pci, DEVFN(15, 0), u.sata);
+		pc->ahci = ahci_create(pc->pci, DEVFN(PC_AHCI_SLOT, 0), u.sata);
 		plug(pc, ahci_device(pc->ahci));
 	}
 	if (u.floppy[0].present) {
@@ -332,7 +332,7 @@ static bool make_disks(struct pc *pc, GError **error)
 	for (unsigned i = 0; i < u.virtios; i++) {
 		struct pc_drive *d = u.virtio[i];
 
-		d->virtio = virtio_blk_create(pc->pci, DEVFN(4 + i, 0), pc->vm->clock, d->blk, d->id, MIN(pc->vm->cpus, 4));
+		d->virtio = virtio_blk_create(pc->pci, DEVFN(PC_VIRTIO_DISK_SLOT + i, 0), pc->vm->clock, d->blk, d->id, MIN(pc->vm->cpus, 4));
 		plug(pc, virtio_blk_device(d->virtio));
 	}
 	return true;
@@ -341,7 +341,7 @@ static bool make_disks(struct pc *pc, GError **error)
 static bool make_network(struct pc *pc, GError **error)
 {
 	for (unsigned i = 0; i < pc->vm->config.nics; i++) {
-		struct device *d = pc_nic_create(pc, i, DEVFN(16 + i, 0), error);
+		struct device *d = pc_nic_create(pc, i, DEVFN(PC_NIC_SLOT + i, 0), error);
 
 		if (!d)
 			return false;

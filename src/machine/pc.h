@@ -19,6 +19,11 @@ struct file;
 
 #define PC_MAX_DEVICES 64
 
+/* PCI slots that firmware hears of by other ways too. */
+#define PC_VIRTIO_DISK_SLOT 4
+#define PC_AHCI_SLOT 15
+#define PC_NIC_SLOT 16
+
 enum pc_drive_kind { PC_DISK, PC_CDROM, PC_FLOPPY };
 
 struct pc_drive {
@@ -26,11 +31,14 @@ struct pc_drive {
 	char id[16];	 /* "ide1-cd0", "virtio0" */
 	struct blk *blk; /* NULL: empty */
 	enum pc_drive_kind kind;
-	enum disk_bus bus; /* of a disk */
+	enum disk_bus bus; /* of a disk or CD-ROM drive */
 	unsigned unit;	   /* of its controller */
+	unsigned boot_index;
 	enum blk_on_error on_read_error, on_write_error;
 	struct blk_failure failure[2]; /* the last read and write that failed and are yet to be told; error 0: none */
 	struct virtio_blk *virtio;     /* a virtio disk */
+	bool tray_moved_open; /* the last time */
+	unsigned tray_moves;  /* yet to be told */
 };
 
 struct pc {
@@ -90,6 +98,8 @@ struct device *pc_flash_create(struct pc *pc, bool vars);
 void pc_flash_close(struct pc *pc);
 /* Firmware, tables, kernels (pc_boot.c). */
 uint16_t pc_pm_base(const struct pc *pc);
+/* Tells the firmware the boot order (pc_bootorder.c). */
+void pc_boot_order(struct pc *pc);
 bool pc_boot_prepare(struct pc *pc, GError **error);
 bool pc_boot_reset(struct pc *pc, struct cpu_state *boot, GError **error);
 

@@ -98,6 +98,7 @@ bool pc_boot_prepare(struct pc *pc, GError **error)
 	fw_cfg_add_u16(pc->fw_cfg, FW_CFG_NB_CPUS, (uint16_t)pc->vm->cpus);
 	fw_cfg_add_u16(pc->fw_cfg, FW_CFG_MAX_CPUS, (uint16_t)pc->vm->cpus);
 	fw_cfg_add_u16(pc->fw_cfg, FW_CFG_BOOT_MENU, 0);
+	pc_boot_order(pc);
 	return true;
 }
 

@@ -32,6 +32,15 @@ static void drive_failed(void *opaque, const struct blk_failure *f)
 		vm_post(d->pc->vm, VM_EVENT_IO_ERROR);
 }
 
+static void tray_moved(void *opaque, bool open)
+{
+	struct pc_drive *d = opaque;
+
+	d->tray_moves++;
+	d->tray_moved_open = open;
+	vm_post(d->pc->vm, VM_EVENT_TRAY);
+}
+
 static struct blk *open_image(struct pc_drive *d, const struct vm_disk *disk, GError **error)
 {
 	const struct blk_options opt = { .format = disk->format, .readonly = disk->readonly, .snapshot = disk->snapshot };
@@ -51,6 +60,8 @@ static struct pc_drive *add_drive(struct pc *pc, enum pc_drive_kind kind, unsign
 	d->pc = pc;
 	d->kind = kind;
 	d->unit = unit;
+	d->bus = disk->bus;
+	d->boot_index = disk->boot_index;
 	d->on_read_error = disk->on_read_error;
 	d->on_write_error = disk->on_write_error;
 	g_strlcpy(d->id, id, sizeof(d->id));
@@ -77,7 +88,6 @@ static bool open_disk(struct pc *pc, unsigned i, struct pc_units *u, GError **er
 	if (disk->bus == DISK_SATA && u->satas == AHCI_PORTS)
 		return too_many("six SATA disks", error);
 	d = add_drive(pc, PC_DISK, 0, id, disk);
-	d->bus = disk->bus;
 	d->blk = open_image(d, disk, error);
 	if (!d->blk)
 		return false;
@@ -100,12 +110,18 @@ static bool open_disk(struct pc *pc, unsigned i, struct pc_units *u, GError **er
 
 static bool open_cdrom(struct pc *pc, struct pc_units *u, GError **error)
 {
-	const struct vm_disk disc = { .path = pc->vm->config.cdrom, .format = BLK_RAW, .readonly = true };
-	struct pc_drive *d = add_drive(pc, PC_CDROM, 2, "ide1-cd0", &disc);
+	struct vm_disk disc = pc->vm->config.cdrom;
+	bool sata = disc.bus == DISK_SATA;
+	struct pc_drive *d;
 
+	disc.format = BLK_RAW;
+	disc.readonly = true;
+	if (sata && u->satas == AHCI_PORTS)
+		return too_many("six SATA drives", error);
+	d = add_drive(pc, PC_CDROM, sata ? u->satas++ : 2, sata ? "sata0-cd0" : "ide1-cd0", &disc);
 	if (disc.path)
 		d->blk = open_image(d, &disc, error);
-	u->ide[2] = (struct ide_drive){ .cdrom = true, .blk = d->blk };
+	*(sata ? &u->sata[d->unit] : &u->ide[2]) = (struct ide_drive){ .cdrom = true, .blk = d->blk, .tray_moved = tray_moved, .opaque = d };
 	return !disc.path || d->blk;
 }
 
@@ -212,6 +228,26 @@ bool pc_drives_take_failure(struct pc *pc, const struct pc_drive **d, struct blk
 	return found;
 }
 
+bool pc_drives_take_tray(struct pc *pc, const struct pc_drive **d, bool *open)
+{
+	bool found = false;
+
+	vm_lock(pc->vm);
+	for (unsigned i = 0; i < pc->drives && !found; i++) {
+		struct pc_drive *at = &pc->drive[i];
+
+		found = at->tray_moves;
+		if (!found)
+			continue;
+		*d = at;
+		/* It opens and closes in turn. */
+		*open = at->tray_moves & 1 ? at->tray_moved_open : !at->tray_moved_open;
+		at->tray_moves--;
+	}
+	vm_unlock(pc->vm);
+	return found;
+}
+
 static struct pc_drive *find_drive(struct pc *pc, const char *id, GError **error)
 {
 	for (unsigned i = 0; i < pc->drives; i++)
@@ -282,6 +318,8 @@ static int put_medium(struct pc *pc, const struct pc_drive *d, struct blk *blk, 
 {
 	if (d->kind == PC_FLOPPY)
 		return fdc_change_media(pc->fdc, d->unit, blk);
+	if (d->bus == DISK_SATA)
+		return ahci_change_media(pc->ahci, d->unit, blk, force);
 	return ide_change_media(pc->ide, d->unit, blk, force);
 }
 
@@ -318,10 +356,14 @@ bool pc_change_medium(struct pc *pc, const char *id, const struct vm_disk *mediu
 
 bool pc_drive_locked(const struct pc *pc, const struct pc_drive *d)
 {
-	return d->kind == PC_CDROM && ide_tray_locked(pc->ide, d->unit);
+	if (d->kind != PC_CDROM)
+		return false;
+	return d->bus == DISK_SATA ? ahci_tray_locked(pc->ahci, d->unit) : ide_tray_locked(pc->ide, d->unit);
 }
 
 bool pc_drive_open(const struct pc *pc, const struct pc_drive *d)
 {
-	return d->kind == PC_CDROM && ide_tray_open(pc->ide, d->unit);
+	if (d->kind != PC_CDROM)
+		return false;
+	return d->bus == DISK_SATA ? ahci_tray_open(pc->ahci, d->unit) : ide_tray_open(pc->ide, d->unit);
 }

@@ -34,6 +34,9 @@ void pc_drives_retry(struct pc *pc);
 /* The next failure that has yet to be told, of drive `d`; false: none. Takes the lock. */
 bool pc_drives_take_failure(struct pc *pc, const struct pc_drive **d, struct blk_failure *f);
 
+/* The next move of a tray that has yet to be told. Takes the lock. */
+bool pc_drives_take_tray(struct pc *pc, const struct pc_drive **d, bool *open);
+
 /* The disk `id` grows to so many bytes, and the guest is told. Without the lock. */
 bool pc_drive_resize(struct pc *pc, const char *id, uint64_t bytes, GError **error);
 /* Another medium (NULL: none) for the removable drive `id`. Without the lock. A locked tray is opened by `force` only. */

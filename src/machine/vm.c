@@ -7,7 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "host/tsc.h"
+#include "base/tsc.h"
 #include "machine/pc.h"
 #include "machine/pc_drives.h"
 
@@ -19,7 +19,7 @@ void vm_config_finish(struct vm_config *c)
 	g_free(c->kernel);
 	g_free(c->initrd);
 	g_free(c->append);
-	g_free(c->cdrom);
+	g_free(c->cdrom.path);
 	for (unsigned i = 0; i < c->disks; i++)
 		g_free(c->disk[i].path);
 	for (unsigned i = 0; i < c->floppies; i++)

@@ -42,6 +42,7 @@ enum vm_event {
 	VM_EVENT_CRASH_LOADED, /* a panicked guest saves its memory itself */
 	VM_EVENT_WATCHDOG,
 	VM_EVENT_BALLOON, /* the guest's memory changed its size */
+	VM_EVENT_TRAY,	   /* pc_drives_take_tray says which */
 	VM_EVENT_IO_ERROR, /* pc_drives_take_failure says which */
 };
 

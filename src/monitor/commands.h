@@ -18,7 +18,8 @@ JsonNode *qmp_query_block(struct vm *vm, JsonObject *args, GError **error);
 JsonNode *qmp_eject(struct vm *vm, JsonObject *args, GError **error);
 JsonNode *qmp_change_medium(struct vm *vm, JsonObject *args, GError **error);
 JsonNode *qmp_block_resize(struct vm *vm, JsonObject *args, GError **error);
-/* Tells of the drives' failures since the last time. */
+/* Tell of the drives' failures, and of trays that opened or closed, since the last time. */
 void qmp_io_errors(struct qmp *q, struct vm *vm);
+void qmp_tray_moves(struct qmp *q, struct vm *vm);
 
 #endif

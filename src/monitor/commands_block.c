@@ -105,3 +105,18 @@ void qmp_io_errors(struct qmp *q, struct vm *vm)
 		qmp_event(q, "BLOCK_IO_ERROR", o);
 	}
 }
+
+void qmp_tray_moves(struct qmp *q, struct vm *vm)
+{
+	const struct pc_drive *d;
+	bool open;
+
+	while (pc_drives_take_tray(vm->pc, &d, &open)) {
+		JsonObject *o = json_object_new();
+
+		json_object_set_string_member(o, "device", d->id);
+		json_object_set_string_member(o, "id", d->id);
+		json_object_set_boolean_member(o, "tray-open", open);
+		qmp_event(q, "DEVICE_TRAY_MOVED", o);
+	}
+}

@@ -356,6 +356,10 @@ void qmp_vm_event(struct qmp *q, enum vm_event event, bool guest)
 		qmp_io_errors(q, q->vm);
 		return;
 	}
+	if (event == VM_EVENT_TRAY) {
+		qmp_tray_moves(q, q->vm);
+		return;
+	}
 	if (event == VM_EVENT_RESET || event == VM_EVENT_SHUTDOWN) {
 		const char *reason = event == VM_EVENT_RESET ? (guest ? "guest-reset" : "host-qmp-system-reset")
 							     : (guest ? "guest-shutdown" : "host-qmp-quit");

@@ -88,6 +88,7 @@ def tests(run):
             with open(path('b.img'), 'rb') as f:
                 run.check(hashlib.md5(f.read(8 << 20)).hexdigest() == disk, 'what was copied from disk to disk differs')
             m.qmp('blockdev-change-medium', id='ide1-cd0', filename=path('other.iso'))
+            run.check([m.event('DEVICE_TRAY_MOVED')['tray-open'] for _ in range(2)] == [True, False], 'the tray did not move')
             m.wait_console('other ' + other, 60)
             run.check('exception' not in m.console(), m.console()[-800:])
             run.check(m.end(60) == 0, 'status')

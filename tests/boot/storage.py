@@ -49,6 +49,9 @@ echo "depth $(cat /sys/block/$from/device/queue_depth)"
 dd if=/dev/fd0 of=/floppy bs=36k 2>/dev/null
 echo "floppy $(md5sum < /floppy)"
 dd if=/floppy of=/dev/fd1 bs=36k conv=fsync 2>/dev/null
+echo "disc $(dd if=/dev/sr0 bs=64k 2>/dev/null | md5sum)"
+while [ "$(cat /sys/block/sr0/size)" = 4096 ]; do sleep 1; dd if=/dev/sr0 of=/dev/null bs=2048 count=1 2>/dev/null; done
+echo "other $(dd if=/dev/sr0 bs=64k 2>/dev/null | md5sum)"
 dmesg | grep -E '(ata[0-9]|fd[01]|floppy).*(rror|xception|failed)'
 poweroff -f
 '''
@@ -99,10 +102,17 @@ def tests(run):
         disk, floppy = noise_image(path('sata-a.img'), 8 << 20), noise_image(path('fd-a.img'), 1440 << 10)
         noise_image(path('sata-b.img'), 9 << 20)
         noise_image(path('fd-b.img'), 1440 << 10)
+        disc, other = noise_image(path('sata.iso'), 2 << 20), noise_image(path('sata-other.iso'), 3 << 20)
         with run.Machine('ahci', *generic(AHCI_INIT), '--disk', path('sata-a.img') + ',format=raw,bus=sata', '--disk',
                          path('sata-b.img') + ',format=raw,bus=sata', '--floppy', path('fd-a.img') + ',format=raw', '--floppy',
-                         path('fd-b.img') + ',format=raw') as m:
-            run.check(m.end(300) == 0, m.console()[-800:])
+                         path('fd-b.img') + ',format=raw', '--cdrom', path('sata.iso') + ',bus=sata') as m:
+            m.wait_console('disc ' + disc, 300)
+            m.qmp('blockdev-change-medium', id='sata0-cd0', filename=path('sata-other.iso'))
+            for is_open in (True, False):
+                e = m.event('DEVICE_TRAY_MOVED')
+                run.check(e == {'device': 'sata0-cd0', 'id': 'sata0-cd0', 'tray-open': is_open}, f'{e}')
+            m.wait_console('other ' + other, 60)
+            run.check(m.end(60) == 0, m.console()[-800:])
             said = m.console()
             run.check('drivers sd' in said, 'ahci.ko drives nothing: ' + said[-2000:])
             run.check('disk ' + disk in said and file_md5(path('sata-b.img'), 8 << 20) == disk, 'the SATA disks differ: ' + said[-2000:])
@@ -148,4 +158,13 @@ def tests(run):
             run.check(said.count('wrote ') == 3 and said.count('same ') == 3, said[-2000:])
             run.check('/O error' in said or 'Input/output error' in said, 'the guest was not told: ' + said[-800:])
 
-    return [test_ahci_floppy, test_no_room]
+    def test_boot_index():
+        """Each device's own place in the boot order, under SeaBIOS."""
+        first, wanted = (run.boot_sector(run.print_and_exit(text, value)) for text, value in (('the first', 0x11), ('the wanted', 0x22)))
+        for bus in ('ide', 'sata', 'virtio'):
+            status, _, err = run.guise('run', '--disk', f'{first},format=raw,bootindex=7', '--disk',
+                                       f'{wanted},format=raw,bus={bus},bootindex=2', '--display', 'none', '--serial', 'none',
+                                       '--debug-exit', '--memory', '64M', '--net', 'none', timeout=90)
+            run.check(status == 0x22 * 2 + 1, f'{bus}: status {status}; {err}')
+
+    return [test_boot_index, test_ahci_floppy, test_no_room]

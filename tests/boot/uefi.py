@@ -94,4 +94,20 @@ def tests(run):
             run.check("can't claim BAR" not in m.console(), 'a BAR lies outside the windows')
             run.check(m.end(60) == 0, 'status')
 
-    return [test_uefi, test_uefi_memtest, test_uefi_linux]
+    def test_uefi_boot_order():
+        """--boot and bootindex= reach OVMF: the kinds of drives, and one drive of several."""
+        run.need(OVMF)
+        run.need(MEMTEST)
+        run.need(os.path.join(run.GUESTS, 'vmlinuz'))
+        disk = system_partition('order.img', {'/EFI/BOOT/BOOTX64.EFI': os.path.join(run.GUESTS, 'vmlinuz')})
+        disk += ',format=raw'
+        for first, args in (('Pci(0x1,0x1)/Ata(Primary,Master', ['--boot', 'disk,cd', '--disk', disk]),
+                            ('Pci(0x1,0x1)/Ata(Secondary,Master', ['--boot', 'cd,disk', '--disk', disk]),
+                            ('Pci(0x4,0x0)', ['--disk', disk + ',bus=virtio,bootindex=1']),
+                            ('Pci(0xF,0x0)/Sata(0x0', ['--boot', 'cd', '--disk', disk + ',bus=sata,bootindex=1'])):
+            with machine('uefi-order', '--firmware', 'uefi', '--cdrom', MEMTEST, *args) as m:
+                m.wait_console('BdsDxe: starting', 120)
+                started = m.console().split('BdsDxe: starting', 1)[1].split('\n')[0]
+                run.check('PciRoot(0x0)/' + first in started, f'{args}: {started}')
+
+    return [test_uefi_boot_order, test_uefi, test_uefi_memtest, test_uefi_linux]

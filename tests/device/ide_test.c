@@ -19,6 +19,8 @@ struct board {
 	struct ide *ide;
 	bool line[2];
 	unsigned edges[2];
+	bool tray_open;
+	unsigned tray_moves;
 };
 
 static void set_line(void *opaque, int line, bool level)
@@ -27,6 +29,15 @@ static void set_line(void *opaque, int line, bool level)
 
 	b->edges[line] += level && !b->line[line];
 	b->line[line] = level;
+}
+
+static void tray_moved(void *opaque, bool open)
+{
+	struct board *b = opaque;
+
+	g_assert_cmpint(open, !=, b->tray_open);
+	b->tray_open = open;
+	b->tray_moves++;
 }
 
 /* The disk is the primary master, an empty or filled CD-ROM drive the secondary one. */
@@ -43,6 +54,8 @@ static void board_make(struct board *b, uint64_t cd_sectors)
 	b->bus = pci_bus_create(b->ports, b->mmio, b->mem, NULL, NULL);
 	drives[0].blk = b->disk = fake_blk_new(20000, 0x11);
 	drives[2].cdrom = true;
+	drives[2].tray_moved = tray_moved;
+	drives[2].opaque = b;
 	drives[2].blk = b->cd = cd_sectors ? fake_blk_new(cd_sectors * 4, 0x55) : NULL;
 	b->ide = ide_create(b->bus, 9, b->ports, (struct irq){ set_line, b, 0 }, (struct irq){ set_line, b, 1 }, drives);
 	g_assert_nonnull(b->ide);
@@ -670,6 +683,7 @@ static void test_media(void)
 	g_assert_cmpint(ide_change_media(b.ide, 0, other, false), ==, -ENODEV);
 	b.cd = fake_blk_new(400, 8);
 	g_assert_cmpint(ide_change_media(b.ide, 2, b.cd, false), ==, 0);
+	g_assert_true(b.tray_moves == 2 && !b.tray_open);
 	g_assert_cmpuint(ask(&b, events, buf), ==, 8);
 	g_assert_cmphex(ld16be(buf + 4), ==, 0x0202);
 	ask(&b, ready, buf);
@@ -682,6 +696,7 @@ static void test_media(void)
 	g_assert_cmphex(sense(&b), ==, 0x055302);
 	g_assert_cmpint(ide_change_media(b.ide, 2, other, false), ==, -EBUSY);
 	g_assert_true(ide_tray_locked(b.ide, 2));
+	g_assert_cmpuint(b.tray_moves, ==, 2);
 	ask(&b, events, buf);
 	g_assert_cmphex(ld16be(buf + 4), ==, 0x0102);
 	ask(&b, events, buf);
@@ -689,9 +704,11 @@ static void test_media(void)
 	ask(&b, unlock, buf);
 	ask(&b, eject, buf);
 	g_assert_true(ide_tray_open(b.ide, 2));
+	g_assert_true(b.tray_moves == 3 && b.tray_open);
 	ask(&b, ready, buf);
 	g_assert_cmphex(sense(&b), ==, 0x023a02);
 	ask(&b, load, buf);
+	g_assert_true(b.tray_moves == 4 && !b.tray_open);
 	ask(&b, ready, buf);
 	g_assert_cmphex(sense(&b), ==, 0x062800);
 	/* Taken out under a read. */
@@ -701,7 +718,8 @@ static void test_media(void)
 	b.cd = other;
 	blk_close(old);
 	g_assert_cmphex(in(&b, 0x177), ==, 0x51);
-	g_assert_cmphex(sense(&b), ==, 0x023a01);
+	g_assert_cmphex(sense(&b), ==, 0x023a02);
+	g_assert_true(ide_tray_open(b.ide, 2) && b.tray_moves == 5 && b.tray_open);
 	board_unmake(&b);
 }
 

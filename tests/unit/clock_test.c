@@ -2,7 +2,7 @@
 #include <glib.h>
 
 #include "host/clock.h"
-#include "host/tsc.h"
+#include "base/tsc.h"
 
 #define PAUSES 40
 

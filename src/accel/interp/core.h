@@ -7,7 +7,7 @@
 #include <Zydis/Zydis.h>
 
 #include "accel/interp/cpu.h"
-#include "host/tsc.h"
+#include "base/tsc.h"
 
 /* One for all vCPUs: which guest pages hold decoded code. */
 struct interp {

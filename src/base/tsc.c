@@ -3,7 +3,7 @@
  * host, between any two instructions; so each reading of the clock stands between two of the counter, and the closest of
  * several attempts counts.
  */
-#include "host/tsc.h"
+#include "base/tsc.h"
 
 #include <stddef.h>
 #include <time.h>

@@ -337,6 +337,29 @@ static void put_bmi(struct code *c)
 	put(c, 0xc0 | (reg & 7) << 3 | (rm & 7));
 }
 
+/* MOVS and STOS of all sizes, up and down, over pages, over themselves, and now and then into the hole. */
+static void put_string(struct code *c)
+{
+	bool down = pick(6) == 0, wide = c->wide && pick(3) == 0;
+	uint32_t from = DATA + 0x1100 + pick(0x400), to = pick(3) ? DATA + 0x1800 + pick(0x600) : from + pick(64) - 32;
+
+	if (pick(12) == 0)
+		*(pick(2) ? &from : &to) = down ? HOLE + PAGE_SIZE + pick(0x100) : HOLE - pick(0x200);
+	put(c, 0x50 | RCX), put(c, 0xb8 | RSI), put_n(c, from, 4);
+	put(c, 0xb8 | RDI), put_n(c, to, 4), put(c, 0xb8 | RCX), put_n(c, pick(300), 4);
+	if (down)
+		put(c, 0xfd);
+	if (pick(4) == 0)
+		put(c, 0x66);
+	if (pick(5))
+		put(c, 0xf2 + pick(2));
+	if (wide)
+		put(c, 0x48);
+	put(c, 0xa4 + pick(2) + (pick(2) ? 6 : 0));
+	put(c, 0xfc);
+	put(c, 0x58 | RCX);
+}
+
 /* Instructions that the table has no room for. */
 static void put_special(struct code *c)
 {
@@ -369,10 +392,7 @@ static void put_special(struct code *c)
 		at[-1] = (uint8_t)(c->p - at);
 		break;
 	case 3: /* REP MOVS, STOS */
-		put(c, 0x50 | RCX), put(c, 0xb8 | RSI), put_n(c, DATA + 0x1100 + pick(0x400), 4);
-		put(c, 0xb8 | RDI), put_n(c, DATA + 0x1800 + pick(0x600), 4), put(c, 0xb8 | RCX), put_n(c, pick(300), 4);
-		put(c, 0xf3), put(c, 0xa4 + pick(2) + (pick(2) ? 6 : 0));
-		put(c, 0x58 | RCX);
+		put_string(c);
 		break;
 	case 4: /* a division that may fail */
 		put(c, 0x31), put(c, 0xd2);

@@ -171,8 +171,8 @@ static void print_cpu(const struct bt_cpu *b, GString *out)
 
 	g_string_append_printf(out, "cpu%u: %lu blocks, %lu guest bytes -> %lu, %lu flushes, %lu invalidated, %u KiB in use\n",
 			       b->cpu.vcpu.index, s->blocks, s->guest_bytes, s->host_bytes, s->flushes, s->invalidated, b->at >> 10);
-	g_string_append_printf(out, "cpu%u: %lu links, %lu again, %lu pages looked up, %lu look-ups, %lu polls, %lu entries, %lu gates, %lu blocks interpreted\n",
-			       b->cpu.vcpu.index, s->links, s->relinks, s->pages, s->misses, s->polls, s->enters, s->gates, s->interp_blocks);
+	g_string_append_printf(out, "cpu%u: %lu links, %lu again, %lu pages looked up, %lu look-ups, %lu polls, %lu entries, %lu gates, %lu strings, %lu blocks interpreted\n",
+			       b->cpu.vcpu.index, s->links, s->relinks, s->pages, s->misses, s->polls, s->enters, s->gates, s->strings, s->interp_blocks);
 	g_string_append_printf(out, "cpu%u: %lu TLB misses, %lu fills, %lu to the interpreter, %lu faults, %lu host faults, %lu/%lu FP loads/saves\n",
 			       b->cpu.vcpu.index, s->slow_fill, b->mmu.fills, s->slow_interp, s->faults, s->native_faults, s->fp_loads,
 			       s->fp_saves);

@@ -48,7 +48,7 @@ struct bt_exit {
 /* An instruction of a block that may need C. */
 struct bt_rec {
 	struct bt_block *block;
-	struct insn *insn;   /* decoded for the interpreter when it was first needed */
+	struct insn *insn;   /* as many as it stands for, decoded for the interpreter when they were first needed */
 	uint32_t retry, next; /* offsets in the cache: start over, and go on behind */
 	uint16_t guest;      /* offset in the block */
 	uint8_t size;        /* of the access */
@@ -63,12 +63,14 @@ struct bt_rec {
 	uint16_t x87;        /* what FOP becomes; above it the operand's segment, and whether there is one */
 	uint16_t released;   /* by a return, of the stack behind the address */
 	bool is_return;
+	uint8_t string;      /* STRING_ */
 	uint8_t align;       /* a store faults, and touches no page, when its address has a bit of these */
 	bool constant;       /* lin is the address of an access in a window */
 	int32_t disp;        /* from the frame's register */
 	uint64_t lin;        /* a constant address */
 };
 
+enum { STRING_MOVES = 1, STRING_REPEATS = 2 };
 #define REC_NONE UINT32_MAX
 #define X87_SEG 11
 #define X87_OPERAND 0x8000u
@@ -142,7 +144,7 @@ struct bt_exec_log {
 
 struct bt_stats {
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidated, links, relinks, misses, slow_fill, slow_interp,
-		enters, gates, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, pages, promoted, demoted, window_faults;
+		enters, gates, strings, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, pages, promoted, demoted, window_faults;
 	uint64_t by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
 
@@ -239,7 +241,7 @@ struct bt_cpu {
 	bool flags_in_image;   /* or in cpu.s.rflags */
 	uint8_t xsave_bv;      /* the image's own, while the state is in the registers */
 	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll, stub_poll_flags,
-		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_syscall, stub_sysret, stub_iret,
+		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_syscall, stub_sysret, stub_iret, stub_string,
 		stub_lookup[4];
 	struct bt_inbox inbox;
 	struct bt_heat heat;
@@ -322,6 +324,9 @@ uint8_t *bt_help_unchain(struct bt_cpu *b, uint64_t to);
 uint8_t *bt_help_miss(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unused2);
 uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 void bt_run(struct vcpu *v, struct vcpu_exit *exit);
+
+/* ---- strings.c: the same ---- */
+uint8_t *bt_help_string(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 
 /* ---- gates.c: the same, for ways from privilege to privilege ---- */
 uint8_t *bt_help_syscall(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);

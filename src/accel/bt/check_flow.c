@@ -137,7 +137,7 @@ static bool id_stub(struct checker *c, struct state *s, uint32_t to)
 	const struct bt_cpu *b = c->b;
 	int32_t id = s->pushed;
 
-	if (s->expect ? to != s->expect : to != b->stub_insn && to != b->stub_cross && !gate_stub(c, to))
+	if (s->expect ? to != s->expect : to != b->stub_insn && to != b->stub_cross && to != b->stub_string && !gate_stub(c, to))
 		return check_fail(c, "a helper that nothing has asked for");
 	if (to == b->stub_exit || to == b->stub_exit_flags || to == b->stub_poll)
 		return exit_mine(c, id) ? true : check_fail(c, "another block's exit");
@@ -147,7 +147,7 @@ static bool id_stub(struct checker *c, struct state *s, uint32_t to)
 		return fill_stub(c, s, &b->recs[id]);
 	if (to == b->stub_fp) /* never goes on behind without the unit */
 		return check_resume(c, b->recs[id].retry, s);
-	if (to == b->stub_fill_lin || to == b->stub_insn || gate_stub(c, to))
+	if (to == b->stub_fill_lin || to == b->stub_insn || to == b->stub_string || gate_stub(c, to))
 		return rec_resumes(c, &b->recs[id], s);
 	if (to == b->stub_cross)
 		return true;

@@ -169,6 +169,12 @@ static bool is_base(int64_t disp)
 	return disp == segments + SEG_FS * one || disp == segments + SEG_GS * one;
 }
 
+/* CR0, CR2, CR3 or CR4. */
+static bool is_control(int64_t disp)
+{
+	return disp == GS_OF(cpu.s.cr0) || disp == GS_OF(cpu.s.cr2) || disp == GS_OF(cpu.s.cr3) || disp == GS_OF(cpu.s.cr4);
+}
+
 /* What may be read: where, how many bytes. */
 static bool may_read(const struct checker *c, int64_t disp, unsigned size)
 {
@@ -187,6 +193,8 @@ static bool may_read(const struct checker *c, int64_t disp, unsigned size)
 	}
 	if (size == 2) /* a selector */
 		return disp >= segments && disp < segments + SEG_COUNT * one && (disp - segments) % one == (int)offsetof(struct x86_segment, selector);
+	if (is_control(disp))
+		return !(c->block->mode & MODE_USER) && size == (c->block->mode & MODE_CODE32 ? 4 : 8);
 	return is_base(disp) && (size == 8 || size == 4);
 }
 

@@ -412,6 +412,10 @@ static void two_byte_fixups(struct guest_insn *g)
 		else if (g->mod == 3 && g->reg == 1 && g->rm == 3)
 			g->kind = G_STAC;
 		break;
+	case 0x20:
+		if (!g->lock && (g->reg == 0 || g->reg == 2 || g->reg == 3 || g->reg == 4))
+			g->kind = G_READ_CR;
+		break;
 	case 0x1f: case 0x0d: case 0x18 ... 0x1e: break;
 	case 0xc3: /* MOVNTI */
 		if (g->mod == 3 || g->p66 || g->rep)

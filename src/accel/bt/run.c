@@ -63,6 +63,20 @@ static const struct insn *fetch_insn(struct bt_cpu *b, struct insn *local)
 	return insn_decode(&b->cpu, joined, sizeof(joined), local, &more) ? local : NULL;
 }
 
+/* The record's i-th instruction, at cs:rip; in *local without memory. NULL when it cannot be fetched. */
+static const struct insn *rec_insn(struct bt_cpu *b, struct bt_rec *rec, unsigned i, struct insn *local)
+{
+	struct insn *place;
+
+	if (rec->insn && rec->insn[i].length)
+		return &rec->insn[i];
+	fp_leave(b);
+	if (!rec->insn)
+		rec->insn = calloc(rec->count, sizeof(*rec->insn));
+	place = rec->insn ? &rec->insn[i] : local;
+	return fetch_insn(b, place);
+}
+
 /* Handlers compiled without vector registers that reach nothing that is not, but for the machine (host.c). */
 static bool is_quiet(const struct insn *in)
 {
@@ -136,19 +150,10 @@ static uint8_t *interp_rec(struct bt_cpu *b, struct bt_rec *rec, bool alone)
 	cpu->block_ends = false;
 	b->stats.slow_interp++;
 	for (unsigned i = 0; i < rec->count; i++) {
-		const struct insn *in = rec->count == 1 ? rec->insn : NULL;
+		const struct insn *in = rec_insn(b, rec, i, &local);
 
-		if (!in) {
-			fp_leave(b);
-			in = fetch_insn(b, &local);
-			if (!in)
-				return NULL;
-			if (rec->count == 1) {
-				rec->insn = malloc(sizeof(local));
-				if (rec->insn)
-					*rec->insn = local;
-			}
-		}
+		if (!in)
+			return NULL;
 		b->unit.last = cpu->s.rip - rec->block->lin;
 		expected = cpu->next_rip = (cpu->s.rip + in->length) & rip_mask(cpu);
 		b->stats.by_mnemonic[in->mnemonic]++;

@@ -134,6 +134,7 @@ void bt_stubs_make(struct bt_cpu *b)
 	b->stub_fill_lin = emit_helper(e, b, bt_help_fill_lin, true, reload);
 	b->stub_window = emit_helper(e, b, bt_help_window, true, reload);
 	b->stub_insn = emit_helper(e, b, bt_help_insn, true, reload);
+	b->stub_string = emit_helper(e, b, bt_help_string, true, reload);
 	b->stub_syscall = emit_helper(e, b, bt_help_syscall, true, reload);
 	b->stub_sysret = emit_helper(e, b, bt_help_sysret, true, reload);
 	b->stub_iret = emit_helper(e, b, bt_help_iret, true, reload);

@@ -111,6 +111,27 @@ static void emit_read_seg(struct tr *t, const struct guest_insn *g)
 		emit_store_gs(&t->e, to, gs_gpr(g->rm));
 }
 
+/* MOV from CR0, CR2, CR3 or CR4. */
+static void emit_read_cr(struct tr *t, const struct guest_insn *g)
+{
+	static const int32_t at[] = { GS_OF(cpu.s.cr0), 0, GS_OF(cpu.s.cr2), GS_OF(cpu.s.cr3), GS_OF(cpu.s.cr4) };
+	int host = host_register(g->rm);
+	unsigned to = host >= 0 ? (unsigned)host : TEMP0;
+
+	emit_op_gs(&t->e, !t->code32, 0x8b, to, at[g->reg]);
+	if (host < 0)
+		emit_store_gs(&t->e, to, gs_gpr(g->rm));
+}
+
+static void emit_string(struct tr *t, const struct guest_insn *g)
+{
+	struct bt_rec *rec = emit_helped(t, t->b->stub_string);
+
+	rec->size = g->op & 1 ? g->opsize : 1;
+	rec->string = (uint8_t)((g->op < 0xa6 ? STRING_MOVES : 0) | (g->rep ? STRING_REPEATS : 0));
+	rec->next = emit_at(&t->e);
+}
+
 /* RDFSBASE and its like; CR4.FSGSBASE may forbid them, and a base must be canonical. */
 static void emit_base(struct tr *t, const struct guest_insn *g)
 {
@@ -169,6 +190,8 @@ bool emit_system(struct tr *t, const struct guest_insn *g)
 	case G_SYSRET: emit_helped(t, t->b->stub_sysret); return true;
 	case G_IRET: emit_helped(t, t->b->stub_iret); return true;
 	case G_RDTSC: emit_rdtsc(t, g); return true;
+	case G_READ_CR: emit_read_cr(t, g); return true;
+	case G_STRING: emit_string(t, g); return true;
 	case G_READ_SEG: emit_read_seg(t, g); return true;
 	case G_READ_BASE:
 	case G_WRITE_BASE: emit_base(t, g); return true;

@@ -33,6 +33,18 @@ static bool leads_out(const struct tr *t, const struct guest_insn *g, uint64_t l
 	return direct && !t->code32 && !bt_canonical(lin + g->length + g->imm);
 }
 
+/* MOVS and STOS in the address size of the code, in flat segments. */
+static bool string_helped(const struct tr *t, const struct guest_insn *g)
+{
+	bool moves = g->op < 0xa6, stores = g->op == 0xaa || g->op == 0xab, source = g->seg < 0 || g->seg == SEG_DS;
+
+	if ((!moves && !stores) || g->addrsize != word(t) || g->lock)
+		return false;
+	if (t->code32)
+		return (t->mode & MODE_SEG << SEG_ES) && (stores || (source && (t->mode & MODE_SEG << SEG_DS)));
+	return stores || (g->seg != SEG_FS && g->seg != SEG_GS);
+}
+
 static void judge(const struct tr *t, struct guest_insn *g)
 {
 	bool supervisor = !(t->mode & MODE_USER), ok = true;
@@ -53,7 +65,8 @@ static void judge(const struct tr *t, struct guest_insn *g)
 	case G_READ_BASE: case G_WRITE_BASE: ok &= !t->code32; break;
 	case G_SYSCALL: ok &= !t->code32; break;
 	case G_SYSRET: case G_IRET: ok &= supervisor && !t->code32 && (g->rex & 8); break;
-	case G_STRING: ok = false; break;
+	case G_STRING: ok &= string_helped(t, g); break;
+	case G_READ_CR: ok &= supervisor; break;
 	default: break;
 	}
 	if (g->lock && g->kind != G_PLAIN && g->kind != G_BIT_STRING)
@@ -119,7 +132,7 @@ static bool clobbers_first(const struct guest_insn *g, bool tier2)
 	switch (g->kind) {
 	case G_PLAIN: return (guest_mem(g) && !tier2) || (g->ops & (GO_X87 | GO_SIMD));
 	case G_NOP: case G_LEA: case G_JCC: case G_LOOP: case G_JMP: return false;
-	case G_SWAPGS: case G_READ_SEG: return false;
+	case G_SWAPGS: case G_READ_SEG: case G_READ_CR: return false;
 	case G_PUSH_REG: case G_PUSH_IMM: case G_PUSH_MEM: case G_POP_REG: case G_LEAVE: return !tier2;
 	default: return true;
 	}

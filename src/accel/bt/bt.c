@@ -186,8 +186,8 @@ static void print_tier2(const struct bt_cpu *b, GString *out)
 		g_string_append_printf(out, "cpu%u: no tier 2\n", b->cpu.vcpu.index);
 		return;
 	}
-	g_string_append_printf(out, "cpu%u: tier 2: %lu blocks hot, %lu instructions back, %lu misses; pages: %u mapped, %lu in %lu steps, %lu large, "
-			       "%lu dropped, %lu evicted, %lu protected\n", b->cpu.vcpu.index, b->stats.promoted, b->stats.demoted,
+	g_string_append_printf(out, "cpu%u: tier 2: %lu samples, %lu blocks hot, %lu instructions back, %lu misses; pages: %u mapped, %lu in %lu steps, %lu large, "
+			       "%lu dropped, %lu evicted, %lu protected\n", b->cpu.vcpu.index, b->heat.taken, b->stats.promoted, b->stats.demoted,
 			       b->stats.window_faults, w.now, w.pages, w.fills, w.large, w.dropped, w.evicted, w.protected);
 }
 

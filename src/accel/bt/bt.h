@@ -92,7 +92,6 @@ struct bt_block {
 	uint8_t insns;
 	bool dead, uses_fp;
 	bool tier2;                 /* memory operands in windows */
-	uint32_t samples, misses;   /* of tier 2: times seen running, accesses that were not in a window */
 };
 
 /* Of the guest pages that blocks stand on. */
@@ -175,7 +174,8 @@ struct bt_heat {
 	uint8_t page[HEAT_PAGES];                   /* samples by a hash of the page of code */
 	_Atomic uint32_t count;                     /* written by the signal's handler, emptied by the vCPU */
 	uint32_t sample[HEAT_SAMPLES];              /* offsets in the cache */
-	uint64_t taken;
+	uint64_t taken, dropped;                    /* samples; pages, up to the last miss */
+	int credit;                                 /* misses that windows may still have */
 	const struct bt_rec *last_rec;              /* what was given a window last */
 	uint64_t last_lin;
 	timer_t timer;

@@ -16,9 +16,12 @@
 /* Samples after which pages cool down, and sites get another chance. */
 #define COOL_AFTER 512
 #define FORGIVE_AFTER 4096
-/* A block may miss so often, and once more for each part of a sample that it was seen running. */
-#define MISSES_FREE 64
-#define MISSES_PER_SAMPLE 40
+/* Misses that a vCPU may have at once, and that a sample, some milliseconds of its time, allows for: a miss and what
+ * comes after it is some 20 µs, so they cost no more than a tenth. */
+#define CREDIT_MAX 400
+#define CREDIT_PER_SAMPLE 20
+/* Dropped pages that cost as much as a miss. */
+#define DROPS_PER_MISS 4
 /* Accesses of one instruction that windows can never serve. */
 #define USELESS_MAX 3
 
@@ -126,13 +129,12 @@ static void take_sample(struct bt_cpu *b, uint32_t host)
 	uint8_t *page;
 
 	b->heat.taken++;
+	b->heat.credit = MIN(b->heat.credit + CREDIT_PER_SAMPLE, CREDIT_MAX);
 	cool_down(b);
 	if (!k || k->dead)
 		return;
-	if (k->tier2) {
-		k->samples++;
+	if (k->tier2)
 		return;
-	}
 	page = &b->heat.page[mix(k->gpa & ~(uint64_t)(PAGE_SIZE - 1), 0) % ARRAY_LEN(b->heat.page)];
 	if (*page < UINT8_MAX)
 		(*page)++;
@@ -187,6 +189,18 @@ static bool address_of(struct bt_cpu *b, const struct bt_rec *rec, uint64_t *lin
 	return true;
 }
 
+/* For the miss, and for what was dropped since the last. */
+static void pay(struct bt_cpu *b)
+{
+	struct bt_heat *h = &b->heat;
+	uint64_t dropped = windows_stats(b).dropped;
+
+	h->credit -= 1 + (int)((dropped - h->dropped) / DROPS_PER_MISS);
+	h->dropped = dropped;
+	if (h->credit < -CREDIT_MAX)
+		h->credit = -CREDIT_MAX;
+}
+
 bool tier_fault(struct bt_cpu *b, struct bt_rec *rec)
 {
 	struct bt_heat *h = &b->heat;
@@ -201,10 +215,10 @@ bool tier_fault(struct bt_cpu *b, struct bt_rec *rec)
 	h->last_lin = lin;
 	if (rec->block->dead)
 		return ok;
-	rec->block->misses++;
+	pay(b);
 	if (!ok && ++rec->useless > USELESS_MAX)
 		make_cold(b, rec);
-	else if (rec->block->misses > MISSES_FREE + MISSES_PER_SAMPLE * rec->block->samples && bt_of(b)->tier2 == TIER2_AUTO)
+	else if (h->credit <= 0 && bt_of(b)->tier2 == TIER2_AUTO)
 		make_cold(b, rec);
 	return ok;
 }

@@ -51,12 +51,18 @@ def tests(run):
         """isolinux's menu in VESA graphics and the keyboard in it, and the installer's first question on a text screen."""
         with run.Machine('installer-' + arch, guest(f'installer-{arch}.iso'), '--memory', '1G', '--net', 'none') as m:
             m.wait(lambda: picture(m).startswith(HEAD) and colours(picture(m)) > 1000, 120, 'no graphics', lambda: '')
-            splash = settled(m, 120)
-            press(m, 'down')
-            moved = settled(m, 30, splash)
-            # The bar goes from the first of the menu's lines, of 16 pixels each, to the second.
-            rows = rows_that_differ(splash, moved)
-            run.check(30 <= len(rows) <= 34 and rows[-1] - rows[0] < 34, f'the menu moved rows {rows}')
+            before = settled(m, 120)
+            # The bar goes from the first of the menu's lines, of 16 pixels each, to the second. A busy host may have
+            # kept the guest from drawing for a while, so that the screen was taken half done.
+            for key in ('down', 'up', 'down'):
+                press(m, key)
+                after = settled(m, 30, before)
+                rows = rows_that_differ(before, after)
+                if 30 <= len(rows) <= 34 and rows[-1] - rows[0] < 34:
+                    break
+                before = after
+            else:
+                raise run.Failure(f'the menu moved rows {rows}')
             on_from_menu(m)
             m.wait_screen('Choose the language to be used', 240)
             m.wait_screen('English', 30)
@@ -64,7 +70,7 @@ def tests(run):
     def test_installer_amd64():
         """The command line of the first entry, changed."""
         def edit(m):
-            press(m, 'up')
+            press(m, 'home')
             press(m, 'tab')
             m.qmp('x-guise-type', text=' vga=normal fb=false nomodeset\n')
 

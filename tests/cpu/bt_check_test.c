@@ -233,7 +233,7 @@ static void retarget(struct suite *s, struct line *l)
 /* To members that no translated code has to do with, or one byte aside. */
 static void change_gs(struct suite *s, struct line *l)
 {
-	const int32_t members[] = { GS_OF(c_rsp), GS_OF(return_sp), GS_OF(resume), GS_OF(lookup), GS_OF(rw), GS_OF(blocks), GS_OF(cpu.s.cr3),
+	const int32_t members[] = { GS_OF(c_rsp), GS_OF(return_sp), GS_OF(resume), GS_OF(lookup), GS_OF(rw), GS_OF(blocks), GS_OF(cpu.s.lstar),
 				    GS_OF(cpu.s.efer), GS_OF(cpu.s.gpr) + RSP * 8, GS_OF(stats), (int32_t)sizeof(struct bt_cpu), -4096 };
 	ZydisDecodedOperand *m = operand(l, true);
 

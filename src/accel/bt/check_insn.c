@@ -193,8 +193,9 @@ static bool may_read(const struct checker *c, int64_t disp, unsigned size)
 	}
 	if (size == 2) /* a selector */
 		return disp >= segments && disp < segments + SEG_COUNT * one && (disp - segments) % one == (int)offsetof(struct x86_segment, selector);
+	/* By a MOV of supervisor code. */
 	if (is_control(disp))
-		return !(c->block->mode & MODE_USER) && size == (c->block->mode & MODE_CODE32 ? 4 : 8);
+		return c->in.mnemonic == ZYDIS_MNEMONIC_MOV && !(c->block->mode & MODE_USER) && size == (c->block->mode & MODE_CODE32 ? 4 : 8);
 	return is_base(disp) && (size == 8 || size == 4);
 }
 

@@ -18,6 +18,7 @@ struct one {
 	uint64_t rax;
 	bool narrow; /* 32-bit code */
 	bool last;   /* at the end of the last page of the lower half */
+	unsigned crossing; /* bytes before the end of a page that the first physical one follows */
 };
 
 #define BYTES(...) (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ })
@@ -47,6 +48,7 @@ static const struct one cases[] = {
 	{ "CALL over the edge", BYTES(0xe8, 0, 0x10, 0, 0), .last = true },
 	{ "JCC over the edge", BYTES(0x31, 0xc0, 0x0f, 0x84, 0, 0x10, 0, 0), .last = true },
 	{ "TPAUSE", BYTES(0x66, 0x0f, 0xae, 0xf0) },
+	{ "a loop that goes on in physical page 0", BYTES(0xb8, 0x01, 0, 0, 0, 0xff, 0xc9, 0x75, 0xf7, 0xf4), .crossing = 2 },
 	{ "MOVNTPS, misaligned", BYTES(0x0f, 0x2b, 0x83, 0x08, 0x20, 0, 0) },
 	{ "MOVNTDQ, misaligned", BYTES(0x66, 0x0f, 0xe7, 0x83, 0x08, 0x20, 0, 0) },
 	{ "MOVAPS, misaligned", BYTES(0x0f, 0x29, 0x83, 0x01, 0x20, 0, 0) },
@@ -68,7 +70,7 @@ static void prepare(struct machine *m, struct cpu_state *s, const struct one *c)
 {
 	uint8_t *code;
 
-	code_at = c->last ? CODE + 0xf00 : CODE;
+	code_at = c->last ? CODE + 0xf00 : c->crossing ? CODE + 0x1000 - c->crossing : CODE;
 	code = m->ram->host + code_at;
 	make_tables(m, !c->narrow);
 	make_gates(m, !c->narrow);
@@ -82,6 +84,11 @@ static void prepare(struct machine *m, struct cpu_state *s, const struct one *c)
 	memset(m->ram->host + DATA, 0, STACK - DATA);
 	memset(code, 0xf4, 64);
 	memcpy(code, c->code, c->length);
+	if (c->crossing) {
+		put64(m, 0x4000 + 8 * (CODE / 0x1000 + 1), 7);
+		memcpy(m->ram->host, c->code + c->crossing, c->length - c->crossing);
+		s->gpr[RCX] = 3;
+	}
 }
 
 /* The first byte of memory that differs; pages may have been looked at ahead. */

@@ -82,7 +82,7 @@ struct bt_block {
 	struct bt_block *hash_next, *page_next, *tail_next;
 	struct bt_exit *incoming;
 	uint64_t lin, gpa;
-	uint64_t tail; /* physical page of the second part of an instruction across pages, or 0 */
+	uint64_t tail; /* physical page of the second part of an instruction across pages, with bit 0 set, or 0 */
 	uint32_t mode;
 	uint32_t host, host_end;    /* offsets in the cache */
 	uint32_t direct, indirect;  /* entries: flags in the flags register, or in the image */

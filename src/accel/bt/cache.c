@@ -210,7 +210,7 @@ void bt_block_add(struct bt_cpu *b, struct bt_block *block)
 	block->page_next = p->blocks;
 	p->blocks = block;
 	if (block->tail) {
-		p = page_get(b, block->tail);
+		p = page_get(b, block->tail & ~UINT64_C(1));
 		p->lines |= 1;
 		block->tail_next = p->tails;
 		p->tails = block;

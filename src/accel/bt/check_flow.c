@@ -245,7 +245,7 @@ static bool test_failed(struct checker *c, struct state *s, const struct way *w)
 		return unequal && rec && w->stub == b->stub_insn;
 	case T_PAGE:
 		if (w->stub == b->stub_cross)
-			return unequal && rec && c->block->tail && page_is(c, (uint32_t)s->test.imm, c->block->lin + PAGE_SIZE, c->block->tail);
+			return unequal && rec && c->block->tail && page_is(c, (uint32_t)s->test.imm, c->block->lin + PAGE_SIZE, c->block->tail & ~UINT64_C(1));
 		return unequal && w->id >= 0 && w->id == exit_behind(c) && w->stub == b->stub_exit && (int32_t)b->exits[w->id].page_site == s->test.at &&
 		       exit_page(c, &b->exits[w->id], (uint32_t)s->test.imm);
 	case T_POLL:

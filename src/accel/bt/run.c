@@ -225,7 +225,7 @@ struct bt_block *bt_make(struct bt_cpu *b)
 	watch(b, x->gpa);
 	block = bt_translate(b, lin, x);
 	if (block->tail)
-		watch(b, block->tail);
+		watch(b, block->tail & ~UINT64_C(1));
 	return block;
 }
 

@@ -253,7 +253,7 @@ static void decode_crossing(struct tr *t, const uint8_t *code, unsigned room, co
 		to_interp(&t->insn[0]);
 	t->count = 1;
 	t->offset[1] = t->insn[0].length;
-	t->block->tail = next->gpa;
+	t->block->tail = next->gpa | 1;
 }
 
 /* The second page may have become another one since. */

@@ -163,7 +163,7 @@ static struct block *decode_block(struct icpu *cpu, uint64_t lin, const struct m
 			memcpy(joined, from, left);
 			if (second.host)
 				memcpy(joined + left, second.host, 15 - left);
-			gpa2 = second.gpa;
+			gpa2 = second.gpa | 1;
 			insn_decode(cpu, joined, 15, &insns[0], &need_more);
 			insns[0].flags |= INSN_ENDS_BLOCK;
 		}
@@ -200,20 +200,22 @@ static const struct block *block_at(struct icpu *cpu, uint64_t lin, const struct
 
 	if (b) {
 		struct mmu_target second = { 0 };
+		uint64_t gpa2 = 0;
 		uint32_t w, w2 = 0;
 
 		if (b->gpa2 && start_unchanged(b, t->host)) {
 			unsigned room = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
 
 			fetch_target(cpu, cpu->code_bits == 64 ? lin + room : (uint32_t)(lin + room), &second);
+			gpa2 = second.gpa | 1;
 		}
-		if (second.gpa == b->gpa2 && b->written == page_written(cpu, b->gpa) &&
+		if (gpa2 == b->gpa2 && b->written == page_written(cpu, b->gpa) &&
 		    (!b->gpa2 || b->written2 == page_written(cpu, b->gpa2)))
 			return b;
 		w = blocks_watch_page(cpu, b->gpa);
 		if (b->gpa2)
 			w2 = blocks_watch_page(cpu, b->gpa2);
-		if (second.gpa == b->gpa2 && t->host && (!b->gpa2 || second.host) && unchanged(b, t->host, second.host)) {
+		if (gpa2 == b->gpa2 && t->host && (!b->gpa2 || second.host) && unchanged(b, t->host, second.host)) {
 			b->written = w;
 			b->written2 = w2;
 			return b;

@@ -165,7 +165,7 @@ void mmu_sync(struct icpu *cpu);
 #define BLOCK_MAX 48
 struct block {
 	struct block *next; /* in its hash chain */
-	uint64_t gpa, gpa2; /* of the first byte; of the second page when it crosses, else 0 */
+	uint64_t gpa, gpa2; /* of the first byte; of the second page with bit 0 set when it crosses, else 0 */
 	uint32_t written, written2;
 	uint16_t length;    /* bytes */
 	uint8_t count, bits;

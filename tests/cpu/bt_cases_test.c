@@ -19,6 +19,7 @@ struct one {
 	bool narrow; /* 32-bit code */
 	bool last;   /* at the end of the last page of the lower half */
 	unsigned crossing; /* bytes before the end of a page that the first physical one follows */
+	bool hole;         /* or none */
 };
 
 #define BYTES(...) (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ })
@@ -49,6 +50,8 @@ static const struct one cases[] = {
 	{ "JCC over the edge", BYTES(0x31, 0xc0, 0x0f, 0x84, 0, 0x10, 0, 0), .last = true },
 	{ "TPAUSE", BYTES(0x66, 0x0f, 0xae, 0xf0) },
 	{ "a loop that goes on in physical page 0", BYTES(0xb8, 0x01, 0, 0, 0, 0xff, 0xc9, 0x75, 0xf7, 0xf4), .crossing = 2 },
+	{ "an opcode that does not exist, before a hole", BYTES(0x2e, 0x0f, 0x38, 0xf4), .crossing = 4, .hole = true },
+	{ "half an instruction before a hole", BYTES(0x66, 0xc7, 0x03, 0x01), .crossing = 4, .hole = true },
 	{ "MOVNTPS, misaligned", BYTES(0x0f, 0x2b, 0x83, 0x08, 0x20, 0, 0) },
 	{ "MOVNTDQ, misaligned", BYTES(0x66, 0x0f, 0xe7, 0x83, 0x08, 0x20, 0, 0) },
 	{ "MOVAPS, misaligned", BYTES(0x0f, 0x29, 0x83, 0x01, 0x20, 0, 0) },
@@ -85,7 +88,7 @@ static void prepare(struct machine *m, struct cpu_state *s, const struct one *c)
 	memset(code, 0xf4, 64);
 	memcpy(code, c->code, c->length);
 	if (c->crossing) {
-		put64(m, 0x4000 + 8 * (CODE / 0x1000 + 1), 7);
+		put64(m, 0x4000 + 8 * (CODE / 0x1000 + 1), c->hole ? 0 : 7);
 		memcpy(m->ram->host, c->code + c->crossing, c->length - c->crossing);
 		s->gpr[RCX] = 3;
 	}

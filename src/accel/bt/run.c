@@ -188,11 +188,12 @@ uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t 
 {
 	struct bt_rec *rec = &b->recs[id];
 	uint64_t lin = rec->block->lin;
+	struct insn local;
 
 	settle(b);
 	b->cpu.s.rip = lin;
-	/* The fault of the second part's fetch, or its page is known for the translation to come. */
-	bt_exec_page(b, b->cpu.code_bits == 64 ? (lin | (PAGE_SIZE - 1)) + 1 : (uint32_t)((lin | (PAGE_SIZE - 1)) + 1));
+	/* The fault of the second part's fetch if there is one, or its page is known for the translation to come. */
+	fetch_insn(b, &local);
 	bt_block_kill(b, rec->block);
 	b->cpu.block_ends = false;
 	b->stats.interp_blocks++;

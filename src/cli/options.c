@@ -16,8 +16,8 @@
 #include "fw/detect.h"
 
 enum option_id {
-	OPT_ENGINE, OPT_CPU, OPT_CPUS, OPT_MEMORY, OPT_KERNEL, OPT_INITRD, OPT_APPEND, OPT_CDROM, OPT_DISK, OPT_FLOPPY, OPT_BOOT,
-	OPT_FIRMWARE, OPT_NET, OPT_CAPTURE, OPT_DISPLAY, OPT_SERIAL, OPT_CONSOLE, OPT_NAME, OPT_DETACH, OPT_QMP, OPT_DEBUGCON, OPT_DEBUG_EXIT, OPT_TEST_DEVICE,
+	OPT_ENGINE, OPT_CPU, OPT_CPUS, OPT_BT_CACHE, OPT_MEMORY, OPT_KERNEL, OPT_INITRD, OPT_APPEND, OPT_CDROM, OPT_DISK, OPT_FLOPPY,
+	OPT_BOOT, OPT_FIRMWARE, OPT_NET, OPT_CAPTURE, OPT_DISPLAY, OPT_SERIAL, OPT_CONSOLE, OPT_NAME, OPT_DETACH, OPT_QMP, OPT_DEBUGCON, OPT_DEBUG_EXIT, OPT_TEST_DEVICE,
 	OPT_NO_REBOOT, OPT_ON_PANIC, OPT_TABLET, OPT_TRACE, OPT_TRACE_FILE, OPT_STATS, OPT_PAUSED, OPT_HELP,
 };
 
@@ -28,6 +28,7 @@ static const struct option {
 	{ "engine", "auto|kvm|bt|interp", "what runs the guest's instructions (auto)", OPT_ENGINE },
 	{ "cpu", "MODEL[,+feat,-feat]", "host, max, x86-64-v1..v3, qemu64, qemu32 (max)", OPT_CPU },
 	{ "cpus", "N", "virtual CPUs (1)", OPT_CPUS },
+	{ "bt-cache", "SIZE", "the translator's code and what it knows of it, all processors' together (48M)", OPT_BT_CACHE },
 	{ "memory", "SIZE", "guest memory, such as 512M or 2G (512M)", OPT_MEMORY },
 	{ "kernel", "FILE", "boot this Linux, PVH or multiboot kernel directly", OPT_KERNEL },
 	{ "initrd", "FILE", "initial RAM disk for the kernel", OPT_INITRD },
@@ -133,7 +134,7 @@ static const struct option *find_option(const char *name, GError **error)
 	return NULL;
 }
 
-static bool parse_size(const char *text, uint64_t *out, GError **error)
+static bool parse_size(const char *option, const char *text, uint64_t *out, GError **error)
 {
 	char *end;
 	uint64_t n;
@@ -149,10 +150,10 @@ static bool parse_size(const char *text, uint64_t *out, GError **error)
 	default: break;
 	}
 	if (errno || end == text || *end || text[0] == '-' || n > UINT64_MAX >> shift)
-		return fail(error, "--memory %s: not a size; write it as 512M or 2G", text);
+		return fail(error, "--%s %s: not a size; write it as 512M or 2G", option, text);
 	n <<= shift;
 	if (n < 1 << 20)
-		return fail(error, "--memory %s: the smallest machine has 1M", text);
+		return fail(error, "--%s %s: the smallest is 1M", option, text);
 	*out = n & ~UINT64_C(0xfff);
 	return true;
 }
@@ -358,7 +359,8 @@ static bool take(struct run_options *o, const struct option *opt, const char *va
 		return one_of("engine", value, (const char *const[]){ "auto", "kvm", "bt", "interp", NULL }, error);
 	case OPT_CPU: set_string(&c->cpu, value); return true;
 	case OPT_CPUS: return parse_cpus(value, &c->cpus, error);
-	case OPT_MEMORY: return parse_size(value, &c->memory, error);
+	case OPT_MEMORY: return parse_size("memory", value, &c->memory, error);
+	case OPT_BT_CACHE: return parse_size("bt-cache", value, &c->bt_cache, error);
 	case OPT_KERNEL: set_string(&c->kernel, value); return true;
 	case OPT_INITRD: set_string(&c->initrd, value); return true;
 	case OPT_APPEND: set_string(&c->append, value); return true;

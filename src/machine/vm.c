@@ -476,7 +476,7 @@ static void slot_changed(void *opaque, const struct mem_slot *slot, unsigned ind
 static bool open_engine(struct vm *vm, const struct accel_host *bridge, GError **error)
 {
 	struct accel_config ac = { .mem = vm->mem, .host = bridge, .cpu = &vm->cpu_model, .cpus = vm->cpus,
-				   .outside_apic = vm->config.stepped };
+				   .bt_cache = vm->config.bt_cache, .outside_apic = vm->config.stepped };
 	const struct mem_listener listener = { slot_changed, vm };
 	uint32_t words[CPUID_WORDS];
 

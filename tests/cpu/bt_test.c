@@ -68,10 +68,12 @@ struct machine {
 	struct vcpu *vcpu;
 };
 
+static uint64_t cache_size; /* 0: as it is by default */
+
 static void machine_make(struct machine *m, const struct accel_ops *ops)
 {
 	GError *error = NULL;
-	struct accel_config cfg = { .host = &host, .cpus = 1 };
+	struct accel_config cfg = { .host = &host, .cpus = 1, .bt_cache = cache_size };
 
 	m->mem = mem_create();
 	m->ram = ram_create("test", RAM_SIZE, &error);

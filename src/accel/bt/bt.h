@@ -96,8 +96,9 @@ struct bt_block {
 
 /* Of the guest pages that blocks stand on. */
 struct bt_page {
-	struct bt_page *next;
+	struct bt_page *next; /* of its hash chain, or of the unused ones */
 	uint64_t gpa;
+	uint64_t seen;        /* the eviction that it was last looked through for */
 	uint64_t lines; /* a bit for each 64 bytes that hold translated code */
 	struct bt_block *blocks, *tails; /* that start here; whose second part is here */
 };
@@ -137,6 +138,16 @@ struct bt_exec_log {
 	uint16_t slot[EXEC_LOG];
 };
 
+/*
+ * The cache is a ring of regions, each with its part of the code, blocks, records and exits. When the last one is
+ * full, the oldest is emptied.
+ */
+#define REGIONS 16u
+struct bt_region {
+	uint32_t code, block, rec, exit;  /* where its parts begin; of region REGIONS, where the last one's end */
+	uint32_t blocks, recs;            /* how many it holds, once it is full */
+};
+
 #define RETURN_STACK (256u << 10)
 /* One for the supervisor's code, one for the user's; each a guard page, the stack, and some room above its first entry. */
 #define RETURN_SPACE (RETURN_STACK + 2 * PAGE_SIZE)
@@ -144,6 +155,7 @@ struct bt_exec_log {
 struct bt_stats {
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidated, links, relinks, misses, slow_fill, slow_interp,
 		enters, gates, strings, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, pages, promoted, demoted, window_faults;
+	uint64_t evictions; /* of the oldest region, or of everything */
 	uint64_t by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
 
@@ -210,16 +222,19 @@ struct bt_cpu {
 	/* The code cache: one memory, written through rw and executed at rx. */
 	uint8_t *rw, *rx;
 	size_t code_size;
+	struct bt_region region[REGIONS + 1];
+	unsigned filling;        /* the region that is being filled: what follows is in it */
 	uint32_t at, code_start; /* next free byte, first behind the stubs */
 	struct bt_block *blocks;
 	struct bt_rec *recs;
 	struct bt_exit *exits;
-	uint32_t block_count, rec_count, exit_count, page_count;
+	uint32_t block_count, rec_count, exit_count; /* of the next one */
+	uint32_t page_count, page_free;              /* ever used; of them unused now */
 	uint32_t block_max, rec_max, exit_max, page_max;
 	struct bt_block **hash;
 	uint32_t hash_size;
 	struct bt_page **page_hash;
-	struct bt_page *pages;
+	struct bt_page *pages, *free_pages;
 	struct bt_exec exec[EXEC_SIZE], *exec_hash[EXEC_SIZE], *exec_recent[EXEC_RECENT];
 	struct bt_exec_log exec_log[2]; /* local, global */
 	uint32_t exec_last;             /* number */
@@ -278,8 +293,10 @@ static inline enum mmu_view mode_view(uint32_t mode)
 int bt_cache_init(struct bt_cpu *b, size_t bytes);
 void bt_cache_finish(struct bt_cpu *b);
 void bt_cache_flush(struct bt_cpu *b);
-/* Whether another block surely fits; flushes when not. */
+/* Makes room for another block; what goes for that is counted in stats.evictions. */
 void bt_cache_reserve(struct bt_cpu *b);
+/* Bytes of code in it. */
+uint64_t bt_cache_bytes(const struct bt_cpu *b);
 struct bt_block *bt_block_find(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode);
 void bt_block_add(struct bt_cpu *b, struct bt_block *block);
 void bt_block_kill(struct bt_cpu *b, struct bt_block *block);

@@ -11,11 +11,12 @@
 #include "accel/bt/translate.h"
 
 #define PAGE_HASH_SIZE 16384u
-/* Bytes of code for which one block, record, exit is provided. */
-#define BYTES_PER_BLOCK 160u
-#define BYTES_PER_REC 40u
-#define BYTES_PER_EXIT 80u
-#define BYTES_PER_PAGE 2048u
+/* Bytes of code for which one block, record, exit, page is provided. */
+#define BYTES_PER_BLOCK 128u
+#define BYTES_PER_REC 72u
+#define BYTES_PER_EXIT 72u
+#define BYTES_PER_PAGE 1024u
+#define CODE_MIN (1u << 20)
 
 static void *reserve(size_t bytes)
 {
@@ -56,17 +57,36 @@ static bool map_returns(struct bt_cpu *b)
 	       !mprotect(b->return_stack + RETURN_SPACE, PAGE_SIZE, PROT_NONE);
 }
 
+/* How much code goes with its share of everything else into so many bytes. */
+static size_t code_share(size_t bytes)
+{
+	const size_t each = 1024 + 1024 / BYTES_PER_BLOCK * (sizeof(struct bt_block) + 2 * sizeof(struct bt_block *)) +
+			    1024 / BYTES_PER_REC * sizeof(struct bt_rec) + 1024 / BYTES_PER_EXIT * sizeof(struct bt_exit) +
+			    1024 / BYTES_PER_PAGE * sizeof(struct bt_page);
+	size_t code = bytes * 1024 / each;
+
+	return (code < CODE_MIN ? CODE_MIN : code) & ~(size_t)(PAGE_SIZE - 1);
+}
+
+static uint32_t part(uint32_t all, unsigned i) { return (uint32_t)((uint64_t)all * i / REGIONS); }
+
+static void lay_out_regions(struct bt_cpu *b)
+{
+	uint32_t room = (uint32_t)b->code_size - b->code_start;
+
+	for (unsigned i = 0; i <= REGIONS; i++)
+		b->region[i] = (struct bt_region){ (b->code_start + part(room, i)) & ~63u, part(b->block_max, i), part(b->rec_max, i),
+						   part(b->exit_max, i), 0, 0 };
+}
+
 int bt_cache_init(struct bt_cpu *b, size_t bytes)
 {
-	b->code_size = (bytes / 8 * 5) & ~(size_t)(PAGE_SIZE - 1);
-	if (b->code_size < 4 << 20)
-		b->code_size = 4 << 20;
+	b->code_size = code_share(bytes);
 	b->block_max = (uint32_t)(b->code_size / BYTES_PER_BLOCK);
 	b->rec_max = (uint32_t)(b->code_size / BYTES_PER_REC);
 	b->exit_max = (uint32_t)(b->code_size / BYTES_PER_EXIT);
 	b->page_max = (uint32_t)(b->code_size / BYTES_PER_PAGE);
-	/* Two for a block. */
-	for (b->hash_size = 1; b->hash_size < 2 * b->block_max;)
+	for (b->hash_size = 1; b->hash_size < b->block_max;)
 		b->hash_size *= 2;
 	b->blocks = reserve(b->block_max * sizeof(*b->blocks));
 	b->recs = reserve(b->rec_max * sizeof(*b->recs));
@@ -77,21 +97,49 @@ int bt_cache_init(struct bt_cpu *b, size_t bytes)
 	if (!b->blocks || !b->recs || !b->exits || !b->pages || !b->hash || !b->page_hash || !map_code(b) || !map_returns(b))
 		return -ENOMEM;
 	bt_stubs_make(b);
+	lay_out_regions(b);
 	bt_cache_flush(b);
-	b->stats.flushes = 0;
+	b->stats.flushes = b->stats.evictions = 0;
 	return 0;
 }
 
-static void free_insns(struct bt_cpu *b)
+/* What of a region is in use. */
+static struct bt_region region_now(const struct bt_cpu *b, unsigned i)
 {
-	for (uint32_t i = 0; i < b->rec_count; i++)
-		free(b->recs[i].insn);
+	struct bt_region r = b->region[i];
+
+	if (i == b->filling) {
+		r.blocks = b->block_count - r.block;
+		r.recs = b->rec_count - r.rec;
+	}
+	return r;
+}
+
+static void free_insns(struct bt_cpu *b, unsigned i)
+{
+	struct bt_region r = region_now(b, i);
+
+	for (uint32_t n = 0; n < r.recs; n++)
+		free(b->recs[r.rec + n].insn);
+}
+
+/* The region is empty, and the next to be filled. */
+static void region_begin(struct bt_cpu *b, unsigned i)
+{
+	struct bt_region *r = &b->region[i];
+
+	r->blocks = r->recs = 0;
+	b->filling = i;
+	b->at = r->code;
+	b->block_count = r->block;
+	b->rec_count = r->rec;
+	b->exit_count = r->exit;
 }
 
 void bt_cache_finish(struct bt_cpu *b)
 {
-	if (b->recs)
-		free_insns(b);
+	for (unsigned i = 0; b->recs && i < REGIONS; i++)
+		free_insns(b, i);
 	release(b->rw, b->code_size);
 	release(b->rx, b->code_size);
 	release(b->blocks, b->block_max * sizeof(*b->blocks));
@@ -129,26 +177,23 @@ void bt_returns_switch(struct bt_cpu *b)
 
 void bt_cache_flush(struct bt_cpu *b)
 {
-	free_insns(b);
+	for (unsigned i = 0; i < REGIONS; i++) {
+		free_insns(b, i);
+		b->region[i].blocks = b->region[i].recs = 0;
+	}
 	memset(b->hash, 0, b->hash_size * sizeof(*b->hash));
 	memset(b->page_hash, 0, PAGE_HASH_SIZE * sizeof(*b->page_hash));
 	for (unsigned m = 0; m < 4; m++) {
 		for (unsigned i = 0; i < JUMP_SIZE; i++)
 			b->jump[m][i].tag = bt_jump_empty(i);
 	}
-	b->at = b->code_start;
-	b->block_count = b->exit_count = b->page_count = 0;
-	b->rec_count = 0;
+	region_begin(b, 0);
+	b->page_count = b->page_free = 0;
+	b->free_pages = NULL;
 	bt_returns_forget(b, false);
 	bt_returns_forget(b, true);
 	b->stats.flushes++;
-}
-
-void bt_cache_reserve(struct bt_cpu *b)
-{
-	if (b->at + BLOCK_CODE_MAX > b->code_size || b->block_count + 1 >= b->block_max || b->page_count + 2 >= b->page_max ||
-	    b->rec_count + 3 * BLOCK_INSNS >= b->rec_max || b->exit_count + BLOCK_LATER >= b->exit_max)
-		bt_cache_flush(b);
+	b->stats.evictions++;
 }
 
 /* ---- look-up ---- */
@@ -192,10 +237,16 @@ static struct bt_page *page_get(struct bt_cpu *b, uint64_t gpa)
 {
 	struct bt_page **p = page_place(b, gpa);
 
-	if (!*p) {
+	if (*p)
+		return *p;
+	if (b->free_pages) {
+		*p = b->free_pages;
+		b->free_pages = (*p)->next;
+		b->page_free--;
+	} else {
 		*p = &b->pages[b->page_count++];
-		**p = (struct bt_page){ .gpa = gpa };
 	}
+	**p = (struct bt_page){ .gpa = gpa };
 	return *p;
 }
 
@@ -219,11 +270,20 @@ void bt_block_add(struct bt_cpu *b, struct bt_block *block)
 
 struct bt_block *bt_block_at(struct bt_cpu *b, const uint8_t *host)
 {
-	uint32_t at, low = 0, high = b->block_count;
+	uint32_t at, low, high;
+	struct bt_region r;
+	unsigned i = 0;
 
-	if (host < b->rx + b->code_start || host >= b->rx + b->at)
+	if (host < b->rx + b->region[0].code || host >= b->rx + b->code_size)
 		return NULL;
 	at = (uint32_t)(host - b->rx);
+	while (i < REGIONS - 1 && at >= b->region[i + 1].code)
+		i++;
+	r = region_now(b, i);
+	if (!r.blocks)
+		return NULL;
+	low = r.block;
+	high = r.block + r.blocks;
 	while (high - low > 1) {
 		uint32_t mid = (low + high) / 2;
 
@@ -413,4 +473,141 @@ void bt_code_changed(struct bt_cpu *b, uint64_t gpa, uint64_t len)
 		gpa += here;
 		len -= here;
 	}
+}
+
+/* ---- room ---- */
+
+static bool in_region(const struct bt_cpu *b, const struct bt_region *r, const struct bt_block *k)
+{
+	uint32_t i = (uint32_t)(k - b->blocks);
+
+	return i >= r->block && i < r->block + r->blocks;
+}
+
+/* Nothing leads to the block any more. */
+static void forget_block(struct bt_cpu *b, struct bt_block *k)
+{
+	struct bt_block **p = &b->hash[hash_of(b, k->lin, k->gpa, k->mode)];
+
+	while (*p != k)
+		p = &(*p)->hash_next;
+	*p = k->hash_next;
+	for (struct bt_exit *e = k->incoming; e; e = e->next)
+		unlink_exit(b, e);
+	k->incoming = NULL;
+	drop_jump(b, k);
+	k->dead = true;
+}
+
+/* Of the jumps to a block elsewhere, those from the region go: all at once, since there may be many. */
+static void forget_incoming(const struct bt_cpu *b, const struct bt_region *r, struct bt_block *target)
+{
+	struct bt_exit **p = &target->incoming;
+
+	while (*p) {
+		struct bt_exit *e = *p;
+
+		if (in_region(b, r, e->block)) {
+			*p = e->next;
+			e->target = NULL;
+		} else {
+			p = &e->next;
+		}
+	}
+}
+
+/* The same for a page's blocks. */
+static void forget_page(struct bt_cpu *b, const struct bt_region *r, uint64_t gpa)
+{
+	struct bt_page **place = page_place(b, gpa), *page = *place;
+	struct bt_block **p;
+
+	if (!page || page->seen == b->stats.evictions)
+		return;
+	page->seen = b->stats.evictions;
+	page->lines = 0;
+	for (p = &page->blocks; *p;) {
+		struct bt_block *k = *p;
+
+		if (k->dead || in_region(b, r, k)) {
+			*p = k->page_next;
+			continue;
+		}
+		page->lines |= lines_of((unsigned)(k->gpa & (PAGE_SIZE - 1)), k->length);
+		p = &k->page_next;
+	}
+	for (p = &page->tails; *p;) {
+		if ((*p)->dead || in_region(b, r, *p))
+			*p = (*p)->tail_next;
+		else
+			p = &(*p)->tail_next;
+	}
+	if (page->tails)
+		page->lines |= 1;
+	if (page->blocks || page->tails)
+		return;
+	*place = page->next;
+	page->next = b->free_pages;
+	b->free_pages = page;
+	b->page_free++;
+}
+
+static void region_evict(struct bt_cpu *b, unsigned i)
+{
+	const struct bt_region r = region_now(b, i);
+
+	b->stats.evictions++;
+	for (uint32_t n = r.block; n < r.block + r.blocks; n++) {
+		if (!b->blocks[n].dead)
+			forget_block(b, &b->blocks[n]);
+	}
+	for (uint32_t n = r.block; n < r.block + r.blocks; n++) {
+		const struct bt_block *k = &b->blocks[n];
+
+		for (unsigned x = 0; x < k->exits; x++) {
+			if (b->exits[k->first_exit + x].target)
+				forget_incoming(b, &r, b->exits[k->first_exit + x].target);
+		}
+		forget_page(b, &r, k->gpa & ~(uint64_t)(PAGE_SIZE - 1));
+		if (k->tail)
+			forget_page(b, &r, k->tail);
+	}
+	free_insns(b, i);
+	/* Landings of calls. */
+	bt_returns_forget(b, false);
+	bt_returns_forget(b, true);
+}
+
+static bool region_full(const struct bt_cpu *b)
+{
+	const struct bt_region *end = &b->region[b->filling + 1];
+
+	return b->at + BLOCK_CODE_MAX > end->code || b->block_count + 1 >= end->block || b->rec_count + 3 * BLOCK_INSNS >= end->rec ||
+	       b->exit_count + BLOCK_LATER >= end->exit;
+}
+
+void bt_cache_reserve(struct bt_cpu *b)
+{
+	if (b->page_max - b->page_count + b->page_free < 3)
+		bt_cache_flush(b);
+	if (region_full(b)) {
+		unsigned next = (b->filling + 1) % REGIONS;
+
+		b->region[b->filling] = region_now(b, b->filling);
+		region_evict(b, next);
+		region_begin(b, next);
+	}
+}
+
+uint64_t bt_cache_bytes(const struct bt_cpu *b)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < REGIONS; i++) {
+		struct bt_region r = region_now(b, i);
+
+		if (r.blocks)
+			bytes += b->blocks[r.block + r.blocks - 1].host_end - r.code;
+	}
+	return bytes;
 }

@@ -101,7 +101,7 @@ uint8_t *bt_continue(struct bt_cpu *b)
 uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
 	struct bt_exit *e = &b->exits[id];
-	uint64_t flushes = b->stats.flushes;
+	uint64_t evictions = b->stats.evictions;
 	struct bt_block *block;
 
 	b->cpu.s.rip = e->lin;
@@ -115,7 +115,7 @@ uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 		block = bt_make(b);
 	if (!block)
 		return NULL;
-	if (b->stats.flushes == flushes) {
+	if (b->stats.evictions == evictions) {
 		bt_link(b, e, block);
 		b->stats.links++;
 	}

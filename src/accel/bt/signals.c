@@ -34,7 +34,7 @@ static bool resume(struct bt_cpu *b, const siginfo_t *info, ucontext_t *uc)
 	uint8_t *rip = (uint8_t *)r[REG_RIP], *at = info->si_addr;
 	struct bt_rec *rec;
 
-	if (rip < b->rx || rip >= b->rx + b->at)
+	if (rip < b->rx || rip >= b->rx + b->code_size)
 		return false;
 	if (info->si_signo == SIGSEGV && at >= b->return_stack && at < b->return_stack + 2 * RETURN_SPACE) {
 		/* The oldest entries are forgotten: their returns are looked up. */
@@ -104,7 +104,7 @@ static void on_sample(int sig, siginfo_t *info, void *context)
 	const uint8_t *rip = (const uint8_t *)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
 	uint32_t n;
 
-	if (!b || rip < b->rx + b->code_start || rip >= b->rx + b->at)
+	if (!b || rip < b->rx + b->code_start || rip >= b->rx + b->code_size)
 		return;
 	n = atomic_load_explicit(&b->heat.count, memory_order_relaxed);
 	if (n == HEAT_SAMPLES)

@@ -68,7 +68,7 @@ static void leave_soon(struct bt_cpu *b, const greg_t *r)
 
 	/* For the next time that C is left: this may be the way into it. */
 	atomic_store_explicit(&b->poked, 1, memory_order_seq_cst);
-	if (rip >= b->rx + b->code_start && rip < b->rx + b->at) {
+	if (rip >= b->rx + b->code_start && rip < b->rx + b->code_size) {
 		bt_unchain(b, rip, (const uint64_t *)r[REG_RSP]);
 	} else if (rip >= b->rx && rip < b->rx + b->code_start) {
 		/* In a stub, on the way to here or there. */

@@ -192,6 +192,18 @@ static void print_tier2(const struct bt_cpu *b, GString *out)
 			       b->stats.window_faults, w.now, w.pages, w.fills, w.large, w.dropped, w.evicted, w.protected);
 }
 
+/* What translation costs, and what a block's code is made of. */
+static void print_translation(const struct bt_cpu *b, GString *out)
+{
+	const struct bt_stats *s = &b->stats;
+	double blocks = s->blocks ? (double)s->blocks : 1, guest = s->guest_bytes ? (double)s->guest_bytes : 1;
+
+	g_string_append_printf(out, "cpu%u: a block: %.2f us to translate, %.1f bytes -> %.1f (%.1f times), %.1f of them ways to C; %.2f records, %.2f exits\n",
+			       b->cpu.vcpu.index, (double)s->translate_tsc * 1e6 / (double)b->cpu.interp->tsc_hz / blocks,
+			       (double)s->guest_bytes / blocks, (double)s->host_bytes / blocks, (double)s->host_bytes / guest,
+			       (double)s->later_bytes / blocks, (double)s->records / blocks, (double)s->ways_out / blocks);
+}
+
 /* The instructions that went to the interpreter most often. */
 static void print_mnemonics(const struct bt_cpu *b, GString *out)
 {
@@ -220,6 +232,7 @@ static void bt_print_stats(struct accel *a, GString *out)
 		if (in->cpus[i]) {
 			print_cpu((const struct bt_cpu *)in->cpus[i], out);
 			print_tier2((const struct bt_cpu *)in->cpus[i], out);
+			print_translation((const struct bt_cpu *)in->cpus[i], out);
 			print_mnemonics((const struct bt_cpu *)in->cpus[i], out);
 		}
 	}

@@ -156,6 +156,7 @@ struct bt_stats {
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidated, links, relinks, misses, slow_fill, slow_interp,
 		enters, gates, strings, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, pages, promoted, demoted, window_faults;
 	uint64_t evictions; /* of the oldest region, or of everything */
+	uint64_t translate_tsc, later_bytes, records, ways_out; /* of bt_translate: its time, what it made */
 	uint64_t by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
 

@@ -349,6 +349,8 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	unsigned offset = (unsigned)(lin & (PAGE_SIZE - 1));
 	const struct bt_exec *next = NULL;
 	struct tr t = { .b = b, .mode = b->mode, .code32 = b->mode & MODE_CODE32, .bmi2 = bt_of(b)->bmi2 };
+	uint64_t start = __builtin_ia32_rdtsc();
+	uint32_t body;
 
 	bt_cache_reserve(b);
 	t.e = (struct emit){ b->rw + b->at, b->rw };
@@ -371,6 +373,7 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 		emit_body(&t);
 	else
 		emit_crossing(&t);
+	body = emit_at(&t.e);
 	for (unsigned i = 0; i < t.laters; i++)
 		emit_later(&t, &t.later[i]);
 	t.block->host_end = emit_at(&t.e);
@@ -378,7 +381,11 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	b->stats.blocks++;
 	b->stats.guest_bytes += t.block->length;
 	b->stats.host_bytes += t.block->host_end - t.block->host;
+	b->stats.later_bytes += t.block->host_end - body;
 	bt_block_add(b, t.block);
+	b->stats.records += t.block->recs;
+	b->stats.ways_out += t.block->exits;
+	b->stats.translate_tsc += __builtin_ia32_rdtsc() - start;
 	if (bt_of(b)->check)
 		bt_check_emitted(b, t.block, page->host + offset);
 	if (trace_on(TRACE_BT))

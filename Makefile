@@ -2,7 +2,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: build run test test-boot-all test-asan test-kvm-nested fuzz fuzz-proof fuzz-tools bench install clean guest guest-kernels guest-tools guest-installer guest-disk
+.PHONY: build run test test-boot-all test-asan test-kvm-nested fuzz fuzz-proof fuzz-tools bench install clean guest guest-kernels guest-tools guest-installer guest-disk guest-desktop test-desktop
 
 build:
 	@tools/setup
@@ -24,6 +24,9 @@ guest-installer: guest-tools
 
 guest-disk: build guest-tools
 	@tools/guest-disk $(BUILD)/guise || [ $$? = 77 ]
+
+guest-desktop: build guest-tools
+	@tools/guest-desktop $(BUILD)/guise || [ $$? = 77 ]
 
 run: build guest
 	./$(BUILD)/guise run guests/vmlinuz --initrd guests/initramfs.cpio.gz --append "console=ttyS0 quiet"
@@ -57,6 +60,10 @@ fuzz-proof:
 # KVM as on real hardware, in an emulated machine: some three minutes.
 test-kvm-nested: build guest
 	@tools/test-kvm-nested $(BUILD)
+
+# A desktop, 64-bit and 32-bit: its two disks are made once, for some 300 MB of packages.
+test-desktop: guest-desktop
+	@tests/boot/run.py $(BUILD)/guise desktop_amd64 desktop_i386
 
 bench: build guest
 	@tools/setup --bench

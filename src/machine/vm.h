@@ -68,6 +68,13 @@ struct vcpu_thread {
 	int tid;
 };
 
+/* What the monitor's user last did with the pointer. */
+struct vm_pointer {
+	int x, y; /* 0 to INPUT_POINTER_MAX */
+	unsigned buttons;
+	bool relative; /* by movements */
+};
+
 /* Devices reach what they need through their constructors; this is for machine/ and monitor/. */
 struct vm {
 	struct vm_config config;
@@ -96,6 +103,7 @@ struct vm {
 	struct vm_listener listener;
 	GQueue *keys; /* the monitor's typist */
 	unsigned keys_source;
+	struct vm_pointer pointer;
 	bool (*key_filter)(void *opaque, uint8_t byte); /* escape keys on stdio */
 	void *key_filter_opaque;
 };

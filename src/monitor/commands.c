@@ -198,41 +198,6 @@ static JsonNode *screendump(struct vm *vm, JsonObject *args, GError **error)
 	return ok ? qmp_empty() : NULL;
 }
 
-/* One KeyValue: {"type":"qcode","data":"ret"} or {"type":"number","data":28}. */
-static int key_value(JsonNode *n)
-{
-	JsonObject *o = n && JSON_NODE_HOLDS_OBJECT(n) ? json_node_get_object(n) : NULL;
-	JsonNode *data = o ? json_object_get_member(o, "data") : NULL;
-
-	if (!data || !JSON_NODE_HOLDS_VALUE(data))
-		return -1;
-	if (json_node_get_value_type(data) == G_TYPE_STRING)
-		return input_key_from_name(json_node_get_string(data));
-	return (int)(json_node_get_int(data) & 0xff);
-}
-
-static JsonNode *send_key(struct vm *vm, JsonObject *args, GError **error)
-{
-	JsonNode *keys = args ? json_object_get_member(args, "keys") : NULL;
-	JsonArray *a;
-	int codes[16];
-	guint n;
-
-	if (!keys || !JSON_NODE_HOLDS_ARRAY(keys))
-		return qmp_fail(error, "Parameter 'keys' is missing");
-	a = json_node_get_array(keys);
-	n = json_array_get_length(a);
-	if (n > ARRAY_LEN(codes))
-		return qmp_fail(error, "at most %zu keys at once", ARRAY_LEN(codes));
-	for (guint i = 0; i < n; i++) {
-		codes[i] = key_value(json_array_get_element(a, i));
-		if (codes[i] < 0)
-			return qmp_fail(error, "unknown key at position %u", i + 1);
-	}
-	typist_press(vm, codes, n);
-	return qmp_empty();
-}
-
 static JsonNode *human_monitor_command(struct vm *vm, JsonObject *args, GError **error)
 {
 	const char *line = qmp_string_arg(args, "command-line", error);
@@ -334,7 +299,7 @@ static JsonNode *guise_type(struct vm *vm, JsonObject *args, GError **error)
 static const char *const command_names[] = {
 	"qmp_capabilities", "query-version", "query-status", "query-kvm", "query-name", "query-cpus-fast", "query-block",
 	"query-chardev", "query-commands", "stop", "cont", "system_reset", "system_powerdown", "quit", "screendump",
-	"send-key", "human-monitor-command", "x-guise-screen", "x-guise-type",
+	"send-key", "input-send-event", "human-monitor-command", "x-guise-screen", "x-guise-type",
 	"query-balloon", "balloon", "x-guise-memory",
 	"eject", "blockdev-change-medium", "block_resize",
 };
@@ -342,7 +307,7 @@ static const char *const command_names[] = {
 static const qmp_command command_fns[] = {
 	NULL, query_version, query_status, query_kvm, query_name, query_cpus_fast, qmp_query_block,
 	query_chardev, query_commands, stop, cont, system_reset, system_powerdown, quit, screendump,
-	send_key, human_monitor_command, guise_screen, guise_type,
+	qmp_send_key, qmp_input_send_event, human_monitor_command, guise_screen, guise_type,
 	query_balloon, balloon, guise_memory,
 	qmp_eject, qmp_change_medium, qmp_block_resize,
 };

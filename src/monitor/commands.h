@@ -22,4 +22,8 @@ JsonNode *qmp_block_resize(struct vm *vm, JsonObject *args, GError **error);
 void qmp_io_errors(struct qmp *q, struct vm *vm);
 void qmp_tray_moves(struct qmp *q, struct vm *vm);
 
+/* commands_input.c */
+JsonNode *qmp_send_key(struct vm *vm, JsonObject *args, GError **error);
+JsonNode *qmp_input_send_event(struct vm *vm, JsonObject *args, GError **error);
+
 #endif

@@ -14,6 +14,7 @@ import tempfile
 import time
 
 import debian
+import desktop
 import drives
 import storage
 import kernels
@@ -527,6 +528,7 @@ TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name_
 TESTS += uefi.tests(sys.modules[__name__])
 TESTS += storage.tests(sys.modules[__name__])
 TESTS += debian.tests(sys.modules[__name__])
+TESTS += desktop.tests(sys.modules[__name__])
 
 
 def main():

@@ -101,11 +101,11 @@ def tests(run):
         run.need(os.path.join(run.GUESTS, 'vmlinuz'))
         disk = system_partition('order.img', {'/EFI/BOOT/BOOTX64.EFI': os.path.join(run.GUESTS, 'vmlinuz')})
         disk += ',format=raw'
-        for first, args in (('Pci(0x1,0x1)/Ata(Primary,Master', ['--boot', 'disk,cd', '--disk', disk]),
-                            ('Pci(0x1,0x1)/Ata(Secondary,Master', ['--boot', 'cd,disk', '--disk', disk]),
-                            ('Pci(0x4,0x0)', ['--disk', disk + ',bus=virtio,bootindex=1']),
-                            ('Pci(0xF,0x0)/Sata(0x0', ['--boot', 'cd', '--disk', disk + ',bus=sata,bootindex=1'])):
-            with machine('uefi-order', '--firmware', 'uefi', '--cdrom', MEMTEST, *args) as m:
+        for n, (first, args) in enumerate((('Pci(0x1,0x1)/Ata(Primary,Master', ['--boot', 'disk,cd', '--disk', disk]),
+                                           ('Pci(0x1,0x1)/Ata(Secondary,Master', ['--boot', 'cd,disk', '--disk', disk]),
+                                           ('Pci(0x4,0x0)', ['--disk', disk + ',bus=virtio,bootindex=1']),
+                                           ('Pci(0xF,0x0)/Sata(0x0', ['--boot', 'cd', '--disk', disk + ',bus=sata,bootindex=1']))):
+            with machine(f'uefi-order{n}', '--firmware', 'uefi', '--cdrom', MEMTEST, *args) as m:
                 m.wait_console('BdsDxe: starting', 120)
                 started = m.console().split('BdsDxe: starting', 1)[1].split('\n')[0]
                 run.check('PciRoot(0x0)/' + first in started, f'{args}: {started}')

@@ -29,15 +29,22 @@ struct irq irq_lines_input(struct irq_lines *l, unsigned line)
 	return (struct irq){ input_set, l, (int)(line * IRQ_LINE_INPUTS + l->inputs[line]++) };
 }
 
+bool irq_lines_level(const struct irq_lines *l, unsigned line)
+{
+	return l->up[line];
+}
+
 /* The chips lower their outputs by their own resets; what none of them holds any more goes here. */
 static void irq_lines_reset(struct device *d)
 {
 	struct irq_lines *l = (struct irq_lines *)d;
 
 	for (int i = 0; i < IRQ_LINES; i++) {
-		if (l->up[i])
-			l->out.set(l->out.opaque, i, false);
+		bool was = l->up[i];
+
 		l->up[i] = 0;
+		if (was)
+			l->out.set(l->out.opaque, i, false);
 	}
 }
 

@@ -17,6 +17,8 @@ struct irq_lines;
 struct irq_lines *irq_lines_create(struct irq out);
 /* Another input of the line; at most IRQ_LINE_INPUTS, after which the result is unconnected. */
 struct irq irq_lines_input(struct irq_lines *l, unsigned line);
+/* Whether one of its inputs is up. */
+bool irq_lines_level(const struct irq_lines *l, unsigned line);
 struct device *irq_lines_device(struct irq_lines *l);
 
 #endif

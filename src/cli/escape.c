@@ -53,7 +53,7 @@ static void line_done(struct escape *e)
 	g_idle_add_full(G_PRIORITY_DEFAULT, carry_out, o, order_free);
 }
 
-static void monitor_key(struct escape *e, uint8_t byte)
+void escape_monitor_key(struct escape *e, uint8_t byte)
 {
 	switch (byte) {
 	case '\r':
@@ -87,9 +87,9 @@ static void print_help(void)
 	      stderr);
 }
 
-static void toggle_monitor(struct escape *e)
+void escape_monitor(struct escape *e, bool on)
 {
-	e->monitor = !e->monitor;
+	e->monitor = on;
 	g_string_truncate(e->line, 0);
 	fputs(e->monitor ? "\r\nMonitor: help lists the commands, Ctrl-a c goes back to the guest.\r\n" PROMPT : "\r\n", stderr);
 }
@@ -101,7 +101,7 @@ bool escape_filter(void *opaque, uint8_t byte)
 	if (!e->pending) {
 		e->pending = byte == CTRL_A;
 		if (!e->pending && e->monitor)
-			monitor_key(e, byte);
+			escape_monitor_key(e, byte);
 		return e->pending || e->monitor;
 	}
 	e->pending = false;
@@ -115,7 +115,7 @@ bool escape_filter(void *opaque, uint8_t byte)
 		return true;
 	case 'c':
 		if (e->vm)
-			toggle_monitor(e);
+			escape_monitor(e, !e->monitor);
 		return true;
 	case 'h':
 	case '?':

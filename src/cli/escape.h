@@ -20,6 +20,9 @@ struct escape {
 
 void escape_init(struct escape *e);
 void escape_finish(struct escape *e);
+/* The monitor on the terminal, for whoever has the terminal's keys otherwise. Main loop. */
+void escape_monitor(struct escape *e, bool on);
+void escape_monitor_key(struct escape *e, uint8_t byte);
 /* True when the byte is not the guest's. Any thread, one at a time. */
 bool escape_filter(void *opaque, uint8_t byte);
 

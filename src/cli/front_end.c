@@ -11,11 +11,15 @@
 
 static void quit(void *opaque) { vm_request(opaque, VM_REQ_QUIT); }
 
-static bool start_terminal(struct front_end *f, struct vm *vm, GError **error)
+static void terminal_quit(void *opaque) { quit(((struct escape *)opaque)->vm); }
+static void monitor(void *opaque, bool on) { escape_monitor(opaque, on); }
+static void monitor_key(void *opaque, uint8_t byte) { escape_monitor_key(opaque, byte); }
+
+static bool start_terminal(struct front_end *f, struct vm *vm, struct escape *escape, GError **error)
 {
 	const struct terminal_config c = {
 		.source = pc_display(vm->pc), .input = &vm->pc->input, .lock = &vm->lock, .name = vm->config.name,
-		.quit = quit, .opaque = vm,
+		.quit = terminal_quit, .monitor = monitor, .monitor_key = monitor_key, .opaque = escape,
 	};
 
 	f->terminal = terminal_create(&c, error);
@@ -69,10 +73,10 @@ static bool start_vnc(struct front_end *f, const struct display_option *d, struc
 	return f->vnc;
 }
 
-bool front_end_start(struct front_end *f, const struct display_option *d, struct vm *vm, GError **error)
+bool front_end_start(struct front_end *f, const struct display_option *d, struct vm *vm, struct escape *escape, GError **error)
 {
 	if (!strcmp(d->kind, "text"))
-		return start_terminal(f, vm, error);
+		return start_terminal(f, vm, escape, error);
 	if (!strcmp(d->kind, "window"))
 		return start_window(f, d, vm, error);
 	if (!strcmp(d->kind, "vnc"))

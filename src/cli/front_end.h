@@ -3,6 +3,7 @@
 #define CLI_FRONT_END_H
 
 #include "cli/display_option.h"
+#include "cli/escape.h"
 #include "machine/vm.h"
 
 struct front_end {
@@ -11,8 +12,8 @@ struct front_end {
 	struct vnc *vnc;
 };
 
-/* Says where it is, where that is not plain to see. */
-bool front_end_start(struct front_end *f, const struct display_option *d, struct vm *vm, GError **error);
+/* Says where it is, where that is not plain to see. `escape` has the monitor for the terminal. */
+bool front_end_start(struct front_end *f, const struct display_option *d, struct vm *vm, struct escape *escape, GError **error);
 void front_end_stop(struct front_end *f);
 
 #endif

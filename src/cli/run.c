@@ -130,7 +130,7 @@ static bool set_up(struct run *r, GError **error)
 	fprintf(stderr, "engine: %s; machine: %s\n", r->vm->engine_why, name);
 	for (unsigned i = 0; i < VM_MAX_NICS && r->vm->pc->net[i]; i++)
 		fprintf(stderr, "network: %s\n", netdev_describe(r->vm->pc->net[i]));
-	if (!front_end_start(&r->front_end, &r->options.display, r->vm, error))
+	if (!front_end_start(&r->front_end, &r->options.display, r->vm, &r->escape, error))
 		return false;
 	if (!paused)
 		vm_resume(r->vm);

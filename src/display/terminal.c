@@ -41,7 +41,8 @@ struct terminal {
 	unsigned notice_age;
 	GString *out;
 	GByteArray *in;
-	bool escape; /* Ctrl-a was typed */
+	bool escape;  /* Ctrl-a was typed */
+	bool monitor; /* the terminal is the monitor's */
 	GQueue *strokes;
 };
 
@@ -203,6 +204,8 @@ static gboolean on_frame(gpointer opaque)
 {
 	struct terminal *t = opaque;
 
+	if (t->monitor)
+		return G_SOURCE_CONTINUE;
 	check_size(t);
 	pthread_mutex_lock(t->c.lock);
 	t->c.source->text(t->c.source->opaque, &t->screen);
@@ -269,6 +272,20 @@ static void notice(struct terminal *t, char *text)
 	t->notice_age = NOTICE_FRAMES;
 }
 
+/* The monitor has the terminal's usual screen, the guest the other one. */
+static void toggle_monitor(struct terminal *t)
+{
+	t->monitor = !t->monitor;
+	if (t->monitor) {
+		g_string_assign(t->out, LEAVE);
+		flush(t);
+	} else {
+		g_string_assign(t->out, ENTER);
+		forget(t);
+	}
+	t->c.monitor(t->c.opaque, t->monitor);
+}
+
 /* What follows Ctrl-a; false: hand Ctrl-a itself to the guest. */
 static bool escape_command(struct terminal *t, uint8_t byte)
 {
@@ -278,11 +295,12 @@ static bool escape_command(struct terminal *t, uint8_t byte)
 			t->c.quit(t->c.opaque);
 		return true;
 	case 'c':
-		notice(t, g_strdup_printf("monitor, in another terminal: guise monitor %s", t->name));
+		if (t->c.monitor)
+			toggle_monitor(t);
 		return true;
 	case 'h':
 	case '?':
-		notice(t, g_strdup("Ctrl-a x ends the machine, c tells of the monitor, h helps, a sends Ctrl-a"));
+		notice(t, g_strdup("Ctrl-a x ends the machine, c is the monitor and back, h helps, a sends Ctrl-a"));
 		return true;
 	case 'a':
 	case 1:
@@ -304,7 +322,7 @@ static void take_keys(struct terminal *t, bool final)
 		if (t->escape) {
 			t->escape = false;
 			done++;
-			if (escape_command(t, *p))
+			if (escape_command(t, *p) || t->monitor)
 				continue;
 			key = (struct key_stroke){ .code = input_key_from_name("a"), .ctrl = true };
 			press(t, &key);
@@ -312,6 +330,11 @@ static void take_keys(struct terminal *t, bool final)
 		}
 		if (*p == 1) {
 			t->escape = true;
+			done++;
+			continue;
+		}
+		if (t->monitor) {
+			t->c.monitor_key(t->c.opaque, *p);
 			done++;
 			continue;
 		}

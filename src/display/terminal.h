@@ -19,6 +19,9 @@ struct terminal_config {
 	pthread_mutex_t *lock; /* the VM lock, taken around source and input */
 	const char *name;      /* the machine's, for hints; copied */
 	void (*quit)(void *opaque); /* Ctrl-a x; without the lock */
+	/* Ctrl-a c: the terminal is the monitor's, until the next one; it gets the keys and prints as it likes. May be NULL. */
+	void (*monitor)(void *opaque, bool on);
+	void (*monitor_key)(void *opaque, uint8_t byte);
 	void *opaque;
 };
 

@@ -1,6 +1,6 @@
 /*
  * The board: an i440FX/PIIX PC as the wiring diagram says. Interrupt lines: GSI 0..15 go to the PIC
- * pair and to the I/O APIC (line 0 to pin 2), the PIC's output to LINT0 of the first local APIC.
+ * pair and to the I/O APIC (lines 0 and 2 both to pin 2), the PIC's output to LINT0 of the first local APIC.
  */
 #include "machine/pc.h"
 
@@ -57,7 +57,11 @@ static void gsi_set(void *opaque, int line, bool level)
 	trace(TRACE_IRQ, "gsi %d %s", line, level ? "up" : "down");
 	if (line < 16)
 		pic_set_irq(pc->pic, line, level);
-	ioapic_set_irq(pc->ioapic, line == 0 ? 2 : line, level);
+	/* Lines 0 and 2 share a pin of the I/O APIC. */
+	if (line == 0 || line == 2)
+		ioapic_set_irq(pc->ioapic, 2, irq_lines_level(pc->lines, 0) || irq_lines_level(pc->lines, 2));
+	else
+		ioapic_set_irq(pc->ioapic, line, level);
 }
 
 /* Each chip has an input of its own. */

@@ -5,7 +5,10 @@ usage: [GUISE_ENGINE=NAME] run.py PATH-TO-GUISE [NAME...]
 """
 import json
 import os
+import pty
 import re
+import select
+import signal
 import socket
 import struct
 import subprocess
@@ -307,6 +310,43 @@ def test_virtio_boot():
     check(status == 0x15 * 2 + 1, f'status {status}; {err}')
 
 
+def test_text_monitor():
+    """Ctrl-a c on the text display: the monitor on the same terminal, and back to the guest's screen."""
+    command = [GUISE, 'run', *engine([]), boot_sector(print_and_exit('in-the-terminal', 0x01)), '--memory', '64M', '--net', 'none',
+               '--display', 'text', '--name', 'text-monitor']
+    pid, master = pty.fork()
+    if not pid:
+        os.execv(GUISE, command)
+    heard = b''
+
+    def wait_for(text):
+        nonlocal heard
+        end = time.time() + 60
+        while text not in heard:
+            check(select.select([master], [], [], max(0, end - time.time()))[0], f'no {text} in {heard[-800:]}')
+            heard += os.read(master, 4096)
+        heard = heard.split(text, 1)[1]
+
+    try:
+        wait_for(b'in-the-terminal')
+        os.write(master, b'\x01c')
+        wait_for(b'\x1b[?1049l')
+        wait_for(b'(guise) ')
+        os.write(master, b'info statusx\x7f\r')
+        wait_for(b'VM status: running')
+        os.write(master, b'\x01c')
+        wait_for(b'\x1b[?1049h')
+        wait_for(b'in-the-terminal')
+        os.write(master, b'\x01x')
+        check(os.waitpid(pid, 0)[1] == 0, 'status')
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(master)
+
+
 def test_vnc():
     """A viewer sees the text screen: its size, and something on it."""
     path = os.path.join(WORK, 'vnc.sock')
@@ -523,7 +563,7 @@ def test_same_name_twice():
 
 
 TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot,
-         test_same_name_twice, test_virtio_boot, test_vnc, test_linux, test_linux_smp, test_virtio]
+         test_same_name_twice, test_virtio_boot, test_text_monitor, test_vnc, test_linux, test_linux_smp, test_virtio]
 TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name__])
 TESTS += uefi.tests(sys.modules[__name__])
 TESTS += storage.tests(sys.modules[__name__])

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include <rfb/rfb.h>
+
 #include "display/vnc.h"
 
 #define DESKTOP_SIZE (-223)
@@ -404,6 +406,14 @@ static void test_password(void)
 	put(fd, challenge, 16);
 	get(fd, result, 4);
 	g_assert_cmpuint(ld32be(result), ==, 1);
+	close(fd);
+	fd = dial(&r);
+	g_assert_cmpuint(greet(fd), ==, 2);
+	get(fd, challenge, 16);
+	rfbEncryptBytes(challenge, "secret");
+	put(fd, challenge, 16);
+	get(fd, result, 4);
+	g_assert_cmpuint(ld32be(result), ==, 0);
 	close(fd);
 	/* The whole network without a password is refused. */
 	c.source = &r.source;

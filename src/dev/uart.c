@@ -53,17 +53,20 @@ enum reg { REG_DATA, REG_IER, REG_IIR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_S
 #define MSR_RI 0x40
 #define MSR_DCD 0x80
 
+#define TX_CHARACTER_NS 6700 /* ten bits at 1.5 Mbit/s */
+
 struct uart {
 	struct device device; /* must be first */
 	struct irq irq;
 	struct clock *clock;
-	struct timer *timeout;
+	struct timer *timeout, *tx_empty;
 	struct chardev *cd;
 	struct region *region;
 	uint8_t ier, fcr, lcr, mcr, msr, scr;
 	uint16_t divisor;
 	uint8_t rx[FIFO_SIZE], rx_head, rx_count;
 	bool overrun;      /* LSR OE */
+	int64_t tx_done;   /* when the line has taken what was written, clock ns */
 	bool thre_pending; /* the transmitter's interrupt has not been identified yet */
 	bool timed_out;    /* characters have waited for four character times */
 	bool irq_level;
@@ -192,16 +195,37 @@ static uint8_t rx_read(struct uart *u)
 
 /* ---- transmitter ---- */
 
+static void tx_empty_due(void *opaque)
+{
+	struct uart *u = opaque;
+
+	u->thre_pending = true;
+	update_irq(u);
+}
+
+/*
+ * The host takes a character at once, so the status says that the transmitter is empty, and a guest that polls is not
+ * held up. But its interrupt handler must come to an end, which a line gives it by being slow: a FIFO's worth may be
+ * written without a wait, then the interrupt comes when a fast line would have taken it.
+ */
 static void tx_write(struct uart *u, uint8_t byte)
 {
+	int64_t now = clock_now(u->clock);
+
 	u->thre_pending = false;
 	update_irq(u);
 	if (u->mcr & MCR_LOOP)
 		rx_push(u, byte);
 	else
 		chardev_write(u->cd, &byte, 1);
-	u->thre_pending = true;
-	update_irq(u);
+	/* Never further ahead than a FIFO and the character on the line. */
+	u->tx_done = CLAMP(u->tx_done, now, now + FIFO_SIZE * TX_CHARACTER_NS) + TX_CHARACTER_NS;
+	if (!(u->ier & IER_THRE) || (u->mcr & MCR_LOOP) || u->tx_done - now <= FIFO_SIZE * TX_CHARACTER_NS) {
+		timer_cancel(u->tx_empty);
+		tx_empty_due(u);
+	} else {
+		timer_arm(u->tx_empty, u->tx_done);
+	}
 }
 
 /* ---- modem lines ---- */
@@ -244,7 +268,7 @@ static void write_ier(struct uart *u, uint8_t value)
 
 	u->ier = value & 0x0f;
 	/* Enabled while the transmitter is empty, it interrupts at once. */
-	if (rising & IER_THRE)
+	if ((rising & IER_THRE) && timer_deadline(u->tx_empty) < 0)
 		u->thre_pending = true;
 	update_irq(u);
 }
@@ -342,6 +366,8 @@ static void uart_reset(struct device *d)
 	u->divisor = 12; /* 9600 baud */
 	u->overrun = false;
 	u->thre_pending = false;
+	u->tx_done = 0;
+	timer_cancel(u->tx_empty);
 	u->msr = modem_lines(u);
 	rx_clear(u);
 	update_irq(u);
@@ -351,7 +377,7 @@ static void uart_reset(struct device *d)
 static int uart_state(struct device *d, struct state *s)
 {
 	struct uart *u = (struct uart *)d;
-	int64_t deadline = timer_deadline(u->timeout);
+	int64_t deadline = timer_deadline(u->timeout), tx_deadline = timer_deadline(u->tx_empty);
 
 	state_u8(s, "ier", &u->ier);
 	state_u8(s, "fcr", &u->fcr);
@@ -367,6 +393,8 @@ static int uart_state(struct device *d, struct state *s)
 	state_bool(s, "thre-pending", &u->thre_pending);
 	state_bool(s, "timed-out", &u->timed_out);
 	state_i64(s, "deadline", &deadline);
+	state_i64(s, "tx-done", &u->tx_done);
+	state_i64(s, "tx-deadline", &tx_deadline);
 	if (!state_loading(s))
 		return state_error(s);
 	if ((u->ier & 0xf0) || (u->fcr & ~FCR_KEPT) || (u->mcr & 0xe0) || u->rx_head >= FIFO_SIZE ||
@@ -378,6 +406,10 @@ static int uart_state(struct device *d, struct state *s)
 		timer_arm(u->timeout, deadline);
 	else
 		timer_cancel(u->timeout);
+	if (tx_deadline >= 0)
+		timer_arm(u->tx_empty, tx_deadline);
+	else
+		timer_cancel(u->tx_empty);
 	update_irq(u);
 	return 0;
 }
@@ -388,11 +420,12 @@ static void uart_destroy(struct device *d)
 
 	chardev_attach(u->cd, NULL);
 	timer_free(u->timeout);
+	timer_free(u->tx_empty);
 	region_destroy(u->region);
 	g_free(u);
 }
 
-static const struct device_ops uart_ops = { "uart16550", 1, uart_reset, uart_state, uart_destroy };
+static const struct device_ops uart_ops = { "uart16550", 2, uart_reset, uart_state, uart_destroy };
 
 struct uart *uart_create(struct space *ports, uint16_t base, struct irq irq, struct clock *clock, struct chardev *cd,
 			 const char *id)
@@ -406,6 +439,7 @@ struct uart *uart_create(struct space *ports, uint16_t base, struct irq irq, str
 	u->clock = clock;
 	u->cd = cd;
 	u->timeout = timer_new(clock, timeout_due, u);
+	u->tx_empty = timer_new(clock, tx_empty_due, u);
 	u->region = space_add(ports, id, base, 8, &ops, u);
 	uart_reset(&u->device);
 	chardev_attach(cd, &(struct chardev_client){ host_can_receive, host_receive, u });

@@ -118,6 +118,47 @@ static void test_transmit(void)
 	bench_finish(&b);
 }
 
+/* A handler that fills the FIFO whenever it is asked comes to an end, and goes on as a fast line would let it. */
+static void test_pace(void)
+{
+	struct bench b;
+	unsigned written = 0, handled = 0;
+	size_t len;
+
+	bench_init(&b);
+	set_up(&b);
+	wr(&b, 1, 0x02);
+	for (unsigned ms = 0; ms < 10; ms++) {
+		for (unsigned passes = 0; b.line.level; passes++) {
+			g_assert_cmpuint(passes, <, 4);
+			g_assert_cmphex(rd(&b, 2), ==, 0xc2);
+			g_assert_cmphex(rd(&b, 5), ==, 0x60);
+			for (unsigned i = 0; i < 16; i++, written++)
+				wr(&b, 0, 'x');
+			handled++;
+		}
+		clock_advance(b.clock, NS_PER_SEC / 1000);
+	}
+	g_assert_cmpuint(handled, >=, 10);
+	chardev_memory_data(b.cd, &len);
+	g_assert_cmpuint(len, ==, written);
+	/* Who polls, without interrupts, waits for nothing, and owes nothing afterwards. */
+	clock_advance(b.clock, NS_PER_SEC / 1000);
+	wr(&b, 1, 0x00);
+	for (unsigned i = 0; i < 10000; i++) {
+		wr(&b, 0, 'y');
+		g_assert_cmphex(rd(&b, 5), ==, 0x60);
+	}
+	wr(&b, 1, 0x02);
+	g_assert_true(b.line.level);
+	g_assert_cmphex(rd(&b, 2), ==, 0xc2);
+	wr(&b, 0, 'z');
+	g_assert_false(b.line.level);
+	clock_advance(b.clock, 200000);
+	g_assert_true(b.line.level);
+	bench_finish(&b);
+}
+
 static void test_receive(void)
 {
 	struct bench b;
@@ -293,6 +334,7 @@ int main(int argc, char **argv)
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/uart/registers", test_registers);
 	g_test_add_func("/uart/transmit", test_transmit);
+	g_test_add_func("/uart/pace", test_pace);
 	g_test_add_func("/uart/receive", test_receive);
 	g_test_add_func("/uart/back-pressure", test_back_pressure);
 	g_test_add_func("/uart/priorities", test_priorities);

@@ -281,7 +281,7 @@ static bool decode(const ZydisDecoder *d, const uint8_t *code, unsigned len, str
 
 struct outcome {
 	uint64_t gpr[16], flags, taken;
-	bool fault;
+	int fault; /* vector, or -1 */
 	uint8_t area[AREA];
 };
 
@@ -333,8 +333,8 @@ static void run_native(struct outcome *o, uint64_t flags)
 	memcpy(cpu.gpr, o->gpr, sizeof cpu.gpr);
 	memcpy(area, o->area, AREA);
 	oracle_run(&host, &cpu);
-	o->fault = cpu.fault >= 0;
-	if (!o->fault) {
+	o->fault = cpu.fault;
+	if (o->fault < 0) {
 		memcpy(o->gpr, cpu.gpr, sizeof o->gpr);
 		o->flags = cpu.flags;
 		o->taken = cpu.exit;
@@ -349,9 +349,11 @@ static void run_interp(struct outcome *o, uint64_t flags, const struct insn *in)
 	icpu.s.rflags = flags | 0x202;
 	icpu.s.rip = (uint64_t)host.code;
 	icpu.next_rip = icpu.s.rip + in->length;
-	o->fault = sigsetjmp(icpu.fault, 0) != 0;
-	if (!o->fault)
+	o->fault = -1;
+	if (!sigsetjmp(icpu.fault, 0))
 		in->fn(&icpu, in);
+	else
+		o->fault = icpu.exc_vector;
 	memcpy(o->gpr, icpu.s.gpr, sizeof o->gpr);
 	memcpy(o->area, area, AREA);
 	o->flags = icpu.s.rflags;
@@ -365,7 +367,7 @@ static bool same(const struct outcome *a, const struct outcome *b, const struct 
 
 	if (a->fault != b->fault || memcmp(a->gpr, b->gpr, sizeof a->gpr) || memcmp(a->area, b->area, AREA))
 		return false;
-	return a->fault || (a->taken == b->taken && !((a->flags ^ b->flags) & mask));
+	return a->fault >= 0 || (a->taken == b->taken && !((a->flags ^ b->flags) & mask));
 }
 
 static void report(const struct outcome *start, const struct outcome *n, const struct outcome *i, const struct insn *in, uint64_t flags)
@@ -405,6 +407,7 @@ int main(int argc, char **argv)
 {
 	unsigned long cases = argc > 1 ? strtoul(argv[1], NULL, 0) : 1000000, passed = 0, failed = 0;
 	static struct outcome start, native, interp;
+	unsigned long faults = 0;
 	ZydisDecoder decoder;
 
 	uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 0x9e3779b97f4a7c15ull;
@@ -438,6 +441,7 @@ int main(int argc, char **argv)
 			run_interp(&interp, flags, &in);
 			if (same(&native, &interp, &s)) {
 				passed++;
+				faults += native.fault >= 0;
 				continue;
 			}
 			failed++;
@@ -445,7 +449,7 @@ int main(int argc, char **argv)
 			break;
 		}
 	}
-	printf("%lu passed, %lu failed\n", passed, failed);
+	printf("%lu passed (%lu of them faults), %lu failed\n", passed, faults, failed);
 	mem_destroy(icpu.mem);
 	return failed != 0;
 }

@@ -1,6 +1,7 @@
 /* Multiboot 1 kernels: EAX holds the magic, EBX the information structure. */
 #include "fw/multiboot.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/bytes.h"
@@ -14,6 +15,11 @@
 #define INFO_MODULES 8u
 #define INFO_MAP 0x40u
 #define INFO_NAME 0x200u
+
+/* The ACPI root pointer is looked for in the EBDA, which a word of the BIOS data area points at (ACPI 6.4, 5.2.5.1). */
+#define BDA_EBDA 0x40eu
+#define EBDA_RSDP (BOOT_EBDA + 16)
+#define RSDP_SIZE 36
 
 #define MB_INFO 0x6000u
 #define MB_MODULE 0x6100u
@@ -114,6 +120,22 @@ static bool put_module(struct mem *mem, const struct linux_boot *b, uint64_t flo
 	return boot_write(mem, MB_MODULE, &m, sizeof(m), "the module list", error);
 }
 
+static bool put_rsdp(struct mem *mem, const struct linux_boot *b, GError **error)
+{
+	const uint8_t segment[2] = { BOOT_EBDA >> 4 & 0xff, BOOT_EBDA >> 12 }, kib = 1;
+	uint8_t rsdp[RSDP_SIZE];
+
+	if (!b->rsdp)
+		return true;
+	if (!mem_read(mem, b->rsdp, rsdp, sizeof(rsdp))) {
+		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL, "the ACPI root pointer at 0x%" PRIx64 " is not in memory", b->rsdp);
+		return false;
+	}
+	return boot_write(mem, BDA_EBDA, segment, sizeof(segment), "the BIOS data area", error) &&
+	       boot_write(mem, BOOT_EBDA, &kib, sizeof(kib), "the EBDA", error) &&
+	       boot_write(mem, EBDA_RSDP, rsdp, sizeof(rsdp), "the ACPI root pointer", error);
+}
+
 bool multiboot_load(struct mem *mem, const struct linux_boot *b, const uint8_t *data, size_t len, struct cpu_state *out,
 		    GError **error)
 {
@@ -140,7 +162,7 @@ bool multiboot_load(struct mem *mem, const struct linux_boot *b, const uint8_t *
 	info.boot_loader_name = MB_NAME;
 	if (!boot_write(mem, MB_CMDLINE, cmdline, strlen(cmdline) + 1, "the command line", error) ||
 	    !boot_write(mem, MB_NAME, name, sizeof(name), "the loader's name", error) ||
-	    !put_map(mem, b, &info, error) || !put_module(mem, b, image.high, &info, error) ||
+	    !put_map(mem, b, &info, error) || !put_module(mem, b, image.high, &info, error) || !put_rsdp(mem, b, error) ||
 	    !boot_write(mem, MB_INFO, &info, sizeof(info), "the multiboot information", error) ||
 	    !boot_cpu_32(mem, &state, (uint32_t)image.entry, error))
 		return false;

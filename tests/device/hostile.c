@@ -217,6 +217,7 @@ void hostile_e1000(struct board *b, struct bytes *in)
 		     (uint64_t)(kind & 2 ? 0 : 1) << 20 | bytes_take(in, 1) << 24, 4);
 		poke(b, RINGS + 16 * i + 12, bytes_take(in, 4), 4);
 	}
+	mmio(b, regs, 4, 0x40000041);
 	mmio(b, dma, 4, RINGS);
 	mmio(b, dma + 4, 4, 0);
 	mmio(b, dma + 8, 4, what & 0x10 ? bytes_take(in, 4) : 0x100);
@@ -253,6 +254,7 @@ void hostile_rtl8139(struct board *b, struct bytes *in)
 		uint32_t command = (uint32_t)bytes_take(in, 4) | UINT32_C(1) << 31;
 
 		poke(b, RINGS + 16 * i, command, 4);
+		poke(b, RINGS + 16 * i + 4, bytes_take(in, 4), 4);
 		poke(b, TABLES + 16 * i, command, 4);
 		poke(b, RINGS + 16 * i + 8, BUFFERS, 8);
 		poke(b, TABLES + 16 * i + 8, BUFFERS, 8);

@@ -118,6 +118,14 @@ static void test_multiboot(void)
 	info = (uint32_t)s.gpr[RBX];
 	g_assert_cmpuint(mem_read32(g.mem, info + 8), ==, (LOW_SIZE - (1u << 20)) >> 10);
 	g_assert_cmpstr((char *)g.ram->host + mem_read32(g.mem, info + 16), ==, "mb x=1");
+	g_assert_cmpuint(mem_read16(g.mem, 0x40e), ==, 0);
+	/* Where a kernel without firmware looks for ACPI. */
+	b.rsdp = 0x400000;
+	g_assert_true(mem_write(g.mem, b.rsdp, "RSD PTR and more, 36 bytes altogether", 36));
+	g_assert_true(multiboot_load(g.mem, &b, file, sizeof(file), &s, NULL));
+	g_assert_cmphex(mem_read16(g.mem, 0x40e), ==, 0x9fc0);
+	g_assert_cmpmem(g.ram->host + 0x9fc10, 36, "RSD PTR and more, 36 bytes altogether", 36);
+	b.rsdp = 0;
 	/* The header's own addresses. */
 	st32le(file + 404, 1u << 16);
 	st32le(file + 408, -(0x1badb002u + (1u << 16)));

@@ -71,11 +71,10 @@ void debug_port(struct icpu *cpu, uint16_t port, unsigned len)
 void debug_before(struct icpu *cpu)
 {
 	uint64_t lin = cpu->code_bits == 64 ? cpu->s.rip : (uint32_t)(cpu->s.rip + cpu->s.seg[SEG_CS].base);
-	unsigned hit = 0;
+	/* A trap that a load of SS held off until a software interrupt: it comes before the handler's first instruction. */
+	unsigned hit = cpu->s.interrupt_shadow ? 0 : cpu->debug_hit;
 
-	if (cpu->s.rflags & RFLAGS_RF)
-		return;
-	for (unsigned n = 0; n < 4; n++) {
+	for (unsigned n = 0; n < 4 && !(cpu->s.rflags & RFLAGS_RF); n++) {
 		if (enabled(cpu, n) && kind(cpu, n) == DR_EXECUTE && cpu->s.dr[n] == lin)
 			hit |= 1u << n;
 	}

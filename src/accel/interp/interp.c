@@ -286,12 +286,15 @@ static void run_block(struct icpu *cpu, const struct block *b)
 
 void icpu_deliver_fault(struct icpu *cpu)
 {
+	uint32_t held = cpu->exc_soft ? cpu->debug_hit : 0;
+
 	cpu->block_ends = false;
 	cpu->debug_hit = 0;
 	cpu->s.mp_state = MP_RUNNING; /* a trap after HLT */
 	trace_event(cpu, cpu->exc_vector, cpu->exc_error, cpu->exc_soft ? "software interrupt" : "exception");
 	deliver_event(cpu, cpu->exc_vector, cpu->exc_has_error, cpu->exc_error, cpu->exc_soft ? EVENT_SOFT : EVENT_EXCEPTION);
 	cpu->s.interrupt_shadow = false;
+	cpu->debug_hit |= held;
 }
 
 bool icpu_run_block(struct icpu *cpu)

@@ -114,8 +114,12 @@ static unsigned virtio_desc(struct board *b, struct bytes *in, uint64_t at, unsi
 
 	if (what & 2)
 		gpa = TABLES;
-	if (what & 4)
+	/* Back to one of the first, where loops are, or out of the table. */
+	if (what & 4) {
 		next = (unsigned)bytes_take(in, 1);
+		next = next & 0x80 ? next : next & 7;
+		flags |= 1;
+	}
 	if (what & 8)
 		gpa = bytes_take(in, 4) & (what & 16 ? UINT32_MAX : BOARD_RAM - 1);
 	if ((what & 0x1c) == 0x10)

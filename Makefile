@@ -2,7 +2,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: build run test test-boot-all test-asan test-kvm-nested fuzz fuzz-proof fuzz-tools bench install clean guest guest-kernels guest-tools guest-installer guest-disk guest-desktop test-desktop
+.PHONY: build run test test-boot-all test-loads test-asan test-kvm-nested fuzz fuzz-proof fuzz-tools bench install clean guest guest-kernels guest-tools guest-installer guest-disk guest-desktop test-desktop
 
 build:
 	@tools/setup
@@ -43,6 +43,10 @@ test-boot-all: build guest guest-kernels guest-installer guest-disk
 	@failed=0; for engine in bt interp; do \
 		echo "boot tests on $$engine"; GUISE_ENGINE=$$engine tests/boot/run.py $(BUILD)/guise || failed=1; \
 	done; exit $$failed
+
+# Real loads on the translator, ten minutes each: stress-ng, a compiler, Linux's selftests, memtest86+ (tests/loads).
+test-loads: build
+	@tools/guest-loads && tests/loads/run.py $(BUILD)/guise
 
 test-asan:
 	@tools/setup

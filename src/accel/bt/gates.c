@@ -118,6 +118,8 @@ static bool segments_stay(const struct cpu_state *s, unsigned cpl)
 
 		if (!(attr & SEG_UNUSABLE) && (attr & 0xc) != 0xc && SEG_ATTR_DPL(attr) < cpl)
 			return false;
+		if (cpl && (attr & SEG_UNUSABLE) && (s->seg[data[i]].selector & 3))
+			return false; /* a null one loses its privilege bits */
 	}
 	return true;
 }

@@ -275,6 +275,9 @@ static void drop_inner_segments(struct icpu *cpu, unsigned cpl)
 		struct x86_segment *s = &cpu->s.seg[data[i]];
 		bool conforming = (s->attr & 0xc) == 0xc;
 
+		/* What is null already loses its privilege bits. */
+		if ((s->attr & SEG_UNUSABLE) && s->selector < 4)
+			s->selector = 0;
 		if (!(s->attr & SEG_UNUSABLE) && !conforming && SEG_ATTR_DPL(s->attr) < cpl) {
 			s->selector = 0;
 			s->attr = SEG_UNUSABLE;

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Loads for an hour, not for `make test`: a compiler whose output is known, stress-ng's self-checks, Linux's x86 selftests,
+a whole pass of memtest86+. Prints TAP.
+
+usage: [GUISE_ENGINE=NAME] [LOAD_SECONDS=N] [LOAD_CPUS=N] run.py PATH-TO-GUISE [NAME...]
+"""
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+LOADS = os.path.join(os.path.dirname(os.path.abspath(__file__)), '../../guests/loads')
+MEMTEST = '/boot/memtest86+x64.bin'
+STRESSORS = ['cpu', 'vm', 'fork', 'signal', 'switch']
+# What processors without the feature fail.
+MAY_FAIL = {'amx_64'}
+
+
+def start(guise, work, name, *args):
+    serial = os.path.join(work, name)
+    engine = ['--engine', os.environ.get('GUISE_ENGINE', 'bt')]
+    return serial, subprocess.Popen([guise, 'run', *engine, *args, '--net', 'none', '--no-reboot', '--display', 'none', '--name', 'load-' + name,
+                                     '--serial', 'file:' + serial], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def console(serial):
+    with open(serial, errors='replace') as f:
+        return f.read().replace('\r', '')
+
+
+def load(guise, work, name, seconds):
+    serial, machine = start(
+        guise, work, name, '--kernel', LOADS + '/vmlinuz', '--initrd', LOADS + '/initrd', '--disk', LOADS + '/disk.img,format=raw,bus=virtio,snapshot',
+        '--memory', '1G', '--cpus', os.environ.get('LOAD_CPUS', '2'), '--append',
+        f'root=LABEL=loads rw init=/loads/guest console=ttyS0 panic=-1 quiet load={name} seconds={seconds}')
+    try:
+        machine.wait(seconds * 3 + 1800)
+    except subprocess.TimeoutExpired:
+        machine.kill()
+    said = console(serial)
+    failed = {line.split()[1].rstrip(':') for line in said.splitlines() if line.startswith('selftest ') and ': 0' not in line}
+    return f'loads: {name} ends with 0' in said and failed <= MAY_FAIL, said
+
+
+def memtest(guise, work, seconds):
+    """A whole pass on 64 MiB."""
+    serial, machine = start(guise, work, 'memtest', '--kernel', MEMTEST, '--append', 'console=ttyS0,115200', '--memory', '64M')
+    end = time.time() + seconds + 7200
+    try:
+        while time.time() < end and machine.poll() is None:
+            time.sleep(5)
+            said = console(serial)
+            if 'Pass:  1 ' in said:
+                return 'Errors: 0 ' in said.rsplit('Pass:  1 ', 1)[1], said
+    finally:
+        machine.kill()
+        machine.wait()
+    return False, console(serial)
+
+
+def main():
+    guise, names = sys.argv[1], sys.argv[2:] or ['selftests', *STRESSORS, 'compile', 'memtest']
+    seconds, bad = int(os.environ.get('LOAD_SECONDS', '600')), 0
+    print(f'1..{len(names)}', flush=True)
+    with tempfile.TemporaryDirectory() as work:
+        for n, name in enumerate(names, 1):
+            ok, said = memtest(guise, work, seconds) if name == 'memtest' else load(guise, work, name, seconds)
+            bad += not ok
+            if not ok:
+                print('\n'.join('# ' + line for line in said.splitlines()[-30:]))
+            print(f'{"ok" if ok else "not ok"} {n} - {name}', flush=True)
+    return bad != 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -18,7 +18,7 @@
 #define FORGIVE_AFTER 4096
 /* Misses that a vCPU may have at once, and that a sample, some milliseconds of its time, allows for: a miss and what
  * comes after it is some 20 µs, so they cost no more than a tenth. */
-#define CREDIT_MAX 400
+#define CREDIT_MAX 2000
 #define CREDIT_PER_SAMPLE 20
 /* Dropped pages that cost as much as a miss. */
 #define DROPS_PER_MISS 4

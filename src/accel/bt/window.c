@@ -13,15 +13,14 @@
 #define GUARD ((UINT64_C(2) << 30) + (1 << 20))
 #define LARGE (UINT64_C(1) << 21)
 #define WINDOWS_MAX 16u
-#define PAGES_MAX 16384u
-#define PAGES_MIN 256u
+#define PAGES_MAX 49152u
 #define HASH 16384u
 /* Neighbours that are mapped with a page: those of its aligned group. */
-#define GROUP 16u
+#define GROUP 32u
 /* Mappings of the process that are left to everyone else. */
-#define MAPS_SPARE 4096u
-/* Each mapped page may be one, and split the reservation around it. */
-#define MAPS_PER_PAGE 2u
+#define MAPS_SPARE 8192u
+/* What is mapped, dropped or protected in the middle of something splits it in three. */
+#define MAPS_PER_CHANGE 2u
 
 struct window {
 	uint8_t *base;  /* of the slot; NULL: not reserved yet */
@@ -48,7 +47,8 @@ struct bt_windows {
 	struct window window[WINDOWS_MAX];
 	uint8_t which[2][WINDOW_SLOTS]; /* window's number + 1 */
 	struct page *page;
-	uint32_t pages, at;             /* size of the array; where the next one goes */
+	uint32_t at;                    /* where the next one goes */
+	uint32_t maps, maps_max;        /* mappings of the process that there may be, and how many are allowed */
 	uint32_t lin_hash[HASH], gpa_hash[HASH];
 	unsigned victim;
 	bool huge;                      /* pieces of 1 GiB pages may be mapped */
@@ -77,18 +77,17 @@ static void lead_nowhere(struct bt_cpu *b, unsigned view, unsigned slot)
 	b->delta[view][slot] = (uintptr_t)b->windows->nowhere - ((uint64_t)slot << SLOT_SHIFT);
 }
 
-static unsigned page_budget(unsigned cpus)
+static unsigned maps_budget(unsigned cpus)
 {
 	FILE *f = fopen("/proc/sys/vm/max_map_count", "r");
-	unsigned long maps = 65530, pages;
+	unsigned maps = 65530;
 
 	if (f) {
-		if (fscanf(f, "%lu", &maps) != 1)
+		if (fscanf(f, "%u", &maps) != 1)
 			maps = 65530;
 		fclose(f);
 	}
-	pages = maps > MAPS_SPARE ? (maps - MAPS_SPARE) / MAPS_PER_PAGE / cpus : 0;
-	return (unsigned)MIN(pages, PAGES_MAX);
+	return maps > MAPS_SPARE ? (maps - MAPS_SPARE) / cpus : 0;
 }
 
 void windows_init(struct bt_cpu *b, unsigned cpus)
@@ -97,8 +96,8 @@ void windows_init(struct bt_cpu *b, unsigned cpus)
 
 	if (!ws)
 		return;
-	ws->pages = page_budget(cpus);
-	ws->page = ws->pages >= PAGES_MIN ? calloc(ws->pages, sizeof(*ws->page)) : NULL;
+	ws->maps_max = maps_budget(cpus);
+	ws->page = ws->maps_max ? calloc(PAGES_MAX, sizeof(*ws->page)) : NULL;
 	ws->nowhere = ws->page ? reserve() : NULL;
 	if (!ws->nowhere) {
 		free(ws->page);
@@ -205,10 +204,27 @@ static void page_drop(struct bt_windows *ws, uint32_t n)
 	struct page *p = &ws->page[n];
 	struct window *w = &ws->window[p->window];
 
+	ws->maps += MAPS_PER_CHANGE;
 	if (unmap(w, p->lin - w->lin, page_size(p)))
 		page_forget(ws, n);
 	else
 		window_empty(ws, w);
+}
+
+static void empty_all(struct bt_windows *ws)
+{
+	for (unsigned i = 0; i < WINDOWS_MAX; i++)
+		window_empty(ws, &ws->window[i]);
+	ws->maps = 0;
+}
+
+/* Before the host runs out of mappings everything goes: what is in use comes back. */
+static void keep_budget(struct bt_windows *ws)
+{
+	if (ws->maps <= ws->maps_max)
+		return;
+	ws->stats.evicted += ws->stats.now;
+	empty_all(ws);
 }
 
 static uint32_t page_new(struct bt_windows *ws, unsigned window, const struct mmu_page *m, bool large, bool writable)
@@ -217,7 +233,7 @@ static uint32_t page_new(struct bt_windows *ws, unsigned window, const struct mm
 	uint32_t n = ws->at, *head;
 	struct page *p = &ws->page[n];
 
-	ws->at = n + 1 < ws->pages ? n + 1 : 1;
+	ws->at = n + 1 < PAGES_MAX ? n + 1 : 1;
 	if (p->used) {
 		page_drop(ws, n);
 		ws->stats.evicted++;
@@ -301,10 +317,10 @@ static bool map(struct bt_windows *ws, struct window *w, const struct mmu_page *
 	int flags = MAP_SHARED | MAP_FIXED | (size == LARGE ? 0 : MAP_POPULATE);
 
 	if (mmap(w->base + at, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, flags, ram->fd, (off_t)offset) == MAP_FAILED) {
-		for (unsigned i = 0; i < WINDOWS_MAX; i++)
-			window_empty(ws, &ws->window[i]);
+		empty_all(ws);
 		return false;
 	}
+	ws->maps += MAPS_PER_CHANGE;
 	if (writable)
 		ram_mark_dirty(ram, offset, size);
 	if (at < w->low)
@@ -324,6 +340,8 @@ static void protect_code(struct bt_cpu *b, const struct window *w, const struct 
 
 		if (code)
 			continue;
+		if (i > first)
+			b->windows->maps += MAPS_PER_CHANGE;
 		if (i > first)
 			mprotect(w->base + (m->lin - w->lin) + first, i - first, PROT_READ);
 		first = i + PAGE_SIZE;
@@ -379,6 +397,7 @@ static bool allow_store(struct bt_cpu *b, uint32_t n, uint64_t lin)
 	struct page *p = &b->windows->page[n];
 	uint8_t *host = page_host(b->windows, p) + ((lin - p->lin) & ~(uint64_t)(PAGE_SIZE - 1));
 
+	b->windows->maps += MAPS_PER_CHANGE;
 	p->writable |= !p->large;
 	return !mprotect(host, PAGE_SIZE, PROT_READ | PROT_WRITE);
 }
@@ -425,6 +444,7 @@ bool windows_fill(struct bt_cpu *b, uint64_t lin, unsigned size, bool write, enu
 	if (b->mode & MODE_CODE32)
 		last = (uint32_t)last;
 	g_mutex_lock(&b->windows->lock);
+	keep_budget(b->windows);
 	ok = fill_page(b, lin, write, view) && ((last ^ lin) < PAGE_SIZE || fill_page(b, last, write, view));
 	g_mutex_unlock(&b->windows->lock);
 	return ok;
@@ -503,6 +523,7 @@ static void protect_in(struct bt_windows *ws, uint64_t gpa)
 			continue;
 		mprotect(page_host(ws, p), PAGE_SIZE, PROT_READ);
 		p->writable = false;
+		ws->maps += MAPS_PER_CHANGE;
 		ws->stats.protected++;
 	}
 	for (uint32_t n = ws->gpa_hash[hash_gpa(large)]; n; n = ws->page[n].gpa_next) {
@@ -511,6 +532,7 @@ static void protect_in(struct bt_windows *ws, uint64_t gpa)
 		if (p->gpa != large || !p->large || !p->writable)
 			continue;
 		mprotect(page_host(ws, p) + (gpa - large), PAGE_SIZE, PROT_READ);
+		ws->maps += MAPS_PER_CHANGE;
 		ws->stats.protected++;
 	}
 }
@@ -524,6 +546,7 @@ void windows_protect(struct bt *bt, uint64_t gpa)
 			continue;
 		g_mutex_lock(&b->windows->lock);
 		protect_in(b->windows, gpa);
+		keep_budget(b->windows);
 		g_mutex_unlock(&b->windows->lock);
 	}
 }
@@ -536,8 +559,7 @@ void windows_forget(struct bt *bt)
 		if (!b || !b->windows)
 			continue;
 		g_mutex_lock(&b->windows->lock);
-		for (unsigned k = 0; k < WINDOWS_MAX; k++)
-			window_empty(b->windows, &b->windows->window[k]);
+		empty_all(b->windows);
 		g_mutex_unlock(&b->windows->lock);
 	}
 }

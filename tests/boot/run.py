@@ -246,6 +246,11 @@ def test_linux():
     linux('linux')
 
 
+def test_linux_small_cache():
+    """Translated code in a cache so small that all of it is evicted hundreds of times in one boot."""
+    linux('small-cache', '--engine', 'bt', '--bt-cache', '2M')
+
+
 def test_linux_smp():
     linux('linux-smp', '--cpus', '4', '--memory', '1G', words=['4 CPUs'])
 

@@ -570,7 +570,7 @@ static void region_evict(struct bt_cpu *b, unsigned i)
 		}
 		forget_page(b, &r, k->gpa & ~(uint64_t)(PAGE_SIZE - 1));
 		if (k->tail)
-			forget_page(b, &r, k->tail);
+			forget_page(b, &r, k->tail & ~UINT64_C(1));
 	}
 	free_insns(b, i);
 	/* Landings of calls. */

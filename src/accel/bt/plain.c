@@ -57,8 +57,8 @@ bool plain_supported(const struct guest_insn *g)
 	}
 	if (sha_memory(g))
 		return false;
-	/* The trick for high bytes beside memory would disturb CMPXCHG's own AL. */
-	return !(high && mem && g->map == 1 && g->op == 0xb0);
+	/* The trick for high bytes beside memory would disturb CMPXCHG's own AL, and a LOCK that the host refuses would leave it half done. */
+	return !(high && mem && (g->lock || (g->map == 1 && g->op == 0xb0)));
 }
 
 /* Where an instruction's register operands are to be found. */

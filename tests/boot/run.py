@@ -609,7 +609,7 @@ def test_same_name_twice():
 
 
 TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot,
-         test_same_name_twice, test_virtio_boot, test_text_monitor, test_vnc, test_vnc_websocket, test_linux, test_linux_smp, test_virtio]
+         test_same_name_twice, test_virtio_boot, test_text_monitor, test_vnc, test_vnc_websocket, test_linux, test_linux_small_cache, test_linux_smp, test_virtio]
 TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name__])
 TESTS += uefi.tests(sys.modules[__name__])
 TESTS += storage.tests(sys.modules[__name__])

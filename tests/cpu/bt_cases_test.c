@@ -48,6 +48,8 @@ static const struct one cases[] = {
 	{ "JMP over the edge", BYTES(0xe9, 0, 0x10, 0, 0), .last = true },
 	{ "CALL over the edge", BYTES(0xe8, 0, 0x10, 0, 0), .last = true },
 	{ "JCC over the edge", BYTES(0x31, 0xc0, 0x0f, 0x84, 0, 0x10, 0, 0), .last = true },
+	{ "FS, then a segment that counts for nothing", BYTES(0x64, 0x36, 0x48, 0x8b, 0x0c, 0x25, 0x20, 0, 0, 0) },
+	{ "LOCK MOV of a high byte", BYTES(0xf0, 0x88, 0x2b) },
 	{ "TPAUSE", BYTES(0x66, 0x0f, 0xae, 0xf0) },
 	{ "a loop that goes on in physical page 0", BYTES(0xb8, 0x01, 0, 0, 0, 0xff, 0xc9, 0x75, 0xf7, 0xf4), .crossing = 2 },
 	{ "an opcode that does not exist, before a hole", BYTES(0x2e, 0x0f, 0x38, 0xf4), .crossing = 4, .hole = true },

@@ -150,10 +150,11 @@ static uint8_t take_prefixes(struct reader *r, struct guest_insn *g, unsigned bi
 		case 0x67: g->p67 = true; break;
 		case 0xf0: g->lock = true; break;
 		case 0xf2: case 0xf3: g->rep = b; break;
-		case 0x26: g->seg = SEG_ES; break;
-		case 0x2e: g->seg = SEG_CS; break;
-		case 0x36: g->seg = SEG_SS; break;
-		case 0x3e: g->seg = SEG_DS; break;
+		/* In 64-bit code these count for nothing, not even against FS or GS before them. */
+		case 0x26: case 0x2e: case 0x36: case 0x3e:
+			if (bits != 64)
+				g->seg = (int8_t)(b == 0x26 ? SEG_ES : b == 0x2e ? SEG_CS : b == 0x36 ? SEG_SS : SEG_DS);
+			break;
 		case 0x64: g->seg = SEG_FS; break;
 		case 0x65: g->seg = SEG_GS; break;
 		default:

@@ -12,6 +12,9 @@
 #include "base/bytes.h"
 #include "display/vnc_internal.h"
 
+/* How long viewers' threads may take to end. */
+#define LEAVE_WAIT_US 5000
+#define LEAVE_TRIES 200
 #define MAX_SIDE 4096u
 #define MAX_VIEWERS 16
 #define FRAME_NS 33000000
@@ -86,14 +89,31 @@ static void publish_changes(struct vnc *v, unsigned width, unsigned height)
 	}
 }
 
-/* Ends a viewer's connection; what it is being sent is given up at once. */
+/*
+ * Ends a viewer's connection; what it is being sent is given up at once. Its own thread then closes it: the library
+ * frees a connection's TLS state once more when a second thread closes it as well.
+ */
 static void cut(rfbClientPtr cl)
 {
 	int fd = cl->sock;
 
-	rfbCloseClient(cl);
 	if (fd >= 0)
 		shutdown(fd, SHUT_RDWR);
+}
+
+/* Cuts all viewers; whether there were any. */
+static bool cut_all(struct vnc *v)
+{
+	rfbClientIteratorPtr i = rfbGetClientIterator(v->screen);
+	bool any = false;
+	rfbClientPtr cl;
+
+	while ((cl = rfbClientIteratorNext(i))) {
+		cut(cl);
+		any = true;
+	}
+	rfbReleaseClientIterator(i);
+	return any;
 }
 
 /* A new size waits for what is being sent to each viewer; one that takes nothing must not keep it from the others. */
@@ -384,9 +404,6 @@ const char *vnc_address(const struct vnc *v)
 
 void vnc_destroy(struct vnc *v)
 {
-	rfbClientIteratorPtr i;
-	rfbClientPtr cl;
-
 	if (!v)
 		return;
 	pthread_mutex_lock(&v->wait_lock);
@@ -394,10 +411,8 @@ void vnc_destroy(struct vnc *v)
 	pthread_cond_signal(&v->wait);
 	pthread_mutex_unlock(&v->wait_lock);
 	pthread_join(v->thread, NULL);
-	i = rfbGetClientIterator(v->screen);
-	while ((cl = rfbClientIteratorNext(i)))
-		cut(cl);
-	rfbReleaseClientIterator(i);
+	for (unsigned i = 0; i < LEAVE_TRIES && cut_all(v); i++)
+		g_usleep(LEAVE_WAIT_US);
 	rfbShutdownServer(v->screen, TRUE);
 	rfbScreenCleanup(v->screen);
 	if (v->unix_path)

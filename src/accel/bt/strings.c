@@ -4,6 +4,7 @@
  * from where the registers stand. Compiled without vector registers: the guest's stay in them.
  */
 #include "accel/bt/run.h"
+#include "accel/interp/repeat.h"
 
 /* The host's page for the access, or NULL. */
 static uint8_t *find(struct icpu *cpu, uint64_t lin, unsigned len, enum access access, enum mmu_view view)
@@ -14,26 +15,6 @@ static uint8_t *find(struct icpu *cpu, uint64_t lin, unsigned len, enum access a
 	if (p || !bt_canonical(lin) || mmu_fill(cpu, lin, access, view, &error) != FILL_DONE)
 		return p;
 	return mmu_hit(cpu, lin, len, access, view);
-}
-
-static void host_movs(void *d, const void *s, uint64_t n, unsigned size)
-{
-	switch (size) {
-	case 1: __asm__ volatile("rep movsb" : "+D"(d), "+S"(s), "+c"(n) : : "memory"); break;
-	case 2: __asm__ volatile("rep movsw" : "+D"(d), "+S"(s), "+c"(n) : : "memory"); break;
-	case 4: __asm__ volatile("rep movsl" : "+D"(d), "+S"(s), "+c"(n) : : "memory"); break;
-	default: __asm__ volatile("rep movsq" : "+D"(d), "+S"(s), "+c"(n) : : "memory"); break;
-	}
-}
-
-static void host_stos(void *d, uint64_t v, uint64_t n, unsigned size)
-{
-	switch (size) {
-	case 1: __asm__ volatile("rep stosb" : "+D"(d), "+c"(n) : "a"(v) : "memory"); break;
-	case 2: __asm__ volatile("rep stosw" : "+D"(d), "+c"(n) : "a"(v) : "memory"); break;
-	case 4: __asm__ volatile("rep stosl" : "+D"(d), "+c"(n) : "a"(v) : "memory"); break;
-	default: __asm__ volatile("rep stosq" : "+D"(d), "+c"(n) : "a"(v) : "memory"); break;
-	}
 }
 
 static uint64_t room(uint64_t lin) { return PAGE_SIZE - (lin & (PAGE_SIZE - 1)); }

@@ -7,7 +7,7 @@
 #include <Zydis/Zydis.h>
 
 #include "accel/interp/int_ops.h"
-
+#include "accel/interp/repeat.h"
 
 /* Elements done before we look for interrupts. */
 #define STRING_BUDGET 4096u
@@ -104,26 +104,6 @@ static uint64_t run_room(struct icpu *cpu, const struct insn *in, unsigned reg, 
 	if (last - offset < room - 1) /* offset itself has been checked: it is not above last */
 		room = last - offset + 1;
 	return room;
-}
-
-static void host_movs(void *d, const void *s, uint64_t n, unsigned size)
-{
-	switch (size) {
-	case 1: __asm__ volatile("rep movsb" : "+D"(d), "+S"(s), "+c"(n) : : "memory"); break;
-	case 2: __asm__ volatile("rep movsw" : "+D"(d), "+S"(s), "+c"(n) : : "memory"); break;
-	case 4: __asm__ volatile("rep movsl" : "+D"(d), "+S"(s), "+c"(n) : : "memory"); break;
-	default: __asm__ volatile("rep movsq" : "+D"(d), "+S"(s), "+c"(n) : : "memory"); break;
-	}
-}
-
-static void host_stos(void *d, uint64_t v, uint64_t n, unsigned size)
-{
-	switch (size) {
-	case 1: __asm__ volatile("rep stosb" : "+D"(d), "+c"(n) : "a"(v) : "memory"); break;
-	case 2: __asm__ volatile("rep stosw" : "+D"(d), "+c"(n) : "a"(v) : "memory"); break;
-	case 4: __asm__ volatile("rep stosl" : "+D"(d), "+c"(n) : "a"(v) : "memory"); break;
-	default: __asm__ volatile("rep stosq" : "+D"(d), "+c"(n) : "a"(v) : "memory"); break;
-	}
 }
 
 /*

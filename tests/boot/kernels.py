@@ -40,6 +40,26 @@ echo PAUSE-DONE
 poweroff -f
 '''
 
+# Linux compares the counters of two processors whenever one comes, for two milliseconds under a lock.
+HOTPLUG_INIT = '''#!/bin/sh
+export PATH=/bin:/sbin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+cpu=/sys/devices/system/cpu/cpu1/online
+n=0
+while [ $n -lt 100 ]; do
+	echo 0 > $cpu
+	[ "$(grep -c ^processor /proc/cpuinfo)" = 1 ] || echo "CPU 1 stays"
+	echo 1 > $cpu
+	[ "$(grep -c ^processor /proc/cpuinfo)" = 2 ] || echo "CPU 1 does not come"
+	n=$((n+1))
+done
+echo "sources: $(cat /sys/devices/system/clocksource/clocksource0/available_clocksource)"
+dmesg | grep -i warp
+echo HOTPLUG-DONE
+poweroff -f
+'''
+
 
 def tests(run):
     """The tests, on run.py's helpers."""
@@ -105,4 +125,12 @@ def tests(run):
             run.check(int(re.search('memory ([0-9]+)', m.console())[1]) > 7800000, m.console()[-500:])
             run.check(m.end(60) == 0, 'status')
 
-    return [test_pause, test_generic_kernel, test_kernel_32, test_memtest_64, test_memtest_32, test_power_button]
+    def test_cpu_hotplug():
+        """A processor leaves and comes back a hundred times, and never is its time stamp counter behind the other's."""
+        with run.Machine('hotplug', guest('vmlinuz'), '--initrd', run.with_init(HOTPLUG_INIT), '--append', 'console=ttyS0 quiet',
+                         '--net', 'none', '--cpus', '2') as m:
+            m.wait_console('HOTPLUG-DONE', 300)
+            run.check('CPU 1' not in m.console() and re.search('sources:.* tsc', m.console()), m.console()[-2000:])
+            run.check(m.end(60) == 0, 'status')
+
+    return [test_pause, test_cpu_hotplug, test_generic_kernel, test_kernel_32, test_memtest_64, test_memtest_32, test_power_button]

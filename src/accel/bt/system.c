@@ -58,7 +58,10 @@ static void emit_swapgs(struct tr *t)
 	emit_store_gs(&t->e, TEMP1, base);
 }
 
-/* RDTSC, RDTSCP: the host's, moved. CR4.TSD may keep it from user mode. */
+/*
+ * RDTSC, RDTSCP: the host's, moved. CR4.TSD may keep it from user mode. RDTSCP waits for the loads before it (SDM 2B), or
+ * systems that compare their processors' counters under a lock see one run backwards.
+ */
 static void emit_rdtsc(struct tr *t, const struct guest_insn *g)
 {
 	struct emit *e = &t->e;
@@ -74,6 +77,8 @@ static void emit_rdtsc(struct tr *t, const struct guest_insn *g)
 		e1(e, CR4_TSD);
 		later_add(t, LATER_INSN, emit_jcc(e, CC_NE, 0), id, 0, 0);
 	}
+	if (g->modrm_present)
+		e1(e, 0x0f), e1(e, 0xae), e1(e, 0xe8); /* lfence */
 	e1(e, 0x0f), e1(e, 0x31);
 	emit_op_reg(e, true, 0xc1, 4, RDX); /* shl rdx, 32 */
 	e1(e, 32);

@@ -17,7 +17,12 @@ static void do_cmc(struct icpu *cpu, const struct insn *in) { cpu->s.rflags ^= R
 static void do_cld(struct icpu *cpu, const struct insn *in) { cpu->s.rflags &= ~(uint64_t)RFLAGS_DF; }
 static void do_std(struct icpu *cpu, const struct insn *in) { cpu->s.rflags |= RFLAGS_DF; }
 
-static void do_fence(struct icpu *cpu, const struct insn *in) { atomic_thread_fence(memory_order_seq_cst); }
+/* The compiler's fence is a locked instruction, which a later RDTSC does not wait for. */
+static void do_fence(struct icpu *cpu, const struct insn *in)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	__asm__ volatile("lfence" ::: "memory");
+}
 
 /* CLFLUSH and its like: guest memory is coherent, only the address is checked. */
 static void do_flush(struct icpu *cpu, const struct insn *in) { cpu_ea(cpu, in, 1, false); }

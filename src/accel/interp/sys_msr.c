@@ -331,6 +331,8 @@ static void do_rdtscp(struct icpu *cpu, const struct insn *in)
 	if (cpu->model && !cpu_model_has(cpu->model, "rdtscp"))
 		cpu_raise(cpu, EXC_UD);
 	check_tsd(cpu);
+	/* After the loads before it, as RDTSCP promises: systems compare their processors' counters. */
+	__asm__ volatile("lfence" ::: "memory");
 	set_edx_eax(cpu, cpu_tsc(cpu));
 	cpu->s.gpr[RCX] = (uint32_t)cpu->s.tsc_aux;
 }

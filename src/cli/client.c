@@ -88,16 +88,17 @@ JsonNode *client_execute(struct client *c, const char *command, JsonObject *args
 {
 	g_autoptr(JsonNode) request = json_node_new(JSON_NODE_OBJECT);
 	JsonObject *o = json_object_new();
-	g_autofree char *text = NULL;
+	g_autofree char *json = NULL, *text = NULL;
 	GOutputStream *out = g_io_stream_get_output_stream(G_IO_STREAM(c->connection));
 
 	json_object_set_string_member(o, "execute", command);
 	if (args)
 		json_object_set_object_member(o, "arguments", args);
 	json_node_take_object(request, o);
-	text = json_to_string(request, FALSE);
-	if (!g_output_stream_write_all(out, text, strlen(text), NULL, NULL, error) ||
-	    !g_output_stream_write_all(out, "\n", 1, NULL, NULL, error))
+	json = json_to_string(request, FALSE);
+	/* In one piece: a machine that quits at the closing brace takes no newline any more. */
+	text = g_strconcat(json, "\n", NULL);
+	if (!g_output_stream_write_all(out, text, strlen(text), NULL, NULL, error))
 		return NULL;
 	for (;;) {
 		g_autoptr(JsonNode) answer = read_object(c, error);

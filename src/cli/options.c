@@ -45,7 +45,7 @@ static const struct option {
 	{ "console", "stdio|none|pty|file:F|unix:F", "a virtio console, hvc0 in Linux", OPT_CONSOLE },
 	{ "name", "NAME", "the machine's name", OPT_NAME },
 	{ "detach", NULL, "run in the background", OPT_DETACH },
-	{ "qmp", "unix:PATH", "where the QMP socket goes", OPT_QMP },
+	{ "qmp", "unix:PATH", "another QMP socket, beside the one in the runtime directory", OPT_QMP },
 	{ "debugcon", "FILE|stdio", "bytes written to port 0x402", OPT_DEBUGCON },
 	{ "debug-exit", NULL, "a write of v to port 0xf4 ends with status (v<<1)|1", OPT_DEBUG_EXIT },
 	{ "test-device", NULL, "the test suites' pc-testdev", OPT_TEST_DEVICE },

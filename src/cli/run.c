@@ -121,11 +121,12 @@ static bool set_up(struct run *r, GError **error)
 		return false;
 	r->escape.vm = r->vm;
 	vm_set_listener(r->vm, &listener);
-	socket = r->options.qmp ? g_strdup(r->options.qmp) : runtime_socket(name, error);
+	socket = runtime_socket(name, error);
 	if (!socket)
 		return false;
-	r->qmp = qmp_create(r->vm, socket, error);
-	if (!r->qmp)
+	/* The machine is found under its name wherever else it listens. */
+	r->qmp = qmp_create(r->vm);
+	if (!qmp_listen(r->qmp, socket, error) || (r->options.qmp && strcmp(r->options.qmp, socket) && !qmp_listen(r->qmp, r->options.qmp, error)))
 		return false;
 	fprintf(stderr, "engine: %s; machine: %s\n", r->vm->engine_why, name);
 	for (unsigned i = 0; i < VM_MAX_NICS && r->vm->pc->net[i]; i++)

@@ -27,7 +27,7 @@ struct session {
 
 struct qmp {
 	struct vm *vm;
-	char *path;
+	GPtrArray *paths; /* of the sockets, ours to remove */
 	GSocketService *service;
 	GPtrArray *sessions;
 };
@@ -258,34 +258,39 @@ static gboolean incoming(GSocketService *service, GSocketConnection *connection,
 	return TRUE;
 }
 
-struct qmp *qmp_create(struct vm *vm, const char *path, GError **error)
+struct qmp *qmp_create(struct vm *vm)
 {
-	g_autoptr(GSocketAddress) address = g_unix_socket_address_new(path);
-	struct qmp *q;
-	struct stat st;
+	struct qmp *q = g_new0(struct qmp, 1);
 
-	if (strlen(path) >= sizeof(((struct sockaddr_un *)NULL)->sun_path)) {
-		g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "--qmp %s: too long for a socket; name a shorter path", path);
-		return NULL;
-	}
-	q = g_new0(struct qmp, 1);
-	if (!lstat(path, &st) && S_ISSOCK(st.st_mode))
-		g_unlink(path);
 	q->vm = vm;
-	q->path = g_strdup(path);
+	q->paths = g_ptr_array_new_with_free_func(g_free);
 	q->sessions = g_ptr_array_new();
 	q->service = g_socket_service_new();
-	if (!g_socket_listener_add_address(G_SOCKET_LISTENER(q->service), address, G_SOCKET_TYPE_STREAM,
-					   G_SOCKET_PROTOCOL_DEFAULT, NULL, NULL, error)) {
-		g_prefix_error(error, "--qmp %s: ", path);
-		g_clear_pointer(&q->path, g_free);
-		qmp_destroy(q);
-		return NULL;
-	}
-	g_chmod(path, 0600);
 	g_signal_connect(q->service, "incoming", G_CALLBACK(incoming), q);
 	g_socket_service_start(q->service);
 	return q;
+}
+
+bool qmp_listen(struct qmp *q, const char *path, GError **error)
+{
+	g_autoptr(GSocketAddress) address = NULL;
+	struct stat st;
+
+	if (strlen(path) >= sizeof(((struct sockaddr_un *)NULL)->sun_path)) {
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "QMP socket %s: too long for a socket; name a shorter path", path);
+		return false;
+	}
+	if (!lstat(path, &st) && S_ISSOCK(st.st_mode))
+		g_unlink(path);
+	address = g_unix_socket_address_new(path);
+	if (!g_socket_listener_add_address(G_SOCKET_LISTENER(q->service), address, G_SOCKET_TYPE_STREAM,
+					   G_SOCKET_PROTOCOL_DEFAULT, NULL, NULL, error)) {
+		g_prefix_error(error, "QMP socket %s: ", path);
+		return false;
+	}
+	g_chmod(path, 0600);
+	g_ptr_array_add(q->paths, g_strdup(path));
+	return true;
 }
 
 void qmp_destroy(struct qmp *q)
@@ -305,9 +310,9 @@ void qmp_destroy(struct qmp *q)
 	}
 	g_ptr_array_unref(q->sessions);
 	g_object_unref(q->service);
-	if (q->path)
-		g_unlink(q->path);
-	g_free(q->path);
+	for (guint i = 0; i < q->paths->len; i++)
+		g_unlink(g_ptr_array_index(q->paths, i));
+	g_ptr_array_unref(q->paths);
 	g_free(q);
 }
 

@@ -12,9 +12,10 @@
 
 struct qmp;
 
-/* Listens at `path` (a stale socket is replaced, mode 0600). */
-struct qmp *qmp_create(struct vm *vm, const char *path, GError **error);
-/* Closes and removes the socket. NULL accepted. */
+struct qmp *qmp_create(struct vm *vm);
+/* Listens at `path` too (a stale socket is replaced, mode 0600). */
+bool qmp_listen(struct qmp *q, const char *path, GError **error);
+/* Closes and removes the sockets. NULL accepted. */
 void qmp_destroy(struct qmp *q);
 void qmp_vm_event(struct qmp *q, enum vm_event event, bool guest);
 /* Sends an event to all sessions; data may be NULL; takes it over. */

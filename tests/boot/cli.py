@@ -110,6 +110,22 @@ def test_stale_socket():
     check(not os.path.exists(path('stale.qmp')), 'the socket stays behind')
 
 
+def test_own_socket():
+    """A machine with a QMP socket of its own is found under its name all the same."""
+    with Machine('own-socket', run.boot_sector(run.print_and_exit('found', 1)), '--memory', '32M') as m:
+        m.wait_screen('found', 60)
+        status, out, err = run.guise('ps')
+        check(status == 0 and [line.split() for line in out.splitlines() if 'own-socket' in line] == [['own-socket', 'running']], out + err)
+        status, out, err = run.guise('screen', 'own-socket')
+        check(status == 0 and 'found' in out, f'{status}: {out} {err}')
+        status, _, err = run.guise('screenshot', 'own-socket', path('own.png'))
+        check(status == 0 and os.path.getsize(path('own.png')), f'{status}: {err}')
+        status, _, err = run.guise('stop', 'own-socket', '--force')
+        check(status == 0 and m.end() == 0, f'{status}: {err}')
+        check(not os.path.exists(m.qmp_path), 'the socket stays behind')
+    check('own-socket.qmp' not in left_behind(), f'left {left_behind()}')
+
+
 def test_killed():
     """What a killed machine leaves does not stand in the way of the next."""
     for _ in range(2):

@@ -304,6 +304,11 @@ void i8042_key(struct i8042 *c, int code, bool down)
 	pump(c);
 }
 
+bool i8042_keys_read(const struct i8042 *c)
+{
+	return c->kbd.scanning && ps2_queue_empty(&c->kbd.queue) && !(c->full && !c->full_aux);
+}
+
 void i8042_mouse(struct i8042 *c, int dx, int dy, int dz, unsigned buttons)
 {
 	ps2_mouse_move(&c->mouse, dx, dy, dz, buttons);

@@ -16,6 +16,8 @@ struct i8042 *i8042_create(struct space *ports, struct irq kbd, struct irq aux, 
 struct device *i8042_device(struct i8042 *c);
 /* A key of display/input.h. */
 void i8042_key(struct i8042 *c, int code, bool down);
+/* Whether the keyboard scans and the guest has read all that it sent. */
+bool i8042_keys_read(const struct i8042 *c);
 /* dx to the right, dy downwards, dz the wheel towards the user; buttons of enum input_button. */
 void i8042_mouse(struct i8042 *c, int dx, int dy, int dz, unsigned buttons);
 

@@ -25,6 +25,8 @@ struct input_sink {
 	/* Where on the screen, from 0 to INPUT_POINTER_MAX each; false when the guest has no use for it and needs
 	 * movements instead. May be NULL. */
 	bool (*pointer)(void *opaque, unsigned x, unsigned y, int dz, unsigned buttons);
+	/* Whether the guest listens to the keyboard and has read all of it: another key will not be lost there. */
+	bool (*keys_read)(void *opaque);
 };
 
 /* QKeyCode name ("a", "ret", "ctrl", "kp_add" …) to code, -1 when unknown. */

@@ -196,6 +196,11 @@ static void mouse(void *opaque, int dx, int dy, int dz, unsigned buttons)
 	i8042_mouse(((struct pc *)opaque)->i8042, dx, dy, dz, buttons);
 }
 
+static bool keys_read(void *opaque)
+{
+	return i8042_keys_read(((struct pc *)opaque)->i8042);
+}
+
 /* False until the guest drives the tablet, if there is one. */
 static bool pointer(void *opaque, unsigned x, unsigned y, int dz, unsigned buttons)
 {
@@ -426,7 +431,7 @@ struct pc *pc_create(struct vm *vm, GError **error)
 	if (vm->config.tablet)
 		make_usb(pc);
 	make_guest_helpers(pc);
-	pc->input = (struct input_sink){ key, mouse, pc, pointer };
+	pc->input = (struct input_sink){ key, mouse, pc, pointer, keys_read };
 	if (!pc_boot_prepare(pc, error))
 		return NULL;
 	return pc;

@@ -1,4 +1,7 @@
-/* A queue of key events, fed to the keyboard one every few milliseconds. */
+/*
+ * A queue of key events, fed to the keyboard one every few milliseconds, and none before the guest has read the last: a
+ * slow guest, or one that does not listen yet, loses nothing.
+ */
 #include "monitor/typist.h"
 
 #include "machine/pc.h"
@@ -22,18 +25,21 @@ static GQueue *queue_of(struct vm *vm)
 static gboolean feed(gpointer opaque)
 {
 	struct vm *vm = opaque;
-	struct stroke *s = g_queue_pop_head(queue_of(vm));
+	const struct input_sink *in = &vm->pc->input;
+	struct stroke *s = NULL;
 
-	if (!s) {
-		vm->keys_source = 0;
-		return G_SOURCE_REMOVE;
-	}
 	vm_lock(vm);
-	if (vm->pc->input.key)
-		vm->pc->input.key(vm->pc->input.opaque, s->code, s->down);
+	if (in->keys_read(in->opaque)) {
+		s = g_queue_pop_head(queue_of(vm));
+		if (s)
+			in->key(in->opaque, s->code, s->down);
+	}
 	vm_unlock(vm);
 	g_free(s);
-	return G_SOURCE_CONTINUE;
+	if (vm->keys->length)
+		return G_SOURCE_CONTINUE;
+	vm->keys_source = 0;
+	return G_SOURCE_REMOVE;
 }
 
 static void put(struct vm *vm, int code, bool down)

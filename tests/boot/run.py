@@ -227,6 +227,34 @@ def test_boot_sector_screen():
         check(m.end() == 0, 'quit: status')
 
 
+# Reads a byte of the keyboard every 30 ms (by port 0x61's refresh bit), tells it to the debug console; says R first.
+SLOW_READER = bytes([0xB0, 0x52, 0xBA, 0x02, 0x04, 0xEE, 0xFA,                     # mov al,'R'; out 0x402,al; cli
+                     0xE4, 0x64, 0xA8, 0x01, 0x74, 0xFA,                            # in al,0x64; test al,1; jz -6
+                     0xB9, 0xD0, 0x07,                                              # mov cx,2000
+                     0xE4, 0x61, 0x24, 0x10, 0x38, 0xE0, 0x74, 0xF8, 0x88, 0xC4,    # until bit 4 differs from ah
+                     0xE2, 0xF4,                                                    # loop
+                     0xE4, 0x60, 0xBA, 0x02, 0x04, 0xEE, 0xEB, 0xE3])               # in al,0x60; out 0x402,al; next
+
+
+def test_slow_typing():
+    """What is typed faster than the guest takes it reaches it whole."""
+    con = os.path.join(WORK, 'slow.con')
+    text = 'the quick brown fox jumps'
+    codes = {**dict(zip('qwertyuiop', range(0x10, 0x1a))), **dict(zip('asdfghjkl', range(0x1e, 0x27))),
+             **dict(zip('zxcvbnm', range(0x2c, 0x33))), ' ': 0x39}
+    with Machine('slow', boot_sector(SLOW_READER), '--memory', '64M', '--net', 'none', '--debugcon', con) as m:
+        def heard():
+            """After the BIOS's last line and the R; None before."""
+            said = open(con, 'rb').read() if os.path.exists(con) else b''
+            at = said.rfind(b'\nR')
+            return said[at + 2:] if at >= 0 else None
+        m.wait(lambda: heard() == b'', 90, 'no start', m.screen)
+        m.qmp('x-guise-type', text=text)
+        expected = b''.join(bytes([codes[c], codes[c] | 0x80]) for c in text)
+        m.wait(lambda: len(heard()) >= len(expected), 60, 'keys are missing', lambda: heard().hex())
+        check(heard() == expected, heard().hex())
+
+
 def test_reset_ends_with_no_reboot():
     image = boot_sector(bytes([0xB0, 0xFE, 0xE6, 0x64, 0xF4]))  # keyboard controller reset
     status, _, err = guise('run', image, '--display', 'none', '--serial', 'none', '--no-reboot', '--memory', '64M', timeout=90)
@@ -608,8 +636,8 @@ def test_same_name_twice():
         m.end()
 
 
-TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_sector, test_boot_sector_screen, test_reset_ends_with_no_reboot,
-         test_same_name_twice, test_virtio_boot, test_text_monitor, test_vnc, test_vnc_websocket, test_linux, test_linux_small_cache, test_linux_smp, test_virtio]
+TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_sector, test_boot_sector_screen, test_slow_typing,
+         test_reset_ends_with_no_reboot, test_same_name_twice, test_virtio_boot, test_text_monitor, test_vnc, test_vnc_websocket, test_linux, test_linux_small_cache, test_linux_smp, test_virtio]
 TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name__])
 TESTS += uefi.tests(sys.modules[__name__])
 TESTS += storage.tests(sys.modules[__name__])

@@ -340,6 +340,33 @@ static void test_pace(void)
 	bench_finish(&b);
 }
 
+/* What a patient typist goes by. */
+static void test_keys_read(void)
+{
+	struct bench b;
+
+	bench_init(&b);
+	g_assert_true(i8042_keys_read(b.c));
+	tap(&b, 0x1e);
+	g_assert_false(i8042_keys_read(b.c));
+	in(b.s, 0x60);
+	clock_advance(b.clock, 250000);
+	g_assert_false(i8042_keys_read(b.c));
+	in(b.s, 0x60);
+	g_assert_true(i8042_keys_read(b.c));
+	/* The mouse's bytes are nothing of the keyboard's; a keyboard that does not scan sends nothing. */
+	mouse_write(&b, 0xf4);
+	g_assert_true(i8042_keys_read(b.c));
+	expect(&b, "mfa");
+	data(&b, 0xf5);
+	expect(&b, "fa");
+	g_assert_false(i8042_keys_read(b.c));
+	data(&b, 0xf4);
+	expect(&b, "fa");
+	g_assert_true(i8042_keys_read(b.c));
+	bench_finish(&b);
+}
+
 /* A guest that does not listen loses whole keys, never half of one, and no release of a press it got. */
 static void test_queue_limit(void)
 {
@@ -546,6 +573,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/i8042/sets", test_sets);
 	g_test_add_func("/i8042/keyboard-commands", test_keyboard_commands);
 	g_test_add_func("/i8042/pace", test_pace);
+	g_test_add_func("/i8042/keys-read", test_keys_read);
 	g_test_add_func("/i8042/queue-limit", test_queue_limit);
 	g_test_add_func("/i8042/mouse-commands", test_mouse_commands);
 	g_test_add_func("/i8042/mouse-reports", test_mouse_reports);

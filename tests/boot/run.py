@@ -119,7 +119,18 @@ class Machine:
         check('QMP' in self.line(), 'no greeting')
         self.qmp('qmp_capabilities')
 
+    def refused(self, command, **arguments):
+        """The reason why a command is refused."""
+        answer = self.execute(command, arguments)
+        check('error' in answer and answer['error']['class'] == 'GenericError', f'{command} {arguments}: {answer}')
+        return answer['error']['desc']
+
     def qmp(self, command, **arguments):
+        answer = self.execute(command, arguments)
+        check('return' in answer, f'{command}: {answer}')
+        return answer['return']
+
+    def execute(self, command, arguments):
         if not self.socket:
             self.connect()
         request = {'execute': command}
@@ -130,9 +141,8 @@ class Machine:
             answer = self.line()
             if 'event' in answer:
                 self.events.append(answer)
-            if 'return' in answer:
-                return answer['return']
-            check('error' not in answer, f'{command}: {answer}')
+            if 'return' in answer or 'error' in answer:
+                return answer
 
     def event(self, name, seconds=60):
         """The next event of that name, heard since the last one asked for."""
@@ -253,6 +263,60 @@ def test_slow_typing():
         expected = b''.join(bytes([codes[c], codes[c] | 0x80]) for c in text)
         m.wait(lambda: len(heard()) >= len(expected), 60, 'keys are missing', lambda: heard().hex())
         check(heard() == expected, heard().hex())
+
+
+def test_input_refused():
+    """What is wrong with an event is told with its place, and no event of the list has an effect."""
+    con = os.path.join(WORK, 'refused.con')
+    button, key = {'down': True, 'button': 'left'}, {'down': True, 'key': {'type': 'qcode', 'data': 'a'}}
+    good = {'type': 'key', 'data': key}
+    bad = [({'type': 'touch', 'data': {}}, 'type is key, btn, rel or abs'), ({}, 'type is'), ('key', 'type is'),
+           ({'type': 'key', 'data': {'key': key['key']}}, 'down is missing'), ({'type': 'key'}, 'down is missing'),
+           ({'type': 'key', 'data': {'down': 'yes', 'key': key['key']}}, 'down is missing'),
+           ({'type': 'key', 'data': {'down': True}}, 'unknown key'),
+           ({'type': 'key', 'data': {**key, 'key': {'type': 'qcode', 'data': 'any'}}}, 'unknown key'),
+           ({'type': 'btn', 'data': {**button, 'button': 'fire'}}, 'unknown button'),
+           ({'type': 'rel', 'data': {'axis': 'z', 'value': 1}}, 'axis is x or y'),
+           ({'type': 'rel', 'data': {'axis': 'x', 'value': 32768}}, 'value is out of range'),
+           ({'type': 'abs', 'data': {'axis': 'x', 'value': -1}}, 'value is out of range'),
+           ({'type': 'abs', 'data': {'axis': 'y', 'value': 'far'}}, 'value is out of range')]
+    with Machine('refused', boot_sector(SLOW_READER), '--memory', '64M', '--net', 'none', '--debugcon', con) as m:
+        m.wait(lambda: os.path.exists(con) and open(con, 'rb').read().endswith(b'\nR'), 90, 'no start', m.screen)
+        for event, why in bad:
+            said = m.refused('input-send-event', events=[good, event])
+            check(said.startswith('event 2: ' + why), f'{event}: {said}')
+        for arguments in ({}, {'events': {}}, {'events': 1}):
+            check("'events' is missing" in m.refused('input-send-event', **arguments), str(arguments))
+        check('at most' in m.refused('input-send-event', events=[good] * 65), 'too many')
+        check('--tablet' in m.refused('input-send-event', events=[{'type': 'abs', 'data': {'axis': 'x', 'value': 1}}]), 'no tablet')
+        check('position 2' in m.refused('send-key', keys=[key['key'], {'type': 'qcode', 'data': 'any'}]), 'send-key')
+        m.qmp('input-send-event', events=[{**good, 'data': {**key, 'key': {'type': 'qcode', 'data': 'z'}}}])
+        m.wait(lambda: not open(con, 'rb').read().endswith(b'\nR'), 30, 'no key', m.screen)
+        check(open(con, 'rb').read().endswith(b'\nR\x2c'), 'a refused event had an effect')
+
+
+def test_vm86():
+    """The video BIOS called in virtual-8086 mode: VBE's modes, the banked window, the linear frame buffer, text again."""
+    image, con = os.path.join(WORK, 'vm86.img'), os.path.join(WORK, 'vm86.con')
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'vm86.S')
+    try:
+        subprocess.run(['gcc', '-m32', '-nostdlib', '-static', '-Wl,-Ttext=0x7c00,--oformat=binary,--build-id=none', '-o', image, source],
+                       check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as e:
+        raise Skip(f'no 32-bit assembler: {e}')
+    os.truncate(image, 1 << 20)
+    with Machine('vm86', '--disk', image + ',format=raw', '--memory', '64M', '--net', 'none', '--debugcon', con) as m:
+        def said():
+            return open(con, 'rb').read().decode(errors='replace') if os.path.exists(con) else ''
+        m.wait(lambda: 'DRAWN' in said() or 'UNEXPECTED' in said(), 90, 'nothing drawn', said)
+        check('UNEXPECTED' not in said(), 'the BIOS does something else; ' + m.qmp('human-monitor-command', **{'command-line': 'info registers'}))
+        m.qmp('screendump', filename=os.path.join(WORK, 'vm86.ppm'), format='ppm')
+        picture = desktop.read_ppm(os.path.join(WORK, 'vm86.ppm'))
+        check((picture.width, picture.height) == (1024, 768), f'{picture.width}x{picture.height}')
+        check(picture.data == bytes([0xc0, 0x80, 0x40]) * (1024 * 384) + bytes([0x20, 0x60, 0xa0]) * (1024 * 384), 'another picture')
+        m.qmp('x-guise-type', text='x')
+        m.wait_screen('text by vm86', 30)
+        m.wait(lambda: 'DONE' in said(), 30, 'not done', said)
 
 
 def test_reset_ends_with_no_reboot():
@@ -636,7 +700,7 @@ def test_same_name_twice():
         m.end()
 
 
-TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_sector, test_boot_sector_screen, test_slow_typing,
+TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_sector, test_boot_sector_screen, test_slow_typing, test_input_refused, test_vm86,
          test_reset_ends_with_no_reboot, test_same_name_twice, test_virtio_boot, test_text_monitor, test_vnc, test_vnc_websocket, test_linux, test_linux_small_cache, test_linux_smp, test_virtio]
 TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name__])
 TESTS += uefi.tests(sys.modules[__name__])

@@ -1,10 +1,13 @@
 """Disks of a generic Linux kernel: the AHCI and floppy drivers, a host without room, disks that grow. Used by run.py."""
 import glob
 import hashlib
+import http.server
 import io
 import os
+import random
 import subprocess
 import tarfile
+import threading
 
 # Those of the generic kernel, in the order in which they need each other.
 MODULES = ['virtio_ring', 'virtio', 'virtio_pci_modern_dev', 'virtio_pci_legacy_dev', 'virtio_pci', 'virtio_blk', 'scsi_common',
@@ -55,6 +58,54 @@ echo "other $(dd if=/dev/sr0 bs=64k 2>/dev/null | md5sum)"
 dmesg | grep -E '(ata[0-9]|fd[01]|floppy).*(rror|xception|failed)'
 poweroff -f
 '''
+
+
+READ_INIT = '''#!/bin/sh
+export PATH=/bin:/sbin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+modprobe virtio_pci; modprobe virtio_blk
+echo "told $(dd if=/dev/vdb of=/dev/null bs=64k 2>&1 | grep -o 'Input/output error\\|I/O error')"
+echo READING
+echo "all $(dd if=/dev/vda bs=64k 2>/dev/null | busybox md5sum)"
+dmesg | grep 'vda.*rror'
+poweroff -f
+'''
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A file on a web server that while `broken` fails every request for one place in it."""
+
+    PLACE = 8 << 20
+
+    def __init__(self, data):
+        super().__init__(('127.0.0.1', 0), Handler)
+        self.data, self.broken, self.failed = data, True, 0
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, *_):
+        pass  # a client that hangs up
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        data = self.server.data
+        first, last = (int(n) for n in self.headers.get('Range', f'bytes=0-{len(data) - 1}')[6:].split('-'))
+        last = min(last, len(data) - 1)
+        bad = self.server.broken and first <= Server.PLACE <= last
+        self.server.failed += bad
+        body = b'' if bad else data[first:last + 1]
+        self.send_response(503 if bad else 206)
+        self.send_header('Content-Length', str(len(body)))
+        self.send_header('ETag', '"one"')
+        if not bad:
+            self.send_header('Content-Range', f'bytes {first}-{last}/{len(data)}')
+        self.end_headers()
+        self.wfile.write(body)
 
 
 def generic_modules(run):
@@ -158,6 +209,35 @@ def tests(run):
             run.check(said.count('wrote ') == 3 and said.count('same ') == 3, said[-2000:])
             run.check('/O error' in said or 'Input/output error' in said, 'the guest was not told: ' + said[-800:])
 
+    def test_read_error():
+        """A web server fails for a while: the machine stops and reads anew, or the guest is told."""
+        server = Server(random.Random(1).randbytes(12 << 20))
+        url = f'http://127.0.0.1:{server.server_address[1]}/'
+        with run.Machine('read', os.path.join(run.GUESTS, 'vmlinuz'), '--initrd', run.with_init(READ_INIT), '--append',
+                         'console=ttyS0 panic=-1', '--memory', '256M', '--net', 'none', '--no-reboot',
+                         '--disk', url + 'a,format=raw,bus=virtio,readonly,rerror=stop',
+                         '--disk', url + 'b,format=raw,bus=virtio,readonly', prefix=['env', 'XDG_CACHE_HOME=' + path('cache')]) as m:
+            m.connect()
+            e = m.event('BLOCK_IO_ERROR', 240)
+            run.check(e['device'] == 'virtio1' and e['operation'] == 'read' and e['action'] == 'report', f'{e}')
+            m.wait_console('READING', 60)
+            run.check('told I' in m.console(), 'the guest was not told: ' + m.console()[-800:])
+            m.event('STOP')
+            e = m.qmp('query-status')
+            run.check(e['status'] == 'io-error' and not e['running'], f'{e}')
+            failed = server.failed
+            m.qmp('cont')
+            m.event('RESUME')
+            m.event('STOP')
+            run.check(server.failed > failed and m.qmp('query-status')['status'] == 'io-error', 'not read anew')
+            server.broken = False
+            m.qmp('cont')
+            run.check(m.end(60) == 0, m.console()[-800:])
+            said = m.console()
+            whole = 'all ' + hashlib.md5(server.data).hexdigest()
+            run.check(whole in said, 'read wrong: ' + said[-800:])
+            run.check('vda' not in said.split(whole)[1] and 'dev vda' not in said, 'the guest knows: ' + said[-800:])
+
     def test_boot_index():
         """Each device's own place in the boot order, under SeaBIOS."""
         first, wanted = (run.boot_sector(run.print_and_exit(text, value)) for text, value in (('the first', 0x11), ('the wanted', 0x22)))
@@ -167,4 +247,4 @@ def tests(run):
                                        '--debug-exit', '--memory', '64M', '--net', 'none', timeout=90)
             run.check(status == 0x22 * 2 + 1, f'{bus}: status {status}; {err}')
 
-    return [test_boot_index, test_ahci_floppy, test_no_room]
+    return [test_boot_index, test_ahci_floppy, test_no_room, test_read_error]

@@ -44,6 +44,9 @@ struct accel_host {
 	/* FERR#: with CR0.NE clear an unmasked x87 error waits (pending; told at each waiting instruction), or has gone.
 	 * Returns IGNNE#: whether the CPU may go on; otherwise it waits for an interrupt. Software engines only. */
 	bool (*fpu_error)(void *opaque, unsigned cpu, bool pending);
+	/* The guest has set its TSC, itself or by IA32_TSC_ADJUST, which has this value now: TSC deadlines come at other times.
+	 * Software engines only. */
+	void (*tsc_adjusted)(void *opaque, unsigned cpu, uint64_t adjust);
 	/* The message of a split irqchip's EOI broadcast (KVM only). */
 	void (*ioapic_eoi)(void *opaque, uint8_t vector);
 };

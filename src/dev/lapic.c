@@ -590,6 +590,14 @@ bool lapic_msr_write(struct lapic_bus *b, unsigned cpu, uint32_t msr, uint64_t v
 	return write_register(a, msr - 0x800, (uint32_t)value);
 }
 
+void lapic_tsc_changed(struct lapic_bus *b, unsigned cpu)
+{
+	struct lapic *a = &b->apic[cpu];
+
+	if (TIMER_MODE(a->lvt[LVT_TIMER]) == TIMER_DEADLINE)
+		arm_deadline(a);
+}
+
 uint8_t lapic_cr8_read(struct lapic_bus *b, unsigned cpu)
 {
 	return (uint8_t)(b->apic[cpu].tpr >> 4);

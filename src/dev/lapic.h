@@ -47,6 +47,8 @@ void lapic_mmio_write(struct lapic_bus *b, unsigned cpu, uint32_t offset, uint32
 /* IA32_APIC_BASE, TSC_DEADLINE, x2APIC registers; false: #GP. */
 bool lapic_msr_read(struct lapic_bus *b, unsigned cpu, uint32_t msr, uint64_t *value);
 bool lapic_msr_write(struct lapic_bus *b, unsigned cpu, uint32_t msr, uint64_t value);
+/* tsc_now jumps: the guest has set the processor's TSC. */
+void lapic_tsc_changed(struct lapic_bus *b, unsigned cpu);
 uint8_t lapic_cr8_read(struct lapic_bus *b, unsigned cpu);
 void lapic_cr8_write(struct lapic_bus *b, unsigned cpu, uint8_t cr8);
 

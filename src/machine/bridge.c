@@ -129,6 +129,16 @@ static bool fpu_error(void *opaque, unsigned cpu, bool pending)
 	return ignored;
 }
 
+static void tsc_adjusted(void *opaque, unsigned cpu, uint64_t adjust)
+{
+	struct vm *vm = opaque;
+
+	vm_lock(vm);
+	vm->vcpus[cpu].tsc_adjust = adjust;
+	lapic_tsc_changed(vm->pc->lapics, cpu);
+	vm_unlock(vm);
+}
+
 static void eoi(void *opaque, uint8_t vector)
 {
 	struct vm *vm = opaque;
@@ -153,6 +163,7 @@ struct accel_host vm_bridge(struct vm *vm)
 		.tpr_write = tpr_write,
 		.clock_ns = clock_ns,
 		.fpu_error = fpu_error,
+		.tsc_adjusted = tsc_adjusted,
 		.ioapic_eoi = eoi,
 	};
 }

@@ -209,10 +209,12 @@ static bool pointer(void *opaque, unsigned x, unsigned y, int dz, unsigned butto
 	return pc->tablet && usb_tablet_move(pc->tablet, x, y, dz, buttons);
 }
 
-/* The engines let the guest's TSC follow the host's, less the time that the machine was paused. */
+/* The engines let the guest's TSC follow the host's, less the time that the machine was paused, and as the guest has set it. */
 static uint64_t guest_tsc(void *opaque, unsigned cpu)
 {
-	return __builtin_ia32_rdtsc() + ((struct pc *)opaque)->vm->tsc_offset;
+	const struct vm *vm = ((struct pc *)opaque)->vm;
+
+	return __builtin_ia32_rdtsc() + vm->tsc_offset + vm->vcpus[cpu].tsc_adjust;
 }
 
 /* ---- building ---- */

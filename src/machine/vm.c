@@ -281,6 +281,7 @@ static bool reset_all(struct vm *vm, GError **error)
 
 		t->init_pending = false;
 		t->sipi_vector = -1;
+		t->tsc_adjust = 0;
 		vm->ops->set_irq(t->vcpu, VCPU_INTR | VCPU_NMI | VCPU_INIT, false);
 		cpu_state_reset(&s, i == 0);
 		if (i == 0)

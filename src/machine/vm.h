@@ -65,6 +65,7 @@ struct vcpu_thread {
 	bool init_pending; /* INIT arrived */
 	int sipi_vector;   /* start-up IPI page, -1 none */
 	bool debug_step;
+	uint64_t tsc_adjust; /* what the guest has moved its TSC by; software engines */
 	int tid;
 };
 
@@ -92,7 +93,7 @@ struct vm {
 	struct pc *pc;
 	enum vm_status status;
 	uint64_t tsc_paused; /* the host's TSC when the machine was paused; 0: not since it started */
-	uint64_t tsc_offset; /* guest TSC = host TSC + this, unless the guest has set its own */
+	uint64_t tsc_offset; /* guest TSC = host TSC + this + its vCPU's tsc_adjust */
 	bool hold;  /* vCPU threads stay out of run() */
 	bool quit;  /* vCPU threads end */
 	unsigned requests;

@@ -119,6 +119,7 @@ struct cpu_state {
 	uint64_t pat, apic_base, misc_enable, tsc_aux, xss, debugctl, mcg_status, ucode_rev;
 	uint64_t spec_ctrl;
 	uint64_t tsc_offset; /* guest TSC = host TSC + tsc_offset */
+	uint64_t tsc_adjust; /* IA32_TSC_ADJUST: the part of it that the guest has made since reset */
 	uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[MTRR_VARIABLE_COUNT], mtrr_mask[MTRR_VARIABLE_COUNT];
 	uint64_t kvm_wall_clock, kvm_system_time, kvm_async_pf, kvm_steal_time, kvm_eoi, kvm_poll_control,
 		kvm_async_pf_int;

@@ -31,7 +31,7 @@ static const struct feature features[] = {
 	{ "tsc_deadline_timer", CPUID_1_ECX, 24, 0 }, { "aes", CPUID_1_ECX, 25, 0 }, { "xsave", CPUID_1_ECX, 26, 3 },
 	{ "avx", CPUID_1_ECX, 28, 3 }, { "f16c", CPUID_1_ECX, 29, 3 }, { "rdrand", CPUID_1_ECX, 30, 0 },
 	{ "hypervisor", CPUID_1_ECX, 31, 1 },
-	{ "fsgsbase", CPUID_7_EBX, 0, 0 }, { "bmi1", CPUID_7_EBX, 3, 3 }, { "avx2", CPUID_7_EBX, 5, 3 },
+	{ "fsgsbase", CPUID_7_EBX, 0, 0 }, { "tsc_adjust", CPUID_7_EBX, 1, 0 }, { "bmi1", CPUID_7_EBX, 3, 3 }, { "avx2", CPUID_7_EBX, 5, 3 },
 	{ "smep", CPUID_7_EBX, 7, 0 }, { "bmi2", CPUID_7_EBX, 8, 3 }, { "erms", CPUID_7_EBX, 9, 0 },
 	{ "invpcid", CPUID_7_EBX, 10, 0 }, { "rdseed", CPUID_7_EBX, 18, 0 }, { "adx", CPUID_7_EBX, 19, 0 },
 	{ "smap", CPUID_7_EBX, 20, 0 }, { "clflushopt", CPUID_7_EBX, 23, 0 }, { "clwb", CPUID_7_EBX, 24, 0 },
@@ -121,9 +121,10 @@ static void add_level(struct cpu_model *m, unsigned level, const uint32_t suppor
 		if (f->level && f->level <= level)
 			m->features[f->word] |= supported[f->word] & 1u << f->bit;
 	}
-	/* Every engine's paravirtual clock and stable TSC go with every model. */
+	/* Every engine's paravirtual clock and stable TSC go with every model; with TSC_ADJUST Linux trusts the TSC unwatched. */
 	m->features[CPUID_KVM_EAX] = supported[CPUID_KVM_EAX];
 	m->features[CPUID_87_EDX] = supported[CPUID_87_EDX] & 1u << 8;
+	m->features[CPUID_7_EBX] |= supported[CPUID_7_EBX] & 1u << 1;
 	/* So do the notes of what speculation cannot do. */
 	m->features[CPUID_821_EAX] = supported[CPUID_821_EAX];
 	m->features[CPUID_821_ECX] = supported[CPUID_821_ECX];

@@ -53,12 +53,13 @@ static bool no_msr_write(void *opaque, unsigned cpu, uint32_t msr, uint64_t valu
 static uint8_t no_tpr(void *opaque, unsigned cpu) { return 0; }
 static void no_tpr_write(void *opaque, unsigned cpu, uint8_t v) { }
 static int64_t no_clock(void *opaque) { return 0; }
+static void tsc_adjusted(void *opaque, unsigned cpu, uint64_t adjust) { }
 static void no_eoi(void *opaque, uint8_t vector) { }
 
 static const struct accel_host host = {
 	.port_read = none_read, .port_write = none_write, .mmio_read = mmio_read, .mmio_write = mmio_write,
 	.interrupt_ack = no_interrupt, .apic_msr_read = no_msr, .apic_msr_write = no_msr_write, .tpr_read = no_tpr,
-	.tpr_write = no_tpr_write, .clock_ns = no_clock, .ioapic_eoi = no_eoi,
+	.tpr_write = no_tpr_write, .clock_ns = no_clock, .tsc_adjusted = tsc_adjusted, .ioapic_eoi = no_eoi,
 };
 
 struct machine {

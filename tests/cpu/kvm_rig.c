@@ -74,6 +74,8 @@ static void tpr_write(void *opaque, unsigned cpu, uint8_t cr8) { }
 static int64_t clock_ns(void *opaque) { return 1000000; }
 
 static bool fpu_error(void *o, unsigned cpu, bool pending) { return false; }
+static void tsc_adjusted(void *opaque, unsigned cpu, uint64_t adjust) { ((struct rig *)opaque)->tsc_adjust = adjust; }
+
 static void ioapic_eoi(void *opaque, uint8_t vector)
 {
 	struct rig *r = opaque;
@@ -115,7 +117,7 @@ struct rig *rig_create(const struct accel_ops *ops, bool log_dirty)
 	r->vector = -1;
 	r->log = g_string_new(NULL);
 	r->host = (struct accel_host){ r, port_read, port_write, mmio_read, mmio_write, interrupt_ack, apic_msr_read,
-				       apic_msr_write, tpr_read, tpr_write, clock_ns, fpu_error, ioapic_eoi };
+				       apic_msr_write, tpr_read, tpr_write, clock_ns, fpu_error, tsc_adjusted, ioapic_eoi };
 	make_model(&r->model);
 	r->mem = cfg.mem = mem_create();
 	r->accel = ops->open(&cfg, &error);

@@ -26,6 +26,7 @@ struct rig {
 	int vector; /* for interrupt_ack, -1: none */
 	bool hold_at_ack; /* the processor is kicked when it has taken the vector */
 	unsigned eois, last_eoi;
+	uint64_t tsc_adjust; /* as the engine told it last */
 	/* Called at each write to ports 0xe0..0xef. */
 	void (*event)(struct rig *r, unsigned cpu, uint16_t port);
 };

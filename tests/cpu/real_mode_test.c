@@ -98,13 +98,14 @@ static bool apic_msr_write(void *o, unsigned cpu, uint32_t msr, uint64_t v) { re
 static uint8_t tpr_read(void *o, unsigned cpu) { return 0; }
 static void tpr_write(void *o, unsigned cpu, uint8_t cr8) { }
 static int64_t clock_ns(void *o) { return 0; }
+static void tsc_adjusted(void *o, unsigned cpu, uint64_t adjust) { }
 static void ioapic_eoi(void *o, uint8_t vector) { }
 static bool fpu_error(void *o, unsigned cpu, bool pending) { return true; }
 
 static const struct accel_host host = {
 	.port_read = port_read, .port_write = port_write, .mmio_read = mmio_read, .mmio_write = mmio_write,
 	.interrupt_ack = interrupt_ack, .apic_msr_read = apic_msr_read, .apic_msr_write = apic_msr_write,
-	.tpr_read = tpr_read, .tpr_write = tpr_write, .clock_ns = clock_ns, .ioapic_eoi = ioapic_eoi, .fpu_error = fpu_error,
+	.tpr_read = tpr_read, .tpr_write = tpr_write, .clock_ns = clock_ns, .tsc_adjusted = tsc_adjusted, .ioapic_eoi = ioapic_eoi, .fpu_error = fpu_error,
 };
 
 /* A test that does not come to its HLT is told to leave, and fails. */

@@ -22,13 +22,21 @@ struct bench {
 	bool intr[CPUS];
 	unsigned nmis[CPUS], inits[CPUS], sipis[CPUS], eois;
 	uint8_t sipi_vector, eoi_vector;
+	uint64_t tsc_adjust;
 };
 
 static void set_intr(void *o, unsigned cpu, bool level) { ((struct bench *)o)->intr[cpu] = level; }
 static void nmi(void *o, unsigned cpu) { ((struct bench *)o)->nmis[cpu]++; }
 static void init(void *o, unsigned cpu) { ((struct bench *)o)->inits[cpu]++; }
 static int extint_ack(void *o) { return 0x77; }
-static uint64_t tsc_now(void *o, unsigned cpu) { return (uint64_t)clock_now(((struct bench *)o)->clock) * 2; }
+
+static uint64_t tsc_now(void *o, unsigned cpu)
+{
+	struct bench *b = o;
+
+	return (uint64_t)clock_now(b->clock) * 2 + b->tsc_adjust;
+}
+
 static void send_msi(void *o, uint64_t address, uint32_t data) { lapic_bus_deliver_msi(((struct bench *)o)->l, address, data); }
 
 static void sipi(void *o, unsigned cpu, uint8_t vector)
@@ -324,6 +332,18 @@ static void test_deadline(void)
 	g_assert_true(lapic_msr_write(b.l, 0, 0x6e0, 0));
 	clock_advance(b.clock, 10000000);
 	g_assert_cmphex(take_all(&b, 0x42), ==, 0);
+	/* The guest sets its TSC: past the deadline, then back before it. */
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t now = tsc_now(&b, 0);
+
+		g_assert_true(lapic_msr_write(b.l, 0, 0x6e0, now + 2000000));
+		b.tsc_adjust += i ? UINT64_C(-2000000) : 2000000;
+		lapic_tsc_changed(b.l, 0);
+		clock_advance(b.clock, i ? 1999999 : 1);
+		g_assert_cmphex(take_all(&b, 0x42), ==, !i);
+		clock_advance(b.clock, 2);
+		g_assert_cmphex(take_all(&b, 0x42), ==, i);
+	}
 	bench_finish(&b);
 }
 

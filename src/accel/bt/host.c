@@ -92,6 +92,13 @@ static bool fpu_error(void *opaque, unsigned cpu, bool pending)
 	return h->fpu_error(h->opaque, cpu, pending);
 }
 
+static void tsc_adjusted(void *opaque, unsigned cpu, uint64_t adjust)
+{
+	const struct accel_host *h = outer(opaque, cpu);
+
+	h->tsc_adjusted(h->opaque, cpu, adjust);
+}
+
 static void ioapic_eoi(void *opaque, uint8_t vector)
 {
 	const struct accel_host *h = ((struct bt *)opaque)->outer;
@@ -115,6 +122,7 @@ void bt_host_make(struct bt *bt, const struct accel_host *host)
 		.tpr_write = tpr_write,
 		.clock_ns = clock_ns,
 		.fpu_error = fpu_error,
+		.tsc_adjusted = tsc_adjusted,
 		.ioapic_eoi = ioapic_eoi,
 	};
 }

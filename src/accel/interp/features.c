@@ -13,8 +13,8 @@ static const uint32_t own[CPUID_WORDS] = {
 	/* fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush fxsr */
 	[CPUID_1_EDX] = BIT(0) | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(9) | BIT(11) | BIT(12) |
 			BIT(13) | BIT(14) | BIT(15) | BIT(16) | BIT(17) | BIT(19) | BIT(24),
-	/* fsgsbase bmi1 smep bmi2 erms invpcid adx smap clflushopt clwb */
-	[CPUID_7_EBX] = BIT(0) | BIT(3) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(19) | BIT(20) | BIT(23) | BIT(24),
+	/* fsgsbase tsc_adjust bmi1 smep bmi2 erms invpcid adx smap clflushopt clwb */
+	[CPUID_7_EBX] = BIT(0) | BIT(1) | BIT(3) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(19) | BIT(20) | BIT(23) | BIT(24),
 	/* umip rdpid */
 	[CPUID_7_ECX] = BIT(2) | BIT(22),
 	/* fsrm */

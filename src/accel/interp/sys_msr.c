@@ -15,6 +15,7 @@
 #define MSR_EFER 0xc0000080
 #define MSR_FS_BASE 0xc0000100
 #define MSR_GS_BASE 0xc0000101
+#define MSR_TSC_ADJUST 0x3b
 #define MSR_TSC_DEADLINE 0x6e0
 #define MSR_KVM_WALL_CLOCK 0x4b564d00
 #define MSR_KVM_SYSTEM_TIME 0x4b564d01
@@ -120,7 +121,7 @@ static bool apic_msr(uint32_t msr)
 
 /* ---- the paravirtual clock ---- */
 
-#define CLOCKS_APART 1000000 /* ns: a guest has set a TSC, or the host's clock was corrected */
+#define CLOCKS_APART 1000000 /* ns: the host's clock was corrected */
 
 struct pvclock {
 	uint32_t version, pad;
@@ -140,8 +141,8 @@ static void write_wall_clock(struct icpu *cpu, uint64_t gpa)
 }
 
 /*
- * The time at a guest TSC. All CPUs count from one reading, so that none is ever before another by what the measured
- * frequency is wrong; a CPU whose TSC the guest has set counts from its own.
+ * The time at a TSC that no guest has set. All CPUs count from one reading, so that none is ever before another by what the
+ * measured frequency is wrong.
  */
 static int64_t system_time_at(struct interp *in, struct host_moment now, const struct pvclock *c)
 {
@@ -168,7 +169,8 @@ static void write_system_time(struct icpu *cpu, uint64_t gpa)
 {
 	struct host_moment now = host_moment_of(cpu->host->clock_ns, cpu->host->opaque);
 	uint64_t hz = cpu->interp->tsc_hz, scaled = hz;
-	struct pvclock c = { .version = 2, .flags = 1 };
+	struct pvclock c = { .flags = 1 };
+	uint32_t version = 0;
 	int shift = 0;
 
 	while (scaled > 2 * UINT64_C(1000000000)) {
@@ -181,10 +183,35 @@ static void write_system_time(struct icpu *cpu, uint64_t gpa)
 	}
 	c.tsc_shift = (int8_t)shift;
 	c.tsc_to_system_mul = (uint32_t)((UINT64_C(1000000000) << 32) / scaled);
-	now.tsc += cpu->s.tsc_offset;
-	c.tsc_timestamp = now.tsc;
+	now.tsc += cpu->s.tsc_offset - cpu->s.tsc_adjust;
+	c.tsc_timestamp = now.tsc + cpu->s.tsc_adjust;
 	c.system_time = (uint64_t)system_time_at(cpu->interp, now, &c);
-	mem_write(cpu->mem, gpa, &c, sizeof(c));
+	/* An odd version: another CPU that reads now must read again. */
+	mem_read(cpu->mem, gpa, &version, sizeof(version));
+	c.version = version | 1;
+	mem_write(cpu->mem, gpa, &c.version, sizeof(c.version));
+	atomic_thread_fence(memory_order_seq_cst);
+	mem_write(cpu->mem, gpa + sizeof(c.version), (uint8_t *)&c + sizeof(c.version), sizeof(c) - sizeof(c.version));
+	atomic_thread_fence(memory_order_seq_cst);
+	c.version++;
+	mem_write(cpu->mem, gpa, &c.version, sizeof(c.version));
+}
+
+/* ---- setting the TSC ---- */
+
+static bool has_tsc_adjust(const struct icpu *cpu)
+{
+	return !cpu->model || cpu_model_has(cpu->model, "tsc_adjust");
+}
+
+/* By either register: IA32_TSC_ADJUST sums up what the guest does to its TSC (SDM 3B 18.17.3). */
+static void tsc_move(struct icpu *cpu, uint64_t by)
+{
+	cpu->s.tsc_offset += by;
+	cpu->s.tsc_adjust += by;
+	cpu->host->tsc_adjusted(cpu->host->opaque, cpu->vcpu.index, cpu->s.tsc_adjust);
+	if (cpu->s.kvm_system_time & 1)
+		write_system_time(cpu, cpu->s.kvm_system_time & ~UINT64_C(1));
 }
 
 /* ---- reading and writing ---- */
@@ -221,7 +248,7 @@ bool msr_read(struct icpu *cpu, uint32_t msr, uint64_t *value)
 		return cpu->host->apic_msr_read(cpu->host->opaque, cpu->vcpu.index, msr, value);
 	switch (msr) {
 	case MSR_TSC: *value = cpu_tsc(cpu); return true;
-	case 0x3b: *value = cpu->s.tsc_offset; return true; /* TSC_ADJUST */
+	case MSR_TSC_ADJUST: *value = cpu->s.tsc_adjust; return has_tsc_adjust(cpu);
 	case MSR_EFER: *value = cpu->s.efer; return true;
 	case MSR_MTRR_CAP: *value = 0x500 | MTRR_VARIABLE_COUNT; return true;
 	case MSR_KVM_WALL_CLOCK: *value = cpu->s.kvm_wall_clock; return true;
@@ -252,10 +279,12 @@ bool msr_write(struct icpu *cpu, uint32_t msr, uint64_t value)
 		return cpu->host->apic_msr_write(cpu->host->opaque, cpu->vcpu.index, msr, value);
 	switch (msr) {
 	case MSR_TSC:
-		cpu->s.tsc_offset = value - __builtin_ia32_rdtsc();
+		tsc_move(cpu, value - cpu_tsc(cpu));
 		return true;
-	case 0x3b:
-		cpu->s.tsc_offset = value;
+	case MSR_TSC_ADJUST:
+		if (!has_tsc_adjust(cpu))
+			return false;
+		tsc_move(cpu, value - cpu->s.tsc_adjust);
 		return true;
 	case MSR_EFER:
 		return efer_write(cpu, value);

@@ -23,6 +23,8 @@ static const struct msr_field msr_fields[] = {
 	FIELD(0xc0000081, star), FIELD(0xc0000082, lstar), FIELD(0xc0000083, cstar), FIELD(0xc0000084, fmask),
 	FIELD(0xc0000102, kernel_gs_base), FIELD(0xc0000103, tsc_aux), FIELD(0x174, sysenter_cs),
 	FIELD(0x175, sysenter_esp), FIELD(0x176, sysenter_eip), FIELD(0x277, pat), FIELD(0x1a0, misc_enable),
+	/* Written by us, TSC_ADJUST does not move the TSC. */
+	FIELD(0x3b, tsc_adjust),
 	FIELD(0x1d9, debugctl), FIELD(0x17a, mcg_status), FIELD(0xda0, xss), FIELD(0x48, spec_ctrl), FIELD(0x2ff, mtrr_def_type), FIELD(0x250, mtrr_fixed[0]), FIELD(0x258, mtrr_fixed[1]),
 	FIELD(0x259, mtrr_fixed[2]), FIELD(0x268, mtrr_fixed[3]), FIELD(0x269, mtrr_fixed[4]),
 	FIELD(0x26a, mtrr_fixed[5]), FIELD(0x26b, mtrr_fixed[6]), FIELD(0x26c, mtrr_fixed[7]),

@@ -91,6 +91,11 @@ void mem_set_code_listener(struct mem *m, void (*written)(void *opaque, uint64_t
 
 /* Dirty bits: marks, and reads-and-clears for one client over a ram's pages. */
 void ram_mark_dirty(struct ram *r, uint64_t offset, uint64_t len);
+/* Whether the page counts as written to for every client. */
+static inline bool ram_is_dirty(const struct ram *r, uint64_t offset)
+{
+	return __atomic_load_n(&r->dirty[offset >> PAGE_SHIFT], __ATOMIC_RELAXED) == DIRTY_ALL;
+}
 bool ram_test_clear_dirty(struct ram *r, uint64_t offset, uint64_t len, enum dirty_client client);
 
 #endif

@@ -95,25 +95,37 @@ struct tlb_entry {
 #define TLB_LARGE 2 /* a piece of a large page */
 #define TLB_SIZE 4096u
 
-/* Which entries have been filled, so that a flush costs no more than the fills did. */
-#define TLB_LOG_MAX 1024u
-struct tlb_log {
-	unsigned count;
-	bool overflow;
-	uint16_t index[TLB_LOG_MAX];
+/* Which entries have been filled, a bit for each, so that a flush costs no more than the fills did. */
+struct tlb_set {
+	uint64_t any[TLB_SIZE / 4096]; /* words of `bits` that are not 0 */
+	uint64_t bits[TLB_SIZE / 64];
+};
+
+/*
+ * A page table (of the last level) that a walk came to, and what the levels above allow: a paging-structure cache
+ * (SDM 3A 4.10.3). Every flush empties it. Only walks that have set all accessed bits on their way are remembered.
+ */
+#define WALK_CACHE 256u
+struct walk_entry {
+	uint64_t region; /* linear address of what the table maps */
+	uint64_t epoch;  /* struct mmu's, when it was remembered */
+	uint64_t gpa;    /* of the table; WALK_ in the low bits */
+	uint8_t *host;
 };
 
 struct mmu {
 	struct tlb_entry tlb[TLB_SIZE]; /* must be first */
-	struct tlb_log local, global;
+	struct tlb_set local, global;
+	struct walk_entry walk[WALK_CACHE];
+	uint64_t walk_epoch;   /* grows with every flush */
 	uint64_t generation;   /* of the memory map that the entries stand on */
 	uint32_t code_epoch;   /* that the store entries stand on */
 	uint64_t map_epoch;    /* grows with every flush: cached code look-ups compare it */
 	uint64_t large[8];     /* by a hash of the 2 MiB region: pieces of large pages may be cached */
 	bool huge_seen;        /* pieces of a 1 GiB page may be cached */
 	uint64_t fills;
-	const struct mem_slot *table_slot; /* where page tables were found last, in this layout */
-	uint64_t table_generation;
+	const struct mem_slot *table_slot, *data_slot; /* where page tables, and pages, were found last, in this layout */
+	uint64_t slot_generation;
 };
 
 /* A translation: where a linear address leads. host is NULL for MMIO and for writes to ROM. */

@@ -37,6 +37,12 @@ static void entry_clear(struct mmu *m, struct tlb_entry *e)
 		e->tag[v][ACCESS_READ] = e->tag[v][ACCESS_WRITE] = no_tag(m, e);
 }
 
+static void entry_clear_large(struct mmu *m, struct tlb_entry *e)
+{
+	if (e->info & TLB_LARGE)
+		entry_clear(m, e);
+}
+
 static void entry_clear_stores(struct mmu *m, struct tlb_entry *e)
 {
 	for (unsigned v = 0; v < VIEW_COUNT; v++)
@@ -64,41 +70,44 @@ void mmu_finish(struct icpu *cpu)
 		free(cpu->mmu);
 }
 
-/* Calls fn for the entries filled with (or without) the global attribute; others may be among them. */
-static void log_walk(struct mmu *m, const struct tlb_log *log, void (*fn)(struct mmu *m, struct tlb_entry *e))
+typedef void entry_fn(struct mmu *m, struct tlb_entry *e);
+
+static inline void set_walk(struct mmu *m, const struct tlb_set *set, entry_fn *fn)
 {
-	if (log->overflow) {
-		for (unsigned i = 0; i < TLB_SIZE; i++)
-			fn(m, &m->tlb[i]);
-	} else {
-		for (unsigned i = 0; i < log->count; i++)
-			fn(m, &m->tlb[log->index[i]]);
+	for (unsigned a = 0; a < ARRAY_LEN(set->any); a++) {
+		for (uint64_t words = set->any[a]; words; words &= words - 1) {
+			unsigned w = a * 64 + (unsigned)__builtin_ctzll(words);
+
+			for (uint64_t bits = set->bits[w]; bits; bits &= bits - 1)
+				fn(m, &m->tlb[w * 64 + (unsigned)__builtin_ctzll(bits)]);
+		}
 	}
 }
 
-static void log_add(struct tlb_log *log, unsigned index)
+static void set_empty(struct tlb_set *set)
 {
-	if (log->count < TLB_LOG_MAX)
-		log->index[log->count++] = (uint16_t)index;
-	else
-		log->overflow = true;
+	for (unsigned a = 0; a < ARRAY_LEN(set->any); a++) {
+		for (uint64_t words = set->any[a]; words; words &= words - 1)
+			set->bits[a * 64 + (unsigned)__builtin_ctzll(words)] = 0;
+		set->any[a] = 0;
+	}
 }
 
-static void log_reset(struct tlb_log *log)
+static void set_add(struct tlb_set *set, unsigned index)
 {
-	log->count = 0;
-	log->overflow = false;
+	set->bits[index / 64] |= UINT64_C(1) << (index % 64);
+	set->any[index / 4096] |= UINT64_C(1) << (index / 64 % 64);
 }
 
-static void entry_clear_local(struct mmu *m, struct tlb_entry *e)
+static void set_remove(struct tlb_set *set, unsigned index)
 {
-	if (!(e->info & TLB_GLOBAL))
-		entry_clear(m, e);
+	set->bits[index / 64] &= ~(UINT64_C(1) << (index % 64));
 }
 
 static void flushed(struct icpu *cpu, enum flush_kind kind, uint64_t lin)
 {
 	cpu->mmu->map_epoch++;
+	cpu->mmu->walk_epoch++;
 	cpu->block_ends = true;
 	cpu->interp->hooks->flushed(cpu, kind, lin);
 }
@@ -113,10 +122,10 @@ void mmu_flush_all(struct icpu *cpu)
 {
 	struct mmu *m = cpu->mmu;
 
-	log_walk(m, &m->local, entry_clear);
-	log_walk(m, &m->global, entry_clear);
-	log_reset(&m->local);
-	log_reset(&m->global);
+	set_walk(m, &m->local, entry_clear);
+	set_walk(m, &m->global, entry_clear);
+	set_empty(&m->local);
+	set_empty(&m->global);
 	forget_large(m);
 	m->huge_seen = false;
 	flushed(cpu, FLUSH_ALL, 0);
@@ -126,8 +135,8 @@ void mmu_flush_nonglobal(struct icpu *cpu)
 {
 	struct mmu *m = cpu->mmu;
 
-	log_walk(m, &m->local, entry_clear_local);
-	log_reset(&m->local);
+	set_walk(m, &m->local, entry_clear);
+	set_empty(&m->local);
 	flushed(cpu, FLUSH_LOCAL, 0);
 }
 
@@ -146,12 +155,8 @@ void mmu_flush_page(struct icpu *cpu, uint64_t lin)
 	entry_clear(m, &m->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE]);
 	/* Large pages are cached as their 4 KiB pieces: one INVLPG may concern many of them. */
 	if (m->huge_seen || m->large[hash / 64] >> (hash % 64) & 1) {
-		for (unsigned i = 0; i < TLB_SIZE; i++) {
-			struct tlb_entry *e = &m->tlb[i];
-
-			if (e->info & TLB_LARGE)
-				entry_clear(m, e);
-		}
+		set_walk(m, &m->local, entry_clear_large);
+		set_walk(m, &m->global, entry_clear_large);
 		forget_large(m);
 		m->huge_seen = false;
 	}
@@ -170,8 +175,8 @@ void mmu_sync(struct icpu *cpu)
 	}
 	if (m->code_epoch != epoch) {
 		m->code_epoch = epoch;
-		log_walk(m, &m->local, entry_clear_stores);
-		log_walk(m, &m->global, entry_clear_stores);
+		set_walk(m, &m->local, entry_clear_stores);
+		set_walk(m, &m->global, entry_clear_stores);
 	}
 }
 
@@ -181,23 +186,35 @@ struct walk {
 	uint64_t page;   /* physical address of the 4 KiB page */
 	bool writable, user, nx, accessed, dirty, global;
 	unsigned level;  /* of the leaf: 1 for a 4 KiB page */
-	unsigned depth;  /* entries below, top first */
+	unsigned depth;  /* entries below, top first; those of a remembered table are left out */
 	uint64_t where[4];
 	uint8_t *at[4];
+	uint32_t above;  /* WALK_: what the levels above the last allow */
 };
 
-/* Page tables of a walk mostly share a slot: the last one is tried first. Good until the layout changes. */
-static uint8_t *table_entry(struct icpu *cpu, uint64_t gpa)
+#define WALK_WRITABLE 1u
+#define WALK_USER 2u
+#define WALK_NX 4u
+
+/* Page tables mostly share a slot, and so do pages: the last one is tried first. Good until the layout changes. */
+static const struct mem_slot *slot_of(struct icpu *cpu, uint64_t gpa, const struct mem_slot **last)
 {
 	struct mmu *m = cpu->mmu;
-	const struct mem_slot *s = m->table_slot;
 	uint64_t generation = mem_generation(cpu->mem);
 
-	if (!s || m->table_generation != generation || gpa - s->gpa >= s->size) {
-		s = mem_find(cpu->mem, gpa);
-		m->table_slot = s;
-		m->table_generation = generation;
+	if (m->slot_generation != generation) {
+		m->slot_generation = generation;
+		m->table_slot = m->data_slot = NULL;
 	}
+	if (!*last || gpa - (*last)->gpa >= (*last)->size)
+		*last = mem_find(cpu->mem, gpa);
+	return *last;
+}
+
+static uint8_t *table_entry(struct icpu *cpu, uint64_t gpa)
+{
+	const struct mem_slot *s = slot_of(cpu, gpa, &cpu->mmu->table_slot);
+
 	return s ? mem_slot_host(s, gpa) : NULL;
 }
 
@@ -265,6 +282,44 @@ static void walk_start(struct walk *w)
 	w->level = w->depth = 0;
 }
 
+/* ---- tables that walks have come to ---- */
+
+static unsigned region_shift(const struct icpu *cpu) { return cpu->s.cr4 & CR4_PAE ? 21 : 22; }
+
+static struct walk_entry *walk_place(struct icpu *cpu, uint64_t region)
+{
+	return &cpu->mmu->walk[(region ^ region >> 9 ^ region >> 18) % WALK_CACHE];
+}
+
+/* The leaf is in a table that is remembered: where, or NULL. */
+static uint8_t *walk_recall(struct icpu *cpu, uint64_t lin, struct walk *w)
+{
+	uint64_t region = lin >> region_shift(cpu);
+	const struct walk_entry *e = walk_place(cpu, region);
+	unsigned offset = cpu->s.cr4 & CR4_PAE ? (lin >> 12 & 511) * 8 : (lin >> 12 & 1023) * 4;
+
+	if (e->region != region || e->epoch != cpu->mmu->walk_epoch)
+		return NULL;
+	w->above = (uint32_t)(e->gpa & (PAGE_SIZE - 1));
+	w->writable = w->above & WALK_WRITABLE;
+	w->user = w->above & WALK_USER;
+	w->nx = w->above & WALK_NX;
+	w->where[0] = (e->gpa & ~(uint64_t)(PAGE_SIZE - 1)) + offset;
+	return e->host + offset;
+}
+
+/* All accessed bits on the way are set. */
+static void walk_remember(struct icpu *cpu, uint64_t lin, const struct walk *w)
+{
+	uint64_t region = lin >> region_shift(cpu), leaf = w->where[w->depth - 1];
+	struct walk_entry *e = walk_place(cpu, region);
+
+	e->region = region;
+	e->epoch = cpu->mmu->walk_epoch;
+	e->gpa = (leaf & ~(uint64_t)(PAGE_SIZE - 1)) | w->above;
+	e->host = w->at[w->depth - 1] - (leaf & (PAGE_SIZE - 1));
+}
+
 /* 0 when mapped, otherwise the fault's P and RSVD bits. */
 static int walk_tables(struct icpu *cpu, uint64_t lin, struct walk *w)
 {
@@ -273,8 +328,12 @@ static int walk_tables(struct icpu *cpu, uint64_t lin, struct walk *w)
 	unsigned level = cpu->long_mode ? 4 : entry_size == 8 ? 3 : 2;
 	uint64_t table = cpu->s.cr3 & (cpu->long_mode ? ADDRESS_MASK : entry_size == 8 ? 0xffffffe0 : 0xfffff000);
 	unsigned depth = 0;
+	uint8_t *last;
 
 	walk_start(w);
+	last = walk_recall(cpu, lin, w);
+	if (last)
+		level = 1;
 	for (;; level--) {
 		unsigned shift = PAGE_SHIFT + (level - 1) * index_bits;
 		uint64_t index = (lin >> shift) & ((1u << index_bits) - 1);
@@ -284,8 +343,9 @@ static int walk_tables(struct icpu *cpu, uint64_t lin, struct walk *w)
 
 		if (pdpte)
 			index &= 3;
-		w->where[depth] = table + index * entry_size;
-		w->at[depth] = table_entry(cpu, w->where[depth]);
+		if (!last)
+			w->where[depth] = table + index * entry_size;
+		w->at[depth] = last ? last : table_entry(cpu, w->where[depth]);
 		e = w->at[depth] ? entry_load(w->at[depth], entry_size) : 0;
 		if (!(e & PTE_P))
 			return -1;
@@ -296,6 +356,8 @@ static int walk_tables(struct icpu *cpu, uint64_t lin, struct walk *w)
 		}
 		if ((e & reserved_bits(cpu, entry_size, leaf && level > 1, level)) || (level == 4 && (e & PTE_PS)))
 			return PF_P | PF_RSVD;
+		if (level == 1)
+			w->above = (w->writable ? WALK_WRITABLE : 0) | (w->user ? WALK_USER : 0) | (w->nx ? WALK_NX : 0);
 		w->writable &= (e & PTE_W) != 0;
 		w->user &= (e & PTE_U) != 0;
 		w->nx |= entry_size == 8 && (e & PTE_NX);
@@ -319,7 +381,7 @@ static int walk_tables(struct icpu *cpu, uint64_t lin, struct walk *w)
 }
 
 /* Sets accessed (and dirty) bits. */
-static void walk_mark(struct icpu *cpu, bool write, struct walk *w)
+static void walk_mark(struct icpu *cpu, uint64_t lin, bool write, struct walk *w)
 {
 	unsigned entry_size = cpu->s.cr4 & CR4_PAE ? 8 : 4;
 
@@ -330,6 +392,8 @@ static void walk_mark(struct icpu *cpu, bool write, struct walk *w)
 			entry_set(cpu, w->where[i], w->at[i], need);
 	}
 	w->dirty |= write;
+	if (w->depth > 1 && w->level == 1)
+		walk_remember(cpu, lin, w);
 }
 
 /* Whether the rights of a mapped page allow the access (SDM 3A 4.6). */
@@ -350,49 +414,69 @@ static bool rights_allow(const struct icpu *cpu, const struct walk *w, enum acce
 
 static void find_target(struct icpu *cpu, uint64_t gpa, enum access access, struct mmu_target *t)
 {
-	const struct mem_slot *s = mem_find(cpu->mem, gpa);
+	const struct mem_slot *s = slot_of(cpu, gpa, &cpu->mmu->data_slot);
 
 	t->gpa = gpa;
 	t->slot = s;
 	t->host = s && !(access == ACCESS_WRITE && s->readonly) ? mem_slot_host(s, gpa) : NULL;
 }
 
+/* Stores to the page need no notice: it holds no code, and counts as written to for everyone. */
+static bool store_unnoticed(const struct icpu *cpu, enum access access, const struct walk *w, const struct mmu_target *t)
+{
+	uint64_t page = t->gpa >> PAGE_SHIFT;
+
+	if (page < cpu->interp->pages && atomic_load_explicit(&cpu->interp->code[page], memory_order_relaxed))
+		return false;
+	return access == ACCESS_WRITE || (w->dirty && !t->slot->readonly && ram_is_dirty(t->slot->ram, t->slot->ram_offset + (t->gpa - t->slot->gpa)));
+}
+
+static void entry_allow(struct tlb_entry *e, enum access access, uint64_t tag, bool supervisor, bool user, bool ac)
+{
+	if (supervisor)
+		e->tag[VIEW_SUPERVISOR][access] = tag;
+	if (user)
+		e->tag[VIEW_USER][access] = tag;
+	if (ac)
+		e->tag[VIEW_SUPERVISOR_AC][access] = tag;
+}
+
+/* The page's tags for each view whose rights allow it, as rights_allow. Without paging a walk allows everything. */
+static void entry_tag(const struct icpu *cpu, struct tlb_entry *e, uint64_t tag, const struct walk *w, bool store)
+{
+	bool paging = cpu->s.cr0 & CR0_PG, write = w->writable || !(cpu->s.cr0 & CR0_WP);
+	bool supervisor = !paging || !w->user || !(cpu->s.cr4 & CR4_SMAP);
+
+	entry_allow(e, ACCESS_READ, tag, supervisor, w->user, true);
+	if (store)
+		entry_allow(e, ACCESS_WRITE, tag, supervisor && write, w->user && w->writable, write);
+}
+
 /*
- * Remembers a page of RAM for every view whose rights allow it; for stores only when the page is being
- * stored to (its dirty bit is set then) and holds no code.
+ * Remembers a page of RAM for every view whose rights allow it; for stores only when its dirty bit is set and nobody
+ * wants to notice them.
  */
 static void fill(struct icpu *cpu, uint64_t lin, enum access access, const struct walk *w, const struct mmu_target *t)
 {
 	struct mmu *m = cpu->mmu;
 	unsigned index = (lin >> PAGE_SHIFT) % TLB_SIZE;
 	struct tlb_entry *e = &m->tlb[index];
-	uint64_t page = t->gpa >> PAGE_SHIFT, tag = lin & ~(uint64_t)(PAGE_SIZE - 1);
+	uint64_t tag = lin & ~(uint64_t)(PAGE_SIZE - 1);
 	uint8_t *host = t->host ? t->host - (lin & (PAGE_SIZE - 1)) : NULL;
-	bool global = !(cpu->s.cr0 & CR0_PG) || w->global, same = false, any = false;
-	bool store = access == ACCESS_WRITE && (page >= cpu->interp->pages ||
-						!atomic_load_explicit(&cpu->interp->code[page], memory_order_relaxed));
+	bool global = !(cpu->s.cr0 & CR0_PG) || w->global;
 
 	if (!t->host || access == ACCESS_EXEC || (cpu->debug_on && debug_watches_page(cpu, lin)))
 		return;
-	for (unsigned v = 0; v < VIEW_COUNT; v++) {
-		same |= e->tag[v][ACCESS_READ] == tag && e->host == host;
-		any |= e->tag[v][ACCESS_READ] != no_tag(m, e);
-	}
-	if (!same || !any || !(e->info & TLB_GLOBAL) == global) {
+	/* Who reads with AC set may read whatever an entry is for. */
+	if (e->tag[VIEW_SUPERVISOR_AC][ACCESS_READ] != tag || e->host != host || !(e->info & TLB_GLOBAL) == global) {
 		entry_clear(m, e);
-		log_add(global ? &m->global : &m->local, index);
+		set_remove(global ? &m->local : &m->global, index);
+		set_add(global ? &m->global : &m->local, index);
 	}
 	m->fills++;
 	e->host = host;
 	e->info = global ? TLB_GLOBAL : 0;
-	for (unsigned v = 0; v < VIEW_COUNT; v++) {
-		bool paging = cpu->s.cr0 & CR0_PG;
-
-		if (!paging || rights_allow(cpu, w, ACCESS_READ, (enum mmu_view)v))
-			e->tag[v][ACCESS_READ] = tag;
-		if (store && (!paging || rights_allow(cpu, w, ACCESS_WRITE, (enum mmu_view)v)))
-			e->tag[v][ACCESS_WRITE] = tag;
-	}
+	entry_tag(cpu, e, tag, w, store_unnoticed(cpu, access, w, t));
 	if (w->level > 1) {
 		unsigned hash = large_hash(lin);
 
@@ -400,7 +484,7 @@ static void fill(struct icpu *cpu, uint64_t lin, enum access access, const struc
 		m->large[hash / 64] |= UINT64_C(1) << (hash % 64);
 		m->huge_seen |= w->level > 2;
 	}
-	if (store)
+	if (access == ACCESS_WRITE)
 		ram_mark_dirty(t->slot->ram, t->slot->ram_offset + (t->gpa - t->slot->gpa), 1);
 }
 
@@ -417,7 +501,7 @@ void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_
 			page_fault(cpu, lin, access, view == VIEW_USER, bad < 0 ? 0 : (uint32_t)bad);
 		if (!rights_allow(cpu, &w, access, view))
 			page_fault(cpu, lin, access, view == VIEW_USER, PF_P);
-		walk_mark(cpu, access == ACCESS_WRITE, &w);
+		walk_mark(cpu, lin, access == ACCESS_WRITE, &w);
 		gpa = w.page | (lin & (PAGE_SIZE - 1));
 	}
 	t->global = !(cpu->s.cr0 & CR0_PG) || w.global;
@@ -440,7 +524,7 @@ enum mmu_filled mmu_fill(struct icpu *cpu, uint64_t lin, enum access access, enu
 			*error = page_fault_error(cpu, access, view == VIEW_USER, bad < 0 ? 0 : bad ? (uint32_t)bad : PF_P);
 			return FILL_FAULT;
 		}
-		walk_mark(cpu, access == ACCESS_WRITE, &w);
+		walk_mark(cpu, lin, access == ACCESS_WRITE, &w);
 		gpa = w.page | (lin & (PAGE_SIZE - 1));
 	}
 	find_target(cpu, gpa, access, &t);
@@ -461,7 +545,7 @@ bool mmu_page(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view 
 		if (!mark && !(w.accessed && (w.dirty || access != ACCESS_WRITE)))
 			return false;
 		if (mark)
-			walk_mark(cpu, access == ACCESS_WRITE, &w);
+			walk_mark(cpu, lin, access == ACCESS_WRITE, &w);
 	} else {
 		w.page = lin & ~(uint64_t)(PAGE_SIZE - 1);
 		w.dirty = w.global = true;

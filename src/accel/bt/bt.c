@@ -61,7 +61,7 @@ static void code_changed(struct interp *in, uint64_t gpa, uint64_t len)
 	}
 }
 
-static const struct interp_hooks hooks = { bt_flushed, code_stored, code_changed, bt_poked };
+static const struct interp_hooks hooks = { bt_flushed, bt_switched, bt_dropped, code_stored, code_changed, bt_poked };
 
 /* ---- the engine ---- */
 
@@ -174,9 +174,9 @@ static void print_cpu(const struct bt_cpu *b, GString *out)
 			       b->cpu.vcpu.index, s->blocks, s->guest_bytes, s->host_bytes, s->flushes, s->evictions, s->invalidated, bt_cache_bytes(b) >> 10);
 	g_string_append_printf(out, "cpu%u: %lu links, %lu again, %lu pages looked up, %lu look-ups, %lu polls, %lu entries, %lu gates, %lu strings, %lu blocks interpreted\n",
 			       b->cpu.vcpu.index, s->links, s->relinks, s->pages, s->misses, s->polls, s->enters, s->gates, s->strings, s->interp_blocks);
-	g_string_append_printf(out, "cpu%u: %lu TLB misses, %lu fills, %lu to the interpreter, %lu faults, %lu host faults, %lu/%lu FP loads/saves\n",
-			       b->cpu.vcpu.index, s->slow_fill, b->mmu.fills, s->slow_interp, s->faults, s->native_faults, s->fp_loads,
-			       s->fp_saves);
+	g_string_append_printf(out, "cpu%u: %lu TLB misses, %lu fills, %lu/%lu address spaces known/switched to, %lu to the interpreter, %lu faults, %lu host faults, %lu/%lu FP loads/saves\n",
+			       b->cpu.vcpu.index, s->slow_fill, b->mmu.fills, b->mmu.kept, b->mmu.switches, s->slow_interp, s->faults,
+			       s->native_faults, s->fp_loads, s->fp_saves);
 }
 
 static void print_tier2(const struct bt_cpu *b, GString *out)

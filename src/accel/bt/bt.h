@@ -130,12 +130,19 @@ struct bt_exec {
 	bool global, large;
 };
 
-/* Which of them hold, so that a flush costs no more than they did. */
-#define EXEC_LOG 2048u
+/* The numbers of those that hold, so that a flush costs no more than they did. */
+#define EXEC_LOG 1024u
 struct bt_exec_log {
 	unsigned count;
 	bool overflow;
-	uint16_t slot[EXEC_LOG];
+	uint32_t id[EXEC_LOG];
+};
+
+/* What is known of an address space, by its number in the soft TLB. */
+struct bt_space {
+	struct bt_exec_log held; /* pages that are not global */
+	bool supervisor;   /* code of whose ran from such pages */
+	uint64_t salt;     /* of its user code's jumps; 0: they are forgotten */
 };
 
 /*
@@ -237,11 +244,12 @@ struct bt_cpu {
 	struct bt_page **page_hash;
 	struct bt_page *pages, *free_pages;
 	struct bt_exec exec[EXEC_SIZE], *exec_hash[EXEC_SIZE], *exec_recent[EXEC_RECENT];
-	struct bt_exec_log exec_log[2]; /* local, global */
+	struct bt_exec_log exec_global;
+	struct bt_space space[SPACES];
+	uint64_t salt_last[2];
 	uint32_t exec_last;             /* number */
 	uint64_t exec_large[8];         /* by a hash of the region of 4 MiB: pieces of large pages hold */
 	bool exec_huge;                 /* pieces of a 1 GiB page hold */
-	bool supervisor_local;     /* supervisor code ran from pages that are not global */
 
 	uint8_t *return_stack;      /* both */
 	uint64_t returns_sp[2];     /* of the one that is not in use */
@@ -320,6 +328,8 @@ const struct bt_exec *bt_exec_page(struct bt_cpu *b, uint64_t lin);
 const uint8_t *bt_exec_peek(struct bt_cpu *b, uint64_t lin);
 const struct bt_exec *bt_exec_known(struct bt_cpu *b, uint64_t lin);
 void bt_flushed(struct icpu *cpu, enum flush_kind kind, uint64_t lin);
+void bt_switched(struct icpu *cpu, unsigned from, unsigned to, bool kept);
+void bt_dropped(struct icpu *cpu, unsigned space);
 uint32_t bt_mode_now(struct bt_cpu *b);
 /* Follows the vCPU's state: mode, look-up, return stack. */
 void bt_mode_update(struct bt_cpu *b);

@@ -82,16 +82,18 @@ static unsigned region_bit(uint64_t lin)
 	return (unsigned)(region ^ region >> 9) & 511;
 }
 
+static struct bt_space *space_now(struct bt_cpu *b) { return &b->space[b->mmu.space_now]; }
+
 /* Noted for the flush that ends it. */
 static void exec_hold(struct bt_cpu *b, struct bt_exec *x)
 {
-	struct bt_exec_log *log = &b->exec_log[x->global];
+	struct bt_exec_log *log = x->global ? &b->exec_global : &space_now(b)->held;
 
 	if (exec_holds(b, x))
 		return;
 	b->mapped[x->id % EXEC_SIZE] = x->id;
 	if (log->count < EXEC_LOG)
-		log->slot[log->count++] = (uint16_t)(x->id % EXEC_SIZE);
+		log->id[log->count++] = x->id;
 	else
 		log->overflow = true;
 }
@@ -113,7 +115,7 @@ static struct bt_exec *take_page(struct bt_cpu *b, uint64_t lin)
 	else if (t.level > 1)
 		b->exec_large[region_bit(lin) / 64] |= UINT64_C(1) << (region_bit(lin) % 64);
 	if (!t.global && b->cpu.cpl != 3)
-		b->supervisor_local = true;
+		space_now(b)->supervisor = true;
 	exec_hold(b, x);
 	b->stats.pages++;
 	return x;
@@ -149,16 +151,18 @@ const uint8_t *bt_exec_peek(struct bt_cpu *b, uint64_t lin)
 /* A salt no tag was made with yet: its upper bits make linear addresses of before differ. */
 static void new_salt(struct bt_cpu *b, unsigned which)
 {
-	uint64_t s = (b->salt[which] >> 48) + 1;
+	uint64_t s = (b->salt_last[which] >> 48) + 1;
 
 	if (s >> 16) {
 		s = 1;
+		for (unsigned n = 0; n < SPACES; n++)
+			b->space[n].salt = 0;
 		for (unsigned m = 0; m < 4; m++) {
 			for (unsigned i = 0; i < JUMP_SIZE; i++)
 				b->jump[m][i].tag = bt_jump_empty(i);
 		}
 	}
-	b->salt[which] = s << 48;
+	b->salt[which] = b->salt_last[which] = s << 48;
 }
 
 /* Jumps and returns of a privilege that were made by what is not sure any more. */
@@ -168,40 +172,120 @@ static void forget_jumps(struct bt_cpu *b, bool user)
 	bt_returns_forget(b, user);
 }
 
-static void let_go(struct bt_cpu *b, bool global)
+/* All pages of the log, and what it has no room for. */
+static void let_go(struct bt_cpu *b, struct bt_exec_log *log, bool global)
 {
-	struct bt_exec_log *log = &b->exec_log[global];
-
 	if (log->overflow) {
 		for (unsigned i = 0; i < EXEC_SIZE; i++) {
 			if (b->exec[i].global == global)
 				b->mapped[i] = 0;
 		}
 	}
-	for (unsigned i = 0; i < log->count; i++)
-		b->mapped[log->slot[i]] = 0;
+	for (unsigned i = 0; i < log->count; i++) {
+		if (b->exec[log->id[i] % EXEC_SIZE].global == global)
+			b->mapped[log->id[i] % EXEC_SIZE] = 0;
+	}
 	log->count = 0;
 	log->overflow = false;
 }
 
 static void flush_local(struct bt_cpu *b)
 {
-	let_go(b, false);
+	struct bt_space *s = space_now(b);
+
+	let_go(b, &s->held, false);
 	forget_jumps(b, true);
-	if (b->supervisor_local)
+	if (s->supervisor)
 		forget_jumps(b, false);
-	b->supervisor_local = false;
+	s->supervisor = false;
+}
+
+static void space_forget(struct bt_space *s)
+{
+	s->held.count = 0;
+	s->held.overflow = s->supervisor = false;
+	s->salt = 0;
 }
 
 static void flush_all(struct bt_cpu *b)
 {
-	let_go(b, true);
-	let_go(b, false);
+	let_go(b, &b->exec_global, true);
+	let_go(b, &space_now(b)->held, false);
+	for (unsigned n = 0; n < SPACES; n++)
+		space_forget(&b->space[n]);
 	forget_jumps(b, true);
 	forget_jumps(b, false);
-	b->supervisor_local = b->exec_huge = false;
+	b->exec_huge = false;
 	for (unsigned i = 0; i < ARRAY_LEN(b->exec_large); i++)
 		b->exec_large[i] = 0;
+}
+
+/* Its pages hold no longer; those that have held until now are noted. */
+static void space_leave(struct bt_cpu *b, struct bt_space *s)
+{
+	unsigned n = 0;
+
+	s->salt = s->held.overflow ? 0 : b->salt[1];
+	if (s->held.overflow)
+		let_go(b, &s->held, false);
+	for (unsigned i = 0; i < s->held.count; i++) {
+		uint32_t id = s->held.id[i];
+
+		if (b->mapped[id % EXEC_SIZE] != id || b->exec[id % EXEC_SIZE].global)
+			continue;
+		b->mapped[id % EXEC_SIZE] = 0;
+		s->held.id[n++] = id;
+	}
+	s->held.count = n;
+}
+
+/* A number that has gone to another page since tells of nothing; nor would INVLPG find the jumps into its page. */
+static void space_enter(struct bt_cpu *b, struct bt_space *s)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < s->held.count; i++) {
+		uint32_t id = s->held.id[i];
+		const struct bt_exec *x = &b->exec[id % EXEC_SIZE];
+
+		if (x->id != id || x->global)
+			continue;
+		b->mapped[id % EXEC_SIZE] = id;
+		s->held.id[n++] = id;
+	}
+	if (n < s->held.count)
+		s->salt = 0;
+	s->held.count = n;
+}
+
+void bt_switched(struct icpu *cpu, unsigned from, unsigned to, bool kept)
+{
+	struct bt_cpu *b = (struct bt_cpu *)cpu;
+	bool supervisor = b->space[from].supervisor;
+
+	if (b->windows)
+		windows_switch(b, from, to);
+	space_leave(b, &b->space[from]);
+	if (kept)
+		space_enter(b, &b->space[to]);
+	else
+		space_forget(&b->space[to]);
+	if (b->space[to].salt)
+		b->salt[1] = b->space[to].salt;
+	else
+		new_salt(b, 1);
+	bt_returns_forget(b, true);
+	if (supervisor)
+		forget_jumps(b, false);
+}
+
+void bt_dropped(struct icpu *cpu, unsigned space)
+{
+	struct bt_cpu *b = (struct bt_cpu *)cpu;
+
+	if (b->windows)
+		windows_drop_space(b, space);
+	space_forget(&b->space[space]);
 }
 
 static void let_page_go(struct bt_cpu *b, const struct bt_exec *x)

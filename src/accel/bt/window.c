@@ -12,7 +12,7 @@
 /* Above and below: more than a displacement of 32 bits and the widest access. */
 #define GUARD ((UINT64_C(2) << 30) + (1 << 20))
 #define LARGE (UINT64_C(1) << 21)
-#define WINDOWS_MAX 16u
+#define WINDOWS_MAX 32u
 #define PAGES_MAX 49152u
 #define HASH 16384u
 /* Neighbours that are mapped with a page: those of its aligned group. */
@@ -28,8 +28,11 @@ struct window {
 	uint32_t first[2]; /* of its pages, those that are global apart, or 0 */
 	uint32_t count;
 	uint64_t low, high; /* host offsets that have ever been mapped since it was empty */
+	uint64_t left;  /* when it was put aside, counted in switches */
 	uint8_t view;
+	uint8_t space;  /* whose pages it shows, but for those that are global */
 	bool used;
+	bool aside;     /* of another address space than the present one: nothing leads here */
 };
 
 /* One mapping of a guest page, of 4 KiB or 2 MiB. Number 0 is nobody. */
@@ -50,7 +53,7 @@ struct bt_windows {
 	uint32_t at;                    /* where the next one goes */
 	uint32_t maps, maps_max;        /* mappings of the process that there may be, and how many are allowed */
 	uint32_t lin_hash[HASH], gpa_hash[HASH];
-	unsigned victim;
+	unsigned windows_max, victim;
 	bool huge;                      /* pieces of 1 GiB pages may be mapped */
 	struct window_stats stats;
 };
@@ -97,6 +100,7 @@ void windows_init(struct bt_cpu *b, unsigned cpus)
 	if (!ws)
 		return;
 	ws->maps_max = maps_budget(cpus);
+	ws->windows_max = cpus > 2 ? WINDOWS_MAX / 2 : WINDOWS_MAX;
 	ws->page = ws->maps_max ? calloc(PAGES_MAX, sizeof(*ws->page)) : NULL;
 	ws->nowhere = ws->page ? reserve() : NULL;
 	if (!ws->nowhere) {
@@ -261,25 +265,47 @@ static uint32_t page_new(struct bt_windows *ws, unsigned window, const struct mm
 static void window_close(struct bt_cpu *b, struct window *w)
 {
 	window_empty(b->windows, w);
-	b->windows->which[w->view][slot_of(w->lin)] = 0;
-	lead_nowhere(b, w->view, slot_of(w->lin));
-	w->used = false;
+	if (!w->aside) {
+		b->windows->which[w->view][slot_of(w->lin)] = 0;
+		lead_nowhere(b, w->view, slot_of(w->lin));
+	}
+	w->used = w->aside = false;
+}
+
+static void window_lead(struct bt_cpu *b, unsigned n)
+{
+	const struct window *w = &b->windows->window[n];
+
+	b->windows->which[w->view][slot_of(w->lin)] = (uint8_t)(n + 1);
+	b->delta[w->view][slot_of(w->lin)] = (uintptr_t)w->base - w->lin;
+}
+
+/* One that makes room: put aside longest ago, or whichever is next. */
+static unsigned window_victim(struct bt_windows *ws)
+{
+	unsigned best = ws->windows_max;
+
+	for (unsigned n = 0; n < ws->windows_max; n++) {
+		if (ws->window[n].aside && (best == ws->windows_max || ws->window[n].left < ws->window[best].left))
+			best = n;
+	}
+	return best < ws->windows_max ? best : ws->victim++ % ws->windows_max;
 }
 
 /* The window for an address: its number, or -1 when its slot serves the other half, or there is no room. */
 static int window_for(struct bt_cpu *b, uint64_t lin, unsigned view)
 {
 	struct bt_windows *ws = b->windows;
-	unsigned slot = slot_of(lin), n = ws->which[view][slot];
+	unsigned n = ws->which[view][slot_of(lin)];
 	uint64_t start = lin & ~(SLOT_SIZE - 1);
 	struct window *w;
 
 	if (n)
 		return ws->window[n - 1].lin == start ? (int)n - 1 : -1;
-	for (n = 0; n < WINDOWS_MAX && ws->window[n].used;)
+	for (n = 0; n < ws->windows_max && ws->window[n].used;)
 		n++;
-	if (n == WINDOWS_MAX)
-		window_close(b, &ws->window[n = ws->victim++ % WINDOWS_MAX]);
+	if (n == ws->windows_max)
+		window_close(b, &ws->window[n = window_victim(ws)]);
 	w = &ws->window[n];
 	if (!w->base)
 		w->base = reserve();
@@ -290,8 +316,7 @@ static int window_for(struct bt_cpu *b, uint64_t lin, unsigned view)
 	w->high = 0;
 	w->view = (uint8_t)view;
 	w->used = true;
-	ws->which[view][slot] = (uint8_t)(n + 1);
-	b->delta[view][slot] = (uintptr_t)w->base - start;
+	window_lead(b, n);
 	return (int)n;
 }
 
@@ -500,12 +525,77 @@ void windows_flush(struct bt_cpu *b, enum flush_kind kind, uint64_t lin)
 	if (kind == FLUSH_PAGE) {
 		drop_page(ws, lin);
 	} else {
-		for (unsigned i = 0; i < WINDOWS_MAX; i++) {
+		for (unsigned i = 0; i < ws->windows_max; i++) {
 			if (kind == FLUSH_ALL)
 				window_empty(ws, &ws->window[i]);
-			else
+			else if (!ws->window[i].aside)
 				drop_local(ws, &ws->window[i]);
 		}
+	}
+	g_mutex_unlock(&ws->lock);
+}
+
+/* What the present address space sees there goes out of sight, but for global pages. */
+static void put_aside(struct bt_cpu *b, struct window *w, unsigned space)
+{
+	struct bt_windows *ws = b->windows;
+
+	if (w->first[1]) {
+		drop_local(ws, w);
+		return;
+	}
+	if (!w->count)
+		return;
+	ws->which[w->view][slot_of(w->lin)] = 0;
+	lead_nowhere(b, w->view, slot_of(w->lin));
+	w->aside = true;
+	w->space = (uint8_t)space;
+	w->left = b->mmu.switches;
+}
+
+/* Global pages that have come to its slot since, as those of the other half, were in use last. */
+static void bring_back(struct bt_cpu *b, unsigned n)
+{
+	struct bt_windows *ws = b->windows;
+	struct window *w = &ws->window[n];
+	unsigned other = ws->which[w->view][slot_of(w->lin)];
+
+	if (other && ws->window[other - 1].count) {
+		window_close(b, w);
+		return;
+	}
+	if (other)
+		window_close(b, &ws->window[other - 1]);
+	w->aside = false;
+	window_lead(b, n);
+}
+
+void windows_switch(struct bt_cpu *b, unsigned from, unsigned to)
+{
+	struct bt_windows *ws = b->windows;
+
+	if (!ws->stats.now)
+		return;
+	g_mutex_lock(&ws->lock);
+	for (unsigned i = 0; i < ws->windows_max; i++) {
+		if (ws->window[i].used && !ws->window[i].aside)
+			put_aside(b, &ws->window[i], from);
+	}
+	for (unsigned i = 0; i < ws->windows_max; i++) {
+		if (ws->window[i].aside && ws->window[i].space == to)
+			bring_back(b, i);
+	}
+	g_mutex_unlock(&ws->lock);
+}
+
+void windows_drop_space(struct bt_cpu *b, unsigned space)
+{
+	struct bt_windows *ws = b->windows;
+
+	g_mutex_lock(&ws->lock);
+	for (unsigned i = 0; i < ws->windows_max; i++) {
+		if (ws->window[i].aside && ws->window[i].space == space)
+			window_close(b, &ws->window[i]);
 	}
 	g_mutex_unlock(&ws->lock);
 }

@@ -26,6 +26,10 @@ void windows_finish(struct bt_cpu *b);
 bool windows_fill(struct bt_cpu *b, uint64_t lin, unsigned size, bool write, enum mmu_view view);
 /* Drops what a TLB would. */
 void windows_flush(struct bt_cpu *b, enum flush_kind kind, uint64_t lin);
+/* The vCPU is in another address space: its own windows are shown again, those of the one it left are kept aside. */
+void windows_switch(struct bt_cpu *b, unsigned from, unsigned to);
+/* What is aside of an address space goes. */
+void windows_drop_space(struct bt_cpu *b, unsigned space);
 /* From when this returns, stores of all vCPUs to the page at gpa fault. Any thread. */
 void windows_protect(struct bt *bt, uint64_t gpa);
 /* Drops everything of all vCPUs: they will ask again. Any thread. */

@@ -29,11 +29,16 @@ struct interp {
 	const struct interp_hooks *hooks;
 };
 
-/* What an engine built on this one wants to hear of. On the vCPU's own thread, except code_changed and poked. */
+/* What an engine built on this one wants to hear of. On the vCPU's own thread, except code_changed and poked.
+ * FLUSH_ALL concerns every address space, the others the present one. */
 enum flush_kind { FLUSH_ALL, FLUSH_LOCAL, FLUSH_PAGE };
 struct interp_hooks {
 	/* Translations were dropped: all, all but global ones, or those of the page at lin. */
 	void (*flushed)(struct icpu *cpu, enum flush_kind kind, uint64_t lin);
+	/* The vCPU left address space `from` for `to`, which keeps what it had (`kept`) or begins anew. */
+	void (*switched)(struct icpu *cpu, unsigned from, unsigned to, bool kept);
+	/* What was kept of an address space that is not the present one is no longer good. */
+	void (*dropped)(struct icpu *cpu, unsigned space);
 	/* A noticed store of the vCPU's own to a page that holds or held code; released: it counts as data from now on. */
 	void (*code_stored)(struct icpu *cpu, uint64_t gpa, unsigned len, bool released);
 	/* A device wrote there. Any thread. */
@@ -93,6 +98,7 @@ struct tlb_entry {
 #define TLB_NONE (UINT64_C(1) << 63) /* but for entry 0, which that page belongs to */
 #define TLB_GLOBAL 1
 #define TLB_LARGE 2 /* a piece of a large page */
+#define TLB_HUGE 4  /* of 1 GiB */
 #define TLB_SIZE 4096u
 
 /* Which entries have been filled, a bit for each, so that a flush costs no more than the fills did. */
@@ -113,6 +119,23 @@ struct walk_entry {
 	uint8_t *host;
 };
 
+/* Pages of an address space that is not the present one: spaces.c. */
+#define SPACES 8u
+#define SPACE_PAGES 512u
+struct space_page {
+	uint64_t lin; /* | TLB_ bits */
+	uint8_t *host;
+	uint32_t tags; /* a bit for each view and access */
+};
+struct space {
+	bool used;
+	uint16_t pcid;
+	uint32_t code_epoch;
+	uint64_t left; /* when, counted in switches */
+	unsigned count;
+	struct space_page page[SPACE_PAGES];
+};
+
 struct mmu {
 	struct tlb_entry tlb[TLB_SIZE]; /* must be first */
 	struct tlb_set local, global;
@@ -124,6 +147,9 @@ struct mmu {
 	uint64_t large[8];     /* by a hash of the 2 MiB region: pieces of large pages may be cached */
 	bool huge_seen;        /* pieces of a 1 GiB page may be cached */
 	uint64_t fills;
+	struct space space[SPACES];
+	unsigned space_now;    /* the present address space's number; its pages are in the TLB */
+	uint64_t switches, kept; /* from space to space; of them to one that was known */
 	const struct mem_slot *table_slot, *data_slot; /* where page tables, and pages, were found last, in this layout */
 	uint64_t slot_generation;
 };

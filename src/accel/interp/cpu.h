@@ -111,7 +111,12 @@ void cpu_store_system(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t val
 uint64_t cpu_load_as(struct icpu *cpu, uint64_t lin, unsigned len, bool user);
 void cpu_store_as(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t value, bool user);
 void mmu_flush_all(struct icpu *cpu);    /* global pages too */
-void mmu_flush_nonglobal(struct icpu *cpu);
+void mmu_flush_nonglobal(struct icpu *cpu); /* of the present address space */
+/* CR3 is loaded: with `keep` what is known of its PCID stays good (SDM 3A 4.10.4.1). */
+void mmu_load_cr3(struct icpu *cpu, uint64_t value, bool keep);
+/* What is known of a PCID, of all, goes; global pages may stay. */
+void mmu_flush_pcid(struct icpu *cpu, unsigned pcid);
+void mmu_flush_pcids(struct icpu *cpu);
 void mmu_flush_page(struct icpu *cpu, uint64_t lin);
 /* Linear to physical without side effects (monitor): false when not mapped. */
 bool mmu_probe(struct icpu *cpu, uint64_t lin, uint64_t *gpa);

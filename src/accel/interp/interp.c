@@ -50,11 +50,13 @@ void interp_finish(struct interp *in)
 
 /* Blocks are compared with `written` when they are looked up; nothing else hangs on the map. */
 static void ignore_flush(struct icpu *cpu, enum flush_kind kind, uint64_t lin) { }
+static void ignore_switch(struct icpu *cpu, unsigned from, unsigned to, bool kept) { }
+static void ignore_drop(struct icpu *cpu, unsigned space) { }
 static void ignore_store(struct icpu *cpu, uint64_t gpa, unsigned len, bool released) { }
 static void ignore_change(struct interp *in, uint64_t gpa, uint64_t len) { }
 static void ignore_poke(struct icpu *cpu) {}
 
-static const struct interp_hooks no_hooks = { ignore_flush, ignore_store, ignore_change, ignore_poke };
+static const struct interp_hooks no_hooks = { ignore_flush, ignore_switch, ignore_drop, ignore_store, ignore_change, ignore_poke };
 
 static void interp_close(struct accel *a)
 {

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "accel/interp/core.h"
+#include "accel/interp/tlb.h"
 
 #define PTE_P 1u
 #define PTE_W 2u
@@ -25,28 +25,16 @@
 
 /* ---- flushing ---- */
 
-/* A tag no address can match: one of a page that belongs into another entry. */
-static uint64_t no_tag(const struct mmu *m, const struct tlb_entry *e)
-{
-	return e == m->tlb ? TLB_NONE + PAGE_SIZE : TLB_NONE;
-}
-
-static void entry_clear(struct mmu *m, struct tlb_entry *e)
-{
-	for (unsigned v = 0; v < VIEW_COUNT; v++)
-		e->tag[v][ACCESS_READ] = e->tag[v][ACCESS_WRITE] = no_tag(m, e);
-}
-
 static void entry_clear_large(struct mmu *m, struct tlb_entry *e)
 {
 	if (e->info & TLB_LARGE)
-		entry_clear(m, e);
+		tlb_entry_clear(m, e);
 }
 
 static void entry_clear_stores(struct mmu *m, struct tlb_entry *e)
 {
 	for (unsigned v = 0; v < VIEW_COUNT; v++)
-		e->tag[v][ACCESS_WRITE] = no_tag(m, e);
+		e->tag[v][ACCESS_WRITE] = tlb_no_tag(m, e);
 }
 
 int mmu_init(struct icpu *cpu)
@@ -59,8 +47,9 @@ int mmu_init(struct icpu *cpu)
 		cpu->mmu_owned = true;
 	}
 	for (unsigned i = 0; i < TLB_SIZE; i++)
-		entry_clear(cpu->mmu, &cpu->mmu->tlb[i]);
+		tlb_entry_clear(cpu->mmu, &cpu->mmu->tlb[i]);
 	cpu->mmu->generation = mem_generation(cpu->mem);
+	cpu->mmu->space[0].used = true;
 	return 0;
 }
 
@@ -68,40 +57,6 @@ void mmu_finish(struct icpu *cpu)
 {
 	if (cpu->mmu_owned)
 		free(cpu->mmu);
-}
-
-typedef void entry_fn(struct mmu *m, struct tlb_entry *e);
-
-static inline void set_walk(struct mmu *m, const struct tlb_set *set, entry_fn *fn)
-{
-	for (unsigned a = 0; a < ARRAY_LEN(set->any); a++) {
-		for (uint64_t words = set->any[a]; words; words &= words - 1) {
-			unsigned w = a * 64 + (unsigned)__builtin_ctzll(words);
-
-			for (uint64_t bits = set->bits[w]; bits; bits &= bits - 1)
-				fn(m, &m->tlb[w * 64 + (unsigned)__builtin_ctzll(bits)]);
-		}
-	}
-}
-
-static void set_empty(struct tlb_set *set)
-{
-	for (unsigned a = 0; a < ARRAY_LEN(set->any); a++) {
-		for (uint64_t words = set->any[a]; words; words &= words - 1)
-			set->bits[a * 64 + (unsigned)__builtin_ctzll(words)] = 0;
-		set->any[a] = 0;
-	}
-}
-
-static void set_add(struct tlb_set *set, unsigned index)
-{
-	set->bits[index / 64] |= UINT64_C(1) << (index % 64);
-	set->any[index / 4096] |= UINT64_C(1) << (index / 64 % 64);
-}
-
-static void set_remove(struct tlb_set *set, unsigned index)
-{
-	set->bits[index / 64] &= ~(UINT64_C(1) << (index % 64));
 }
 
 static void flushed(struct icpu *cpu, enum flush_kind kind, uint64_t lin)
@@ -122,12 +77,13 @@ void mmu_flush_all(struct icpu *cpu)
 {
 	struct mmu *m = cpu->mmu;
 
-	set_walk(m, &m->local, entry_clear);
-	set_walk(m, &m->global, entry_clear);
-	set_empty(&m->local);
-	set_empty(&m->global);
+	tlb_set_walk(m, &m->local, tlb_entry_clear);
+	tlb_set_walk(m, &m->global, tlb_entry_clear);
+	tlb_set_empty(&m->local);
+	tlb_set_empty(&m->global);
 	forget_large(m);
 	m->huge_seen = false;
+	spaces_forget(cpu);
 	flushed(cpu, FLUSH_ALL, 0);
 }
 
@@ -135,28 +91,21 @@ void mmu_flush_nonglobal(struct icpu *cpu)
 {
 	struct mmu *m = cpu->mmu;
 
-	set_walk(m, &m->local, entry_clear);
-	set_empty(&m->local);
+	tlb_set_walk(m, &m->local, tlb_entry_clear);
+	tlb_set_empty(&m->local);
 	flushed(cpu, FLUSH_LOCAL, 0);
-}
-
-static unsigned large_hash(uint64_t lin)
-{
-	uint64_t region = lin >> 22; /* large pages of 2 and of 4 MiB alike */
-
-	return (unsigned)(region ^ region >> 9) & 511;
 }
 
 void mmu_flush_page(struct icpu *cpu, uint64_t lin)
 {
 	struct mmu *m = cpu->mmu;
-	unsigned hash = large_hash(lin);
+	unsigned hash = tlb_large_hash(lin);
 
-	entry_clear(m, &m->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE]);
+	tlb_entry_clear(m, &m->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE]);
 	/* Large pages are cached as their 4 KiB pieces: one INVLPG may concern many of them. */
 	if (m->huge_seen || m->large[hash / 64] >> (hash % 64) & 1) {
-		set_walk(m, &m->local, entry_clear_large);
-		set_walk(m, &m->global, entry_clear_large);
+		tlb_set_walk(m, &m->local, entry_clear_large);
+		tlb_set_walk(m, &m->global, entry_clear_large);
 		forget_large(m);
 		m->huge_seen = false;
 	}
@@ -175,8 +124,8 @@ void mmu_sync(struct icpu *cpu)
 	}
 	if (m->code_epoch != epoch) {
 		m->code_epoch = epoch;
-		set_walk(m, &m->local, entry_clear_stores);
-		set_walk(m, &m->global, entry_clear_stores);
+		tlb_set_walk(m, &m->local, entry_clear_stores);
+		tlb_set_walk(m, &m->global, entry_clear_stores);
 	}
 }
 
@@ -459,8 +408,7 @@ static void entry_tag(const struct icpu *cpu, struct tlb_entry *e, uint64_t tag,
 static void fill(struct icpu *cpu, uint64_t lin, enum access access, const struct walk *w, const struct mmu_target *t)
 {
 	struct mmu *m = cpu->mmu;
-	unsigned index = (lin >> PAGE_SHIFT) % TLB_SIZE;
-	struct tlb_entry *e = &m->tlb[index];
+	struct tlb_entry *e = &m->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE];
 	uint64_t tag = lin & ~(uint64_t)(PAGE_SIZE - 1);
 	uint8_t *host = t->host ? t->host - (lin & (PAGE_SIZE - 1)) : NULL;
 	bool global = !(cpu->s.cr0 & CR0_PG) || w->global;
@@ -468,21 +416,15 @@ static void fill(struct icpu *cpu, uint64_t lin, enum access access, const struc
 	if (!t->host || access == ACCESS_EXEC || (cpu->debug_on && debug_watches_page(cpu, lin)))
 		return;
 	/* Who reads with AC set may read whatever an entry is for. */
-	if (e->tag[VIEW_SUPERVISOR_AC][ACCESS_READ] != tag || e->host != host || !(e->info & TLB_GLOBAL) == global) {
-		entry_clear(m, e);
-		set_remove(global ? &m->local : &m->global, index);
-		set_add(global ? &m->global : &m->local, index);
-	}
+	if (e->tag[VIEW_SUPERVISOR_AC][ACCESS_READ] != tag || e->host != host || !(e->info & TLB_GLOBAL) == global)
+		tlb_entry_take(m, lin, global);
 	m->fills++;
 	e->host = host;
 	e->info = global ? TLB_GLOBAL : 0;
 	entry_tag(cpu, e, tag, w, store_unnoticed(cpu, access, w, t));
 	if (w->level > 1) {
-		unsigned hash = large_hash(lin);
-
-		e->info |= TLB_LARGE;
-		m->large[hash / 64] |= UINT64_C(1) << (hash % 64);
-		m->huge_seen |= w->level > 2;
+		e->info |= w->level > 2 ? TLB_LARGE | TLB_HUGE : TLB_LARGE;
+		tlb_note_large(m, lin, w->level > 2);
 	}
 	if (access == ACCESS_WRITE)
 		ram_mark_dirty(t->slot->ram, t->slot->ram_offset + (t->gpa - t->slot->gpa), 1);

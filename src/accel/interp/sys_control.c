@@ -8,6 +8,9 @@
 #define CR0_MAPPING (CR0_PG | CR0_WP | CR0_PE)
 #define CR4_MAPPING (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP)
 
+/* In the feature word CPUID_7_EBX. */
+#define INVPCID (1u << 10)
+
 static bool has(const struct icpu *cpu, const char *feature)
 {
 	return !cpu->model || cpu_model_has(cpu->model, feature);
@@ -50,13 +53,13 @@ static void write_cr0(struct icpu *cpu, uint64_t value)
 static void write_cr3(struct icpu *cpu, uint64_t value)
 {
 	unsigned phys = cpu->model ? cpu->model->phys_bits : 40;
+	bool keep = (cpu->s.cr4 & CR4_PCIDE) && value >> 63;
 
 	if (cpu->s.cr4 & CR4_PCIDE)
 		value &= ~(UINT64_C(1) << 63);
 	if (cpu->long_mode && value >> phys)
 		raise_gp(cpu, 0);
-	cpu->s.cr3 = value;
-	mmu_flush_nonglobal(cpu);
+	mmu_load_cr3(cpu, value, keep);
 }
 
 static uint64_t cr4_allowed(const struct icpu *cpu)
@@ -228,7 +231,8 @@ static void do_invpcid(struct icpu *cpu, const struct insn *in)
 {
 	uint64_t type = cpu->s.gpr[in->dst_reg] & cr_size_mask(cpu), lin, descriptor;
 
-	if (!has(cpu, "invpcid"))
+	/* Not by its name: vector registers stay as they are here. */
+	if (cpu->model && !(cpu->model->features[CPUID_7_EBX] & INVPCID))
 		cpu_raise(cpu, EXC_UD);
 	require_cpl0(cpu);
 	lin = cpu_ea(cpu, in, 16, false);
@@ -237,11 +241,17 @@ static void do_invpcid(struct icpu *cpu, const struct insn *in)
 		raise_gp(cpu, 0);
 	if (type == 0 && !is_canonical(cpu_load(cpu, lin + 8, 8)))
 		raise_gp(cpu, 0);
-	/* There are no tags: whatever is named goes, and more. */
-	if (type == 0)
-		mmu_flush_page(cpu, cpu_load(cpu, lin + 8, 8));
-	else
-		mmu_flush_all(cpu);
+	switch (type) {
+	case 0: /* of another PCID more than the page goes, of this one the global page as well */
+		if (descriptor == (cpu->s.cr4 & CR4_PCIDE ? cpu->s.cr3 & 0xfff : 0))
+			mmu_flush_page(cpu, cpu_load(cpu, lin + 8, 8));
+		else
+			mmu_flush_pcid(cpu, (unsigned)descriptor);
+		break;
+	case 1: mmu_flush_pcid(cpu, (unsigned)descriptor); break;
+	case 2: mmu_flush_all(cpu); break;
+	default: mmu_flush_pcids(cpu);
+	}
 }
 
 static void do_cache(struct icpu *cpu, const struct insn *in)

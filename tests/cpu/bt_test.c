@@ -340,12 +340,15 @@ static void put_bmi(struct code *c)
 	put(c, 0xc0 | (reg & 7) << 3 | (rm & 7));
 }
 
-/* MOVS and STOS of all sizes, up and down, over pages, over themselves, and now and then into the hole. */
+/* String instructions of all sizes, up and down, over pages, over themselves, and now and then into the hole. */
 static void put_string(struct code *c)
 {
+	static const uint8_t kinds[] = { 0xa4, 0xa6, 0xaa, 0xac, 0xae };
 	bool down = pick(6) == 0, wide = c->wide && pick(3) == 0;
 	uint32_t from = DATA + 0x1100 + pick(0x400), to = pick(3) ? DATA + 0x1800 + pick(0x600) : from + pick(64) - 32;
 
+	if (pick(8) == 0)
+		to = from; /* CMPS finds them equal */
 	if (pick(12) == 0)
 		*(pick(2) ? &from : &to) = down ? HOLE + PAGE_SIZE + pick(0x100) : HOLE - pick(0x200);
 	put(c, 0x50 | RCX), put(c, 0xb8 | RSI), put_n(c, from, 4);
@@ -358,7 +361,7 @@ static void put_string(struct code *c)
 		put(c, 0xf2 + pick(2));
 	if (wide)
 		put(c, 0x48);
-	put(c, 0xa4 + pick(2) + (pick(2) ? 6 : 0));
+	put(c, kinds[pick(sizeof(kinds))] + pick(2));
 	put(c, 0xfc);
 	put(c, 0x58 | RCX);
 }
@@ -394,7 +397,7 @@ static void put_special(struct code *c)
 		put(c, 0xc3);
 		at[-1] = (uint8_t)(c->p - at);
 		break;
-	case 3: /* REP MOVS, STOS */
+	case 3: /* REP MOVS and its kin */
 		put_string(c);
 		break;
 	case 4: /* a division that may fail */

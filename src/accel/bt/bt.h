@@ -70,7 +70,8 @@ struct bt_rec {
 	uint64_t lin;        /* a constant address */
 };
 
-enum { STRING_MOVES = 1, STRING_REPEATS = 2 };
+/* What a string instruction does, or STOS; and how it repeats, for CMPS and SCAS while ZF is 0 (or 1). */
+enum { STRING_MOVES = 1, STRING_LOADS = 2, STRING_COMPARES = 4, STRING_SCANS = 8, STRING_REPEATS = 16, STRING_UNEQUAL = 32 };
 #define REC_NONE UINT32_MAX
 #define X87_SEG 11
 #define X87_OPERAND 0x8000u

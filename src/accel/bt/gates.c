@@ -214,7 +214,8 @@ uint8_t *bt_page_fault(struct bt_cpu *b, struct bt_rec *rec, uint64_t lin, uint3
 	struct gate g;
 	uint8_t *frame;
 
-	if (!cpu->long_mode || (cpu->code_bits != 64 && cpu->cpl != 3) || (rec->size >= 16 && (lin & 15)) ||
+	/* A misaligned operand of a vector instruction has another fault; runs of PUSH and POP have none. */
+	if (!cpu->long_mode || (cpu->code_bits != 64 && cpu->cpl != 3) || (rec->size >= 16 && rec->frame == FRAME_NONE && (lin & 15)) ||
 	    trace_on(TRACE_INT) || !gate_find(cpu, EXC_PF, &g) || !(frame = frame_place(cpu, &sp)))
 		return bt_interp_rec(b, rec);
 	b->unit.last = bt_rip_of(b, rec) - b->unit.lin;

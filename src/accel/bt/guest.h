@@ -60,6 +60,10 @@ struct guest_insn {
 	uint64_t imm;           /* sign-extended */
 };
 
+/* Of a string instruction. */
+static inline bool string_reads_rsi(const struct guest_insn *g) { return g->op < 0xa8 || (g->op & 0xfe) == 0xac; }
+static inline bool string_uses_rdi(const struct guest_insn *g) { return (g->op & 0xfe) != 0xac; }
+
 static inline bool guest_mem(const struct guest_insn *g) { return g->modrm_present && g->mod != 3; }
 
 /* Takes the instruction apart; code_bits is 32 or 64. False when it needs more than `left` bytes. Never fails

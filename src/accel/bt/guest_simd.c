@@ -445,7 +445,7 @@ static const uint64_t x87_registers[8] = {
 	UINT64_MAX,
 	0xffff7f33ff01ffff,
 	0x00000200ffffffff,
-	0x00ffff00ffffffff,
+	0x00ffff04ffffffff,
 	UINT64_MAX,
 	0x0000ffffffffffff,
 	0xffffffff02ffffff,

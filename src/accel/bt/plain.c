@@ -191,7 +191,8 @@ static uint8_t store_alignment(const struct guest_insn *g)
 /* All but the control instructions set the x87's pointers (SDM 1, 8.1.8). */
 static bool sets_pointers(const struct guest_insn *g)
 {
-	bool control = guest_mem(g) ? (g->op == 0xd9 || g->op == 0xdd) && (g->reg & 7) == 7 : g->op == 0xdf && (g->reg & 7) == 4;
+	/* FNSTCW and FNSTSW; FNSTSW AX, FNCLEX */
+	bool control = guest_mem(g) ? (g->op == 0xd9 || g->op == 0xdd) && (g->reg & 7) == 7 : (g->op == 0xdf || g->op == 0xdb) && (g->reg & 7) == 4;
 
 	return (g->ops & GO_X87) && !control;
 }

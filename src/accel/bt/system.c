@@ -128,12 +128,23 @@ static void emit_read_cr(struct tr *t, const struct guest_insn *g)
 		emit_store_gs(&t->e, to, gs_gpr(g->rm));
 }
 
+static uint8_t string_kind(const struct guest_insn *g)
+{
+	switch (g->op & ~1u) {
+	case 0xa4: return STRING_MOVES;
+	case 0xa6: return STRING_COMPARES;
+	case 0xac: return STRING_LOADS;
+	case 0xae: return STRING_SCANS;
+	default: return 0;
+	}
+}
+
 static void emit_string(struct tr *t, const struct guest_insn *g)
 {
 	struct bt_rec *rec = emit_helped(t, t->b->stub_string);
 
 	rec->size = g->op & 1 ? g->opsize : 1;
-	rec->string = (uint8_t)((g->op < 0xa6 ? STRING_MOVES : 0) | (g->rep ? STRING_REPEATS : 0));
+	rec->string = string_kind(g) | (g->rep ? STRING_REPEATS : 0) | (g->rep == 0xf2 ? STRING_UNEQUAL : 0);
 	rec->next = emit_at(&t->e);
 }
 

@@ -33,16 +33,16 @@ static bool leads_out(const struct tr *t, const struct guest_insn *g, uint64_t l
 	return direct && !t->code32 && !bt_canonical(lin + g->length + g->imm);
 }
 
-/* MOVS and STOS in the address size of the code, in flat segments. */
+/* All but INS and OUTS, in the address size of the code and flat segments. */
 static bool string_helped(const struct tr *t, const struct guest_insn *g)
 {
-	bool moves = g->op < 0xa6, stores = g->op == 0xaa || g->op == 0xab, source = g->seg < 0 || g->seg == SEG_DS;
+	bool from = string_reads_rsi(g), to = string_uses_rdi(g);
 
-	if ((!moves && !stores) || g->addrsize != word(t) || g->lock)
+	if (g->addrsize != word(t) || g->lock)
 		return false;
 	if (t->code32)
-		return (t->mode & MODE_SEG << SEG_ES) && (stores || (source && (t->mode & MODE_SEG << SEG_DS)));
-	return stores || (g->seg != SEG_FS && g->seg != SEG_GS);
+		return (!to || (t->mode & MODE_SEG << SEG_ES)) && (!from || ((g->seg < 0 || g->seg == SEG_DS) && (t->mode & MODE_SEG << SEG_DS)));
+	return !from || (g->seg != SEG_FS && g->seg != SEG_GS);
 }
 
 static void judge(const struct tr *t, struct guest_insn *g)

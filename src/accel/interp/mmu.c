@@ -698,8 +698,13 @@ void cpu_load_bytes(struct icpu *cpu, uint64_t lin, void *buf, unsigned len)
 {
 	struct mmu_target t[2];
 	unsigned first = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
+	const uint8_t *hit = len <= PAGE_SIZE ? mmu_hit(cpu, lin, len, ACCESS_READ, mmu_view(cpu)) : NULL;
 	uint8_t *to = buf;
 
+	if (hit) {
+		copy_bytes(to, hit, len);
+		return;
+	}
 	watch(cpu, lin, len, false);
 	if (first > len)
 		first = len;
@@ -723,7 +728,12 @@ void cpu_store_bytes(struct icpu *cpu, uint64_t lin, const void *buf, unsigned l
 {
 	struct mmu_target t[2];
 	unsigned first = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
+	uint8_t *hit = len <= PAGE_SIZE ? mmu_hit(cpu, lin, len, ACCESS_WRITE, mmu_view(cpu)) : NULL;
 
+	if (hit) {
+		copy_bytes(hit, buf, len);
+		return;
+	}
 	watch(cpu, lin, len, true);
 	if (first > len)
 		first = len;

@@ -2,7 +2,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: build run test test-boot-all test-loads test-asan test-kvm-nested fuzz fuzz-proof fuzz-tools bench install clean guest guest-kernels guest-tools guest-installer guest-disk guest-desktop test-desktop
+.PHONY: build run test test-boot-all test-boot-matrix test-loads test-asan test-kvm-nested fuzz fuzz-proof fuzz-tools bench install clean guest guest-kernels guest-tools guest-installer guest-disk guest-desktop test-desktop
 
 build:
 	@tools/setup
@@ -44,6 +44,10 @@ test-boot-all: build guest guest-kernels guest-installer guest-disk
 		echo "boot tests on $$engine"; GUISE_ENGINE=$$engine tests/boot/run.py $(BUILD)/guise || failed=1; \
 	done; exit $$failed
 
+# Every guest with 1, 2 and 4 processors, with 256 MiB and 4 GiB, on the translator: an hour.
+test-boot-matrix: build guest guest-kernels guest-installer guest-disk
+	@GUISE_ENGINE=bt python3 tests/boot/matrix.py $(BUILD)/guise
+
 # Real loads on the translator, ten minutes each: stress-ng, a compiler, Linux's selftests, memtest86+ (tests/loads).
 test-loads: build
 	@tools/guest-loads && tests/loads/run.py $(BUILD)/guise
@@ -69,7 +73,7 @@ test-kvm-nested: build guest
 test-desktop: guest-desktop
 	@tests/boot/run.py $(BUILD)/guise desktop_amd64 desktop_i386
 
-bench: build guest
+bench: build guest guest-disk
 	@tools/setup --bench
 	@for b in bench/*; do if [ -f "$$b" ] && [ -x "$$b" ]; then "$$b" ./$(BUILD)/guise || exit 1; fi; done
 

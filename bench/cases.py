@@ -30,6 +30,7 @@ PROGRAMS = {
 
 GROUP_TITLES = {
     "boot": "Boot to init",
+    "login": "Boot of a distribution to login",
     "integer": "Integer user code",
     "programs": "Programs of the distribution",
     "float": "Floating point and SIMD",

@@ -42,6 +42,16 @@ def test_report(check):
     check(report.chart(s, "a < b").count("<rect") >= 4 and "a &lt; b" in report.chart(s, "a < b"), "the chart")
 
 
+def test_boots_and_threads(check):
+    results = [result(engine, "login", 0, n * 10**9) for engine, n in (("bt", 10), ("tcg-single", 50), ("tcg-multi", 40))]
+    for engine, one, two in (("native", 100, 100), ("bt", 120, 160), ("tcg-multi", 300, 300)):
+        results += [result(engine, "thread-1", 0, one), result(engine, "thread-2", 0, two)]
+    s = report.Summary(results, "bt", "cpu")
+    text = report.markdown(s, "header", {})
+    check("| login | 10 s / 10 s | 50 s / 50 s | 40 s / 40 s | 4.00 |" in text, "a boot by both clocks, against the faster TCG")
+    check("| native | bt | tcg-multi |" in text and "| 2.00 | 1.50 | 2.00 |" in text, "two threads against one")
+
+
 def test_mismatch(check):
     results = [result("native", "crc32", 0, 1, "good"), result("bt", "crc32", 0, 1, "bad"), result("interp", "crc32", 0, 1, "good")]
     s = report.Summary(results, "bt", "wall")
@@ -106,6 +116,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         test_lines(check)
         test_report(check)
+        test_boots_and_threads(check)
         test_mismatch(check)
         test_archive(check)
         test_programs(check, directory)

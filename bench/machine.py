@@ -85,6 +85,19 @@ class Machine:
         self.expect("ready", time.monotonic() + timeout)
         return time.monotonic_ns() - self.started, process_cpu(self.process.pid)
 
+    def boot_to(self, text, timeout):
+        """Waits for a text on the console; returns wall and processor nanoseconds since the start."""
+        deadline = time.monotonic() + timeout
+        while text not in self.buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
+                raise Trouble("timeout: " + tail(self.buffer.decode("latin-1")))
+            data = os.read(self.process.stdout.fileno(), 65536)
+            if not data:
+                raise Trouble("ended: " + tail(self.buffer.decode("latin-1")))
+            self.buffer += data
+        return time.monotonic_ns() - self.started, process_cpu(self.process.pid)
+
     def run(self, case, timeout):
         """Runs one case. The result has wall and cpu nanoseconds, status, hash and the output's beginning."""
         deadline = time.monotonic() + timeout
@@ -137,6 +150,17 @@ class Setup:
     def start(self, engine, image, cpus):
         native = engine == "native"
         return Machine(self.command(engine, image, cpus), not native, ENVIRONMENT if native else None)
+
+    def start_disk(self, engine, disk, cpus):
+        """A machine that boots from a disk, by its firmware and boot loader; what it writes is lost."""
+        if engine.startswith("tcg-"):
+            command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-vga", "std", "-serial", "stdio",
+                       "-accel", "tcg,thread=" + engine[4:], "-cpu", "max", "-smp", str(cpus), "-m", self.memory,
+                       "-drive", f"file={disk},format=raw,if=virtio,snapshot=on"]
+        else:
+            command = [self.guise, "run", "--disk", f"{disk},format=raw,bus=virtio,snapshot", "--engine", engine, "--cpu", "max",
+                       "--cpus", str(cpus), "--memory", self.memory, "--net", "none", "--display", "none", "--serial", "stdio"]
+        return Machine(command, True)
 
 
 def run_session(setup, engine, image, cpus, cases, boot_timeout, timeout, note):

@@ -7,6 +7,8 @@ import cases as case_list
 
 # Group, against native at most, against TCG at least.
 TARGETS = {"integer": (1.4, 3.5), "float": (1.2, 20), "os": (None, 2), "boot": (None, 2.5)}
+# Groups of one case that the host cannot run.
+BOOTS = ("boot", "login")
 WORST_COMPUTE_CASE = 2.5
 ALL_AGAINST_TCG = 5
 
@@ -81,7 +83,7 @@ def group_order(results):
     """(group, its cases in the order of the list that any engine ran)."""
     ran = {r["case"] for r in results}
     for group in case_list.GROUP_TITLES:
-        names = ["boot"] if group == "boot" else [c.name for c in case_list.all_cases() if c.group == group]
+        names = [group] if group in BOOTS else [c.name for c in case_list.all_cases() if c.group == group]
         names = [n for n in names if n in ran]
         if names:
             yield group, names
@@ -104,8 +106,8 @@ class Summary:
         self.groups = list(group_order(results))
 
     def table(self, group):
-        """Two CPUs at once only show on the clock on the wall; so does a boot, which also waits."""
-        return self.wall if group in ("threads", "boot") and self.clock == "wall" else self.cpu if self.clock == "cpu" else self.wall
+        """The group's times by the clock that the run is for."""
+        return self.cpu if self.clock == "cpu" else self.wall
 
     def native_ratio(self, engine, group, case):
         return ratios(self.table(group), engine, "native", case)
@@ -114,6 +116,11 @@ class Summary:
         table = self.table(group)
         peer = best_tcg(table, case)
         return ratios(table, peer, self.engine, case) if peer else []
+
+    def speed_up(self, engine):
+        """How much more two threads get done than one, in each round: only the clock on the wall shows it."""
+        one, two = (self.wall.get(engine, {}).get(case, {}) for case in ("thread-1", "thread-2"))
+        return sorted(2 * one[n] / two[n] for n in one if two.get(n))
 
     def group_means(self, group, names):
         return (geometric_mean([middle(self.native_ratio(self.engine, group, n)) for n in names]),
@@ -163,26 +170,38 @@ def markdown(summary, header, amounts):
         lines.append("")
     for group, names in s.groups:
         head = ["case", "native, each", f"{s.engine} / native", *(f"{e} / native" for e in s.tcg), f"TCG / {s.engine}"]
-        if group == "boot":
+        if group in BOOTS:
             head = ["case", s.engine, *s.tcg, f"TCG / {s.engine}"]
         lines += [f"## {case_list.GROUP_TITLES[group]}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for name in names:
             lines.append("| " + " | ".join(row(s, group, name, amounts)) + " |")
-        if group != "boot":
+        if group not in BOOTS:
             native, tcg = s.group_means(group, names)
             others = [number(geometric_mean([middle(s.native_ratio(e, group, n)) for n in names])) for e in s.tcg]
             lines.append("| " + " | ".join(["**geometric mean**", "", number(native), *others, number(tcg)]) + " |")
         lines.append("")
+        if group == "threads":
+            lines += two_against_one(s)
     lines += problems(s)
     return "\n".join(lines)
 
 
+def two_against_one(s):
+    engines = [e for e in ("native", s.engine, *s.tcg) if s.speed_up(e)]
+    if not engines:
+        return []
+    return ["What two threads get done in the time in which one does its part, by the clock on the wall (2 is ideal):", "",
+            "| " + " | ".join(engines) + " |", "|---" * len(engines) + "|",
+            "| " + " | ".join(with_spread(s.speed_up(e)) for e in engines) + " |", ""]
+
+
 def row(s, group, name, amounts):
     table = s.table(group)
-    if group == "boot":
+    if group in BOOTS:
         def cell(engine):
             bad = failure(s.results, engine, name)
-            return bad or duration(middle(list(table.get(engine, {}).get(name, {}).values())))
+            by_clock = [middle(list(t.get(engine, {}).get(name, {}).values())) for t in (s.wall, s.cpu)]
+            return bad or " / ".join(map(duration, by_clock))
         return [name, cell(s.engine), *(cell(e) for e in s.tcg), with_spread(s.tcg_ratio(group, name))]
 
     def ratio(engine):
@@ -221,7 +240,7 @@ def chart(summary, title):
     """Bars of time relative to native on a logarithmic scale, one group of bars a case."""
     s = summary
     engines = [s.engine, *s.tcg]
-    rows = [(g, n, [middle(s.native_ratio(e, g, n)) for e in engines]) for g, names in s.groups if g != "boot" for n in names]
+    rows = [(g, n, [middle(s.native_ratio(e, g, n)) for e in engines]) for g, names in s.groups if g not in BOOTS for n in names]
     values = [v for _, _, each in rows for v in each if v] or [1]
     low, high = min(0.8, *values), max(2, *values) * 1.1
 

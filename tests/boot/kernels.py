@@ -75,7 +75,7 @@ def tests(run):
                          '--net', 'none', '--cpus', '2') as m:
             m.wait_screen('/root #', 300)
             m.qmp('x-guise-type', text='echo $((6*7)) $(nproc) $(uname -m)\n')
-            m.wait_screen('42 2 x86_64', 60)
+            m.wait_screen(f'42 {m.cpus} x86_64', 60)
             m.qmp('x-guise-type', text='poweroff -f\n')
             run.check(m.end(60) == 0, 'status')
 
@@ -84,7 +84,7 @@ def tests(run):
         with run.Machine('i686', guest('vmlinuz-686'), '--initrd', guest('initramfs-686.cpio.gz'), '--append',
                          'console=ttyS0 guise.test panic=-1', '--net', 'none', '--cpus', '2', '--no-reboot') as m:
             m.wait_console('GUISE-TEST-OK', 400)
-            run.check('i686' in m.console(), m.console()[-500:])
+            run.check('i686' in m.console() and f'\n{m.cpus}\r\nGUISE-TEST-OK' in m.console(), m.console()[-500:])
             run.check(m.end(60) == 0, 'status')
 
     def memtest(name, image):

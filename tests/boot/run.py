@@ -27,6 +27,8 @@ import uefi
 GUISE = ''
 GUESTS = ''
 WORK = ''
+# Options that every machine gets instead of what its test says (matrix.py).
+SHAPE = {}
 
 
 class Failure(Exception):
@@ -53,6 +55,16 @@ def engine(args):
     return ['--engine', wanted] if wanted and '--engine' not in args else []
 
 
+def shaped(args):
+    args = list(args)
+    for option, value in SHAPE.items():
+        while option in args:
+            at = args.index(option)
+            del args[at:at + 2]
+        args += [option, value]
+    return args
+
+
 def patience(seconds):
     """The interpreter takes its time, the more so on a busy host."""
     return seconds * (4 if os.environ.get('GUISE_ENGINE') == 'interp' else 1)
@@ -68,7 +80,9 @@ class Machine:
     """A detached-in-spirit machine: a child process with its QMP socket."""
 
     def __init__(self, name, *args, display='none', prefix=()):
+        args = shaped(args)
         self.name = name
+        self.cpus = int(args[args.index('--cpus') + 1]) if '--cpus' in args else 1
         self.qmp_path = os.path.join(WORK, name + '.qmp')
         self.serial = os.path.join(WORK, name + '.serial')
         self.log = open(os.path.join(WORK, name + '.log'), 'w+b')
@@ -329,6 +343,7 @@ def linux(name, *args, seconds=240, words=()):
     with Machine(name, os.path.join(GUESTS, 'vmlinuz'), '--initrd', os.path.join(GUESTS, 'initramfs.cpio.gz'),
                  '--append', 'console=ttyS0 guise.test panic=-1', '--no-reboot', *args) as m:
         m.wait_console('GUISE-TEST-OK', seconds)
+        check(f'\n{m.cpus}\r\nGUISE-TEST-OK' in m.console(), f'not {m.cpus} processors: {m.console()[-800:]}')
         for word in words:
             check(word in m.console(), f'no "{word}": {m.console()[-800:]}')
         check(m.end(60) == 0, 'status')
@@ -709,10 +724,29 @@ TESTS += debian.tests(sys.modules[__name__])
 TESTS += desktop.tests(sys.modules[__name__])
 
 
-def main():
-    global GUISE, GUESTS, WORK
-    GUISE = os.path.abspath(sys.argv[1])
+def attempt(test, n, label):
+    """Runs a test and prints its line; whether it failed."""
+    start = time.time()
+    try:
+        test()
+        print(f'ok {n} - {label} ({time.time() - start:.1f} s)', flush=True)
+    except Skip as e:
+        print(f'ok {n} - {label} # SKIP {e}', flush=True)
+    except (Failure, OSError, subprocess.TimeoutExpired, KeyError) as e:
+        print(f'not ok {n} - {label} ({time.time() - start:.1f} s)\n# ' + str(e).replace('\n', '\n# '), flush=True)
+        return True
+    return False
+
+
+def find(guise_path):
+    global GUISE, GUESTS
+    GUISE = os.path.abspath(guise_path)
     GUESTS = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), 'guests')
+
+
+def main():
+    global WORK
+    find(sys.argv[1])
     chosen = [t for t in TESTS if not sys.argv[2:] or t.__name__[5:] in sys.argv[2:]]
     failed = 0
     print(f'1..{len(chosen)}', flush=True)
@@ -720,15 +754,7 @@ def main():
         # The variables of UEFI machines too: other runs of the same tests are no concern.
         os.environ['XDG_RUNTIME_DIR'] = os.environ['XDG_DATA_HOME'] = WORK
         for n, test in enumerate(chosen, 1):
-            start = time.time()
-            try:
-                test()
-                print(f'ok {n} - {test.__name__[5:]} ({time.time() - start:.1f} s)', flush=True)
-            except Skip as e:
-                print(f'ok {n} - {test.__name__[5:]} # SKIP {e}', flush=True)
-            except (Failure, OSError, subprocess.TimeoutExpired, KeyError) as e:
-                failed += 1
-                print(f'not ok {n} - {test.__name__[5:]}\n# ' + str(e).replace('\n', '\n# '), flush=True)
+            failed += attempt(test, n, test.__name__[5:])
     return 1 if failed else 0
 
 

@@ -1,5 +1,6 @@
 """UEFI firmware: its shell on the serial line and the screen, variables that stay, and a disk that boots. Used by run.py."""
 import os
+import re
 import shutil
 import subprocess
 
@@ -30,6 +31,17 @@ def tests(run):
         m.qmp('x-guise-type', text='\n')
         m.wait_console('Shell> ', 30)
 
+    def enter(m, line):
+        """Types a line no faster than the shell shows it: the keyboard keeps no more than a few keys."""
+        def shown():
+            return re.sub('\x1b\\[[0-9;]*[A-Za-z]|[\r\n]', '', m.console())
+
+        for at in range(0, len(line), 8):
+            part, before = line[at:at + 8], len(shown())
+            m.qmp('x-guise-type', text=part)
+            m.wait(lambda: part in shown()[before:], 30, f'"{part}" of "{line}" does not come', m.console)
+        m.qmp('x-guise-type', text='\n')
+
     def test_uefi():
         """A variable set in the shell is there after the machine was killed; shutting down works from there."""
         run.need(OVMF)
@@ -38,15 +50,15 @@ def tests(run):
             to_shell(m)
             size, count = colours(m)
             run.check(int(size.split()[0]) >= 640 and count >= 3, f'{size}, {count} colours on the screen')
-            m.qmp('x-guise-type', text=f'setvar GuiseTest -guid {GUID} -nv -bs =0x47554953\n')
-            m.qmp('x-guise-type', text=f'setvar GuiseTest -guid {GUID}\n')
+            enter(m, f'setvar GuiseTest -guid {GUID} -nv -bs =0x47554953')
+            enter(m, f'setvar GuiseTest -guid {GUID}')
             m.wait_console('53 49 55 47', 60)
             run.refused(['vars.fd'], '--firmware', 'uefi,vars=' + store, '--display', 'none', status=1)
         with machine('uefi-second', '--firmware', 'uefi,vars=' + store) as m:
             to_shell(m)
-            m.qmp('x-guise-type', text=f'setvar GuiseTest -guid {GUID}\n')
+            enter(m, f'setvar GuiseTest -guid {GUID}')
             m.wait_console('53 49 55 47', 60)
-            m.qmp('x-guise-type', text='reset -s\n')
+            enter(m, 'reset -s')
             run.check(m.end() == 0, 'the shell does not power the machine off')
         with open(store, 'r+b') as f:
             f.truncate(12345)

@@ -404,8 +404,9 @@ echo MEMORY-TAKEN
 read answer <&3
 rm /tmp/big
 echo MEMORY-FREED
+free=$(awk '/MemFree/ { print $2 }' /proc/meminfo)
 read answer <&3
-while [ $(awk '/MemFree/ { print $2 }' /proc/meminfo) -gt 220000 ]; do sleep 1; done
+while [ $(awk '/MemFree/ { print $2 }' /proc/meminfo) -gt $((free - 200000)) ]; do sleep 1; done
 echo BALLOON-FULL
 read answer <&3
 echo c > /proc/sysrq-trigger
@@ -586,10 +587,11 @@ def test_virtio():
         m.wait_console('MEMORY-FREED', 30)
         m.wait(lambda: resident(m.process.pid) < before - (100 << 20), 90, 'free pages stay with the guest',
                lambda: f'{before >> 20} MiB, now {resident(m.process.pid) >> 20}: {m.qmp("x-guise-memory")}')
-        m.qmp('balloon', value=256 << 20)
+        wanted = m.qmp('query-balloon')['actual'] - (256 << 20)
+        m.qmp('balloon', value=wanted)
         hvc.sendall(b'\n')
         m.wait_console('BALLOON-FULL', 60)
-        m.wait(lambda: m.qmp('query-balloon')['actual'] == 256 << 20, 30, 'the balloon is not full', m.console)
+        m.wait(lambda: m.qmp('query-balloon')['actual'] == wanted, 30, 'the balloon is not full', m.console)
         hvc.sendall(b'\n')
         m.wait(lambda: m.qmp('query-status')['status'] == 'guest-panicked', 30, 'no panic', m.console)
         hvc.close()

@@ -17,7 +17,7 @@
 /* Offsets in boot_params; the setup header lies at the same offsets as in the file. */
 enum {
 	P_ACPI_RSDP = 0x070, P_EXT_INITRD = 0x0c0, P_EXT_CMDLINE = 0x0c8, P_E820_COUNT = 0x1e8,
-	P_SETUP_SECTS = 0x1f1, P_BOOT_FLAG = 0x1fe, P_JUMP = 0x200, P_MAGIC = 0x202, P_VERSION = 0x206,
+	P_SETUP_SECTS = 0x1f1, P_SYSSIZE = 0x1f4, P_BOOT_FLAG = 0x1fe, P_JUMP = 0x200, P_MAGIC = 0x202, P_VERSION = 0x206,
 	P_LOADER = 0x210, P_LOADFLAGS = 0x211, P_CODE32 = 0x214, P_INITRD = 0x218, P_INITRD_SIZE = 0x21c,
 	P_HEAP_END = 0x224, P_CMDLINE = 0x228, P_INITRD_MAX = 0x22c, P_RELOCATABLE = 0x234,
 	P_VIDEO_MODE = 6, P_VIDEO_COLUMNS = 7, P_VIDEO_LINES = 14, P_VIDEO_IS_VGA = 15, P_VIDEO_POINTS = 16,
@@ -55,6 +55,9 @@ static bool image_check(struct image *im, const char *path, GError **error)
 	im->setup = (sects + 1) * 512;
 	if (im->setup >= im->len)
 		return refuse(error, path, "truncated: no protected-mode kernel after the setup code");
+	/* In paragraphs, 32 bits of them since 2.04; rounded up. What follows, a signature, is no part of it. */
+	if (im->version >= 0x204 && ld32le(im->data + P_SYSSIZE) > (im->len - im->setup + 15) / 16)
+		return refuse(error, path, "truncated: the kernel is longer than the file");
 	return true;
 }
 

@@ -30,7 +30,7 @@ def left_behind():
 
 def refused(*args, status=(1, 2), words=(), timeout=20, **more):
     p = subprocess.run([run.GUISE, 'run', '--display', 'none', *args], stdin=subprocess.DEVNULL, capture_output=True,
-                       timeout=timeout, **more)
+                       timeout=run.patience(timeout), **more)
     said = p.stderr.decode(errors='replace')
     check(p.returncode in status, f'{args}: status {p.returncode}: {said}')
     check(said.startswith('guise: ') or '\nguise: ' in said, f'{args}: no message: {said!r}')
@@ -68,6 +68,32 @@ def test_files():
             refused(f'--{option}={file}', status=(1,))
         refused('--kernel', run.GUISE, '--initrd', file, status=(1,))
     listener.close()
+
+
+def test_cut_files():
+    """The beginnings of a kernel, a firmware and images: a message, or a machine that starts; never a crash."""
+    def beginning(name, data, size):
+        with open(path(name), 'wb') as f:
+            f.write(data[:size])
+        return path(name)
+
+    with open(os.path.join(run.GUESTS, 'vmlinuz'), 'rb') as f:
+        kernel = f.read(1 << 20)
+    with open(run.multiboot_kernel('cut', 1), 'rb') as f:
+        elf = f.read()
+    subprocess.run([run.GUISE, 'image', 'create', path('whole.qcow2'), '64M'], check=True, capture_output=True)
+    with open(path('whole.qcow2'), 'rb') as f:
+        image = f.read()
+    for size in (1, 511, 0x202, 0x240, 1024, 20000, 1 << 20):
+        refused('--kernel', beginning('kernel', kernel, size), status=(1,))
+    for size in (4, 51, 52, 83, 90):
+        refused('--kernel', beginning('elf', elf, size), status=(1,))
+    for size in (4, 71, 103, 70000):
+        refused('--disk', beginning('cut.qcow2', image, size) + ',format=qcow2', status=(1,))
+    refused('--initrd', beginning('initrd', kernel, 100), status=(1, 2))
+    for size in (1, 1000, 65535, 65537):
+        refused('--firmware', beginning('bios', bytes(1 << 20), size), status=(1,))
+    refused('--firmware', beginning('bios', bytes(32 << 20), 32 << 20), status=(1,))
 
 
 def test_unwritable():

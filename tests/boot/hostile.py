@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Guests that mean harm: nonsense to every port, register and descriptor. The machine must answer its monitor and stay small.
 
-usage: hostile.py PATH-TO-GUISE [NAME...]
+usage: [GUISE_ENGINE=NAME] hostile.py PATH-TO-GUISE [NAME...]
 """
 import functools
 import os
@@ -13,7 +13,7 @@ import time
 import run
 from run import Machine, Skip, check
 
-ENGINES = ('interp', 'bt')
+ENGINES = (os.environ['GUISE_ENGINE'],) if os.environ.get('GUISE_ENGINE') else ('interp', 'bt')
 # Bytes a machine of 64M may take: the guest's memory, the engine's caches, and room for a sanitizer's shadow.
 RSS_LIMIT = 1 << 30
 SECONDS = 3
@@ -68,6 +68,26 @@ next:	cmpw $0x61, %dx
 	inw %dx, %ax
 	inl %dx, %eax
 skip:	incw %dx
+	jnz next
+	jmp again
+''' + RANDOM
+
+# Every port there is, from the top: the machine may reset or turn itself off, and that again and again.
+ALL_PORTS = PRELUDE + '''
+	movw $0x40, %ax
+	movw %ax, %fs
+	movl %fs:0x6c, %ebx
+again:	movw $0xffff, %dx
+next:	call random
+	outb %al, %dx
+	inb %dx, %al
+	call random
+	outw %ax, %dx
+	inw %dx, %ax
+	call random
+	outl %eax, %dx
+	inl %dx, %eax
+	decw %dx
 	jnz next
 	jmp again
 ''' + RANDOM
@@ -153,6 +173,68 @@ again:	call random
 	cmpl $0x100000, %edi
 	jb again
 	movl %ebx, %ds:(%edi)
+	jmp again
+''' + RANDOM
+
+# Random accesses to the first registers behind every BAR of every function, where the firmware has put it, all of it
+# enabled; those of the power management function are ports 0x600, which PORTS leaves out as well.
+DEVICES = UNREAL + '''
+	movl $3, %ebx
+again:	call random
+	movl %eax, %esi
+	andl $0xff00, %esi
+	orl $0x80000004, %esi
+	movl %esi, %eax
+	movw $0xcf8, %dx
+	outl %eax, %dx
+	movl $7, %eax
+	movw $0xcfc, %dx
+	outw %ax, %dx
+	call random
+	xorl %edx, %edx
+	movl $6, %ecx
+	divl %ecx
+	leal 12(%esi,%edx,4), %eax
+	movw $0xcf8, %dx
+	outl %eax, %dx
+	movw $0xcfc, %dx
+	inl %dx, %eax
+	movl %eax, %edi
+	incl %eax
+	cmpl $2, %eax
+	jb again
+	movw $64, %cx
+	testl $1, %edi
+	jnz ports
+	andl $0xfffffff0, %edi
+	cmpl $0x100000, %edi
+	jb again
+1:	call random
+	movl %eax, %esi
+	andl $0xffc, %esi
+	call random
+	testb $7, %bh
+	jnz 2f
+	shrl $24, %eax
+2:	movl %eax, %ds:(%edi,%esi)
+	movw %ds:2(%edi,%esi), %ax
+	movb %al, %ds:1(%edi,%esi)
+	loop 1b
+	jmp again
+ports:	andl $0xfffc, %edi
+	jz again
+1:	call random
+	movw %ax, %dx
+	andw $0x7f, %dx
+	addw %di, %dx
+	call random
+	outb %al, %dx
+	inb %dx, %al
+	outw %ax, %dx
+	inw %dx, %ax
+	outl %eax, %dx
+	inl %dx, %eax
+	loop 1b
 	jmp again
 ''' + RANDOM
 
@@ -285,15 +367,36 @@ def memory(pid):
         return next(int(line.split()[1]) << 10 for line in f if line.startswith('VmRSS:'))
 
 
-def survive(engine, name, text, *args, stays=False):
+def everything():
+    """One of each device that can be had."""
+    names = {name: os.path.join(run.WORK, 'hostile-' + name) for name in ('virtio', 'sata', 'floppy', 'cd')}
+    for name, path in names.items():
+        with open(path, 'wb') as f:
+            f.truncate(1474560 if name == 'floppy' else 1 << 20)
+    return ['--disk', names['virtio'] + ',format=raw,bus=virtio,snapshot', '--disk', names['sata'] + ',format=raw,bus=sata,snapshot',
+            '--floppy', names['floppy'] + ',format=raw,snapshot', '--cdrom', names['cd'], '--net', 'user,model=virtio', '--net',
+            'user,model=e1000', '--net', 'user,model=rtl8139', '--console', 'none', '--tablet', '--test-device', '--cpus', '2']
+
+
+def started(m):
+    """SeaBIOS has loaded the boot sector."""
+    with open(m.serial + '.bios', errors='replace') as f:
+        return 'Booting from 0000:7c00' in f.read()
+
+
+def survive(engine, name, text, *args, stays=False, may_end=False):
     disk = assemble(name, text)
     with Machine(f'{name}-{engine}', '--disk', disk + ',format=raw,snapshot', '--engine', engine, '--memory', '64M',
-                 '--on-panic', 'ignore', *args) as m:
-        m.qmp('query-status')
+                 '--on-panic', 'ignore', '--debugcon', os.path.join(run.WORK, f'{name}-{engine}.serial.bios'), *args) as m:
+        m.connect()
+        m.wait(lambda: started(m), 60, 'the boot sector does not start', m.said)
         end = time.time() + SECONDS
         most = 0
         while time.time() < end:
             time.sleep(0.25)
+            if may_end and m.process.poll() is not None:
+                check(m.process.poll() == 0, f'ended with {m.process.poll()}: {m.said()[-2000:]}')
+                return
             check(m.process.poll() is None, f'ended with {m.process.poll()}: {m.said()[-2000:]}')
             m.qmp('query-status')
             most = max(most, memory(m.process.pid))
@@ -301,8 +404,9 @@ def survive(engine, name, text, *args, stays=False):
         registers = m.qmp('human-monitor-command', **{'command-line': 'info registers'})
         rip = int(re.search('RIP=([0-9a-f]+)', registers)[1], 16)
         check(not stays or 0x7c00 <= rip < 0x9100, f'the guest has left its code: {registers}')
-        m.qmp('system_reset')
-        m.qmp('query-status')
+        if not may_end:
+            m.qmp('system_reset')
+            m.qmp('query-status')
         m.qmp('quit')
         check(m.end() == 0, f'status: {m.said()[-2000:]}')
 
@@ -322,6 +426,8 @@ def all_tests():
         for name, text in guests.items():
             yield f'{name}_{engine}', functools.partial(survive, engine, name, text, stays=True)
         yield f'pci_{engine}', functools.partial(survive, engine, 'pci', PCI, '--net', 'user', '--console', 'none')
+        yield f'devices_{engine}', lambda engine=engine: survive(engine, 'devices', DEVICES, *everything())
+        yield f'all_ports_{engine}', lambda engine=engine: survive(engine, 'all-ports', ALL_PORTS, *everything(), may_end=True)
         yield f'triple_{engine}', functools.partial(triple, engine)
 
 

@@ -66,13 +66,13 @@ def shaped(args):
 
 
 def patience(seconds):
-    """The interpreter takes its time, the more so on a busy host."""
-    return seconds * (4 if os.environ.get('GUISE_ENGINE') == 'interp' else 1)
+    """The interpreter takes its time, the more so on a busy host; so does a build with sanitizers (GUISE_TEST_PATIENCE)."""
+    return seconds * (4 if os.environ.get('GUISE_ENGINE') == 'interp' else 1) * int(os.environ.get('GUISE_TEST_PATIENCE', 1))
 
 
 def guise(*args, timeout=60):
     """Runs guise to its end; (status, stdout, stderr)."""
-    p = subprocess.run([GUISE, *args], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
+    p = subprocess.run([GUISE, *args, *(engine(args) if args[0] == 'run' else [])], stdin=subprocess.DEVNULL, capture_output=True, timeout=patience(timeout))
     return p.returncode, p.stdout.decode(errors='replace'), p.stderr.decode(errors='replace')
 
 
@@ -117,12 +117,12 @@ class Machine:
         return json.loads(line)
 
     def connect(self):
-        end = time.time() + 20
+        end = time.time() + patience(20)
         while not os.path.exists(self.qmp_path):
             check(self.process.poll() is None and time.time() < end, 'no QMP socket: ' + self.said())
             time.sleep(0.05)
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(30)
+        self.socket.settimeout(patience(30))
         while True:
             try:
                 self.socket.connect(self.qmp_path)

@@ -169,6 +169,7 @@ int main(void)
 	check(spaces_apart(&m), "two address spaces at one address");
 	relinks = b->stats.relinks;
 	check(spaces_apart(&m) && b->stats.relinks > relinks, "and again, by links that are there");
+	machine_free(&m);
 	printf("1..%u\n", tests);
 	return failures != 0;
 }

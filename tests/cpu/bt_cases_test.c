@@ -191,6 +191,8 @@ int main(void)
 	ok = empty_entries_missed((struct bt_cpu *)bt.vcpu);
 	bad += !ok;
 	printf("%s %u - no address leads to an empty entry\n", ok ? "ok" : "not ok", ++n);
+	machine_free(&in);
+	machine_free(&bt);
 	printf("1..%u\n", n);
 	return bad != 0;
 }

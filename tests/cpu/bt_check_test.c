@@ -445,6 +445,7 @@ int main(int argc, char **argv)
 	port_sequence(&m, &with_look);
 	printf("# %u sequences, %u blocks\n", cases, blocks);
 	passed = report(&s, &tried);
+	machine_free(&m);
 	printf("1..3\n%s 1 - %u blocks accepted\n", bad || !blocks ? "not ok" : "ok", blocks);
 	printf("%s 2 - %u mutations rejected\n", passed || tried < 1000 ? "not ok" : "ok", tried);
 	printf("%s 3 - nothing is writable and executable\n", maps_ok && maps_seen ? "ok" : "not ok");

@@ -88,6 +88,18 @@ static void machine_make(struct machine *m, const struct accel_ops *ops)
 	}
 }
 
+static void machine_free(struct machine *m)
+{
+	const struct accel_ops *ops = m->accel->ops;
+
+	ops->vcpu_destroy(m->vcpu);
+	for (int i = 0; i < MEM_MAX_SLOTS; i++)
+		mem_unmap(m->mem, i);
+	ops->close(m->accel);
+	ram_destroy(m->ram);
+	mem_destroy(m->mem);
+}
+
 /* ---- the world that a sequence runs in ---- */
 
 static void put64(struct machine *m, uint64_t at, uint64_t v) { st64le(m->ram->host + at, v); }
@@ -563,6 +575,9 @@ int main(int argc, char **argv)
 	printf("# %u cases, %u ended in a fault, %u did not end\n", cases, faults, skipped);
 	if (getenv("BT_STATS"))
 		printf("%s", stats->str);
+	g_string_free(stats, TRUE);
+	machine_free(&in);
+	machine_free(&bt);
 	printf("1..1\n%s 1 - random sequences\n", bad ? "not ok" : "ok");
 	return bad ? 1 : 0;
 }

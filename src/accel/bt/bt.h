@@ -18,6 +18,18 @@
 
 #include "accel/interp/core.h"
 
+/* AddressSanitizer's runtime uses vector registers in any C code: fp.c. */
+#ifdef __SANITIZE_ADDRESS__
+#define BT_SANITIZED true
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define BT_SANITIZED true
+#endif
+#endif
+#ifndef BT_SANITIZED
+#define BT_SANITIZED false
+#endif
+
 #define HOST_SP R15
 #define TEMP0 R10
 #define TEMP1 R11
@@ -342,6 +354,7 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 void bt_stubs_make(struct bt_cpu *b);
 
 /* ---- run.c: called by the stubs; each returns where to go on, or NULL to leave translated code. ---- */
+typedef uint8_t *bt_helper(struct bt_cpu *b, uint64_t id, uint64_t temp0, uint64_t temp1);
 uint8_t *bt_help_fill(struct bt_cpu *b, uint64_t id, uint64_t offset, uint64_t index);
 uint8_t *bt_help_fill_lin(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unused);
 uint8_t *bt_help_window(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
@@ -349,7 +362,7 @@ uint8_t *bt_help_insn(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 uint8_t *bt_help_fp(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 uint8_t *bt_help_poll(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
-uint8_t *bt_help_unchain(struct bt_cpu *b, uint64_t to);
+uint8_t *bt_help_unchain(struct bt_cpu *b, uint64_t to, uint64_t unused, uint64_t unused2);
 uint8_t *bt_help_miss(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unused2);
 uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2);
 void bt_run(struct vcpu *v, struct vcpu_exit *exit);
@@ -369,6 +382,8 @@ void bt_host_make(struct bt *bt, const struct accel_host *host);
 /* The guest's vector state into the host's registers if it may be used in place; the level reached. */
 unsigned bt_fp_load(struct bt_cpu *b);
 void bt_fp_save(struct bt_cpu *b);
+/* Another helper, for which the vector state is put away. */
+uint8_t *bt_help_sanitized(struct bt_cpu *b, uint64_t id, uint64_t temp0, uint64_t temp1, bt_helper *helper);
 
 /* ---- signals.c ---- */
 int bt_signals_init(struct bt *bt);

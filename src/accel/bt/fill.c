@@ -132,7 +132,7 @@ static uint8_t *branch_out(struct bt_cpu *b)
 	return bt_interp_rec(b, rec);
 }
 
-uint8_t *bt_help_unchain(struct bt_cpu *b, uint64_t to)
+uint8_t *bt_help_unchain(struct bt_cpu *b, uint64_t to, uint64_t unused, uint64_t unused2)
 {
 	atomic_store_explicit(&b->poked, 0, memory_order_seq_cst);
 	bt_unchain(b, (const uint8_t *)to, (const uint64_t *)b->return_sp);

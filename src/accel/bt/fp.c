@@ -68,3 +68,21 @@ void bt_fp_save(struct bt_cpu *b)
 	b->fp_level = 0;
 	b->stats.fp_saves++;
 }
+
+/*
+ * In builds with AddressSanitizer every helper is called through this. Its runtime uses vector registers where the compiler
+ * was told not to: at each raised fault (what leaves a function without returning), in memcpy. The checks in the code
+ * itself do not, so that the state can be saved and loaded here. Whatever is between is as without the unit in use.
+ */
+uint8_t *bt_help_sanitized(struct bt_cpu *b, uint64_t id, uint64_t temp0, uint64_t temp1, bt_helper *helper)
+{
+	bool fp = b->fp_level;
+	uint8_t *to;
+
+	if (fp)
+		bt_fp_save(b);
+	to = helper(b, id, temp0, temp1);
+	if (to && fp)
+		bt_fp_load(b);
+	return to;
+}

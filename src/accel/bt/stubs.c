@@ -43,10 +43,19 @@ static void emit_enter(struct emit *e, uint32_t reload)
 	emit_jmp(e, reload);
 }
 
-typedef uint8_t *helper(struct bt_cpu *b, uint64_t id, uint64_t temp0, uint64_t temp1);
+/* Calls the helper, whose arguments are in their registers. */
+static void emit_call_helper(struct emit *e, bt_helper *fn)
+{
+	if (BT_SANITIZED) {
+		emit_imm(e, R8, (uintptr_t)fn);
+		fn = (bt_helper *)(uintptr_t)bt_help_sanitized;
+	}
+	emit_imm(e, RAX, (uintptr_t)fn);
+	e1(e, 0xff), e1(e, 0xd0); /* call rax */
+}
 
 /* To C on C's stack, with what the block has pushed as `id`. */
-static uint32_t emit_helper(struct emit *e, struct bt_cpu *b, helper *fn, bool id, uint32_t reload)
+static uint32_t emit_helper(struct emit *e, struct bt_cpu *b, bt_helper *fn, bool id, uint32_t reload)
 {
 	uint32_t at = emit_at(e), over;
 
@@ -58,8 +67,7 @@ static uint32_t emit_helper(struct emit *e, struct bt_cpu *b, helper *fn, bool i
 	emit_mov(e, RDX, TEMP0);
 	emit_mov(e, RCX, TEMP1);
 	emit_imm(e, RDI, (uintptr_t)b);
-	emit_imm(e, RAX, (uintptr_t)fn);
-	e1(e, 0xff), e1(e, 0xd0); /* call rax */
+	emit_call_helper(e, fn);
 	emit_op_reg(e, true, 0x85, RAX, RAX);
 	over = emit_jcc(e, CC_NE, 0);
 	emit_leave_code(e);
@@ -77,8 +85,7 @@ static uint32_t emit_unchain(struct emit *e, struct bt_cpu *b, uint32_t reload)
 
 	emit_imm(e, RDI, (uintptr_t)b);
 	emit_mov(e, RSI, RAX);
-	emit_imm(e, RAX, (uintptr_t)bt_help_unchain);
-	e1(e, 0xff), e1(e, 0xd0); /* call rax */
+	emit_call_helper(e, bt_help_unchain);
 	emit_jmp(e, reload);
 	return at;
 }

@@ -62,6 +62,9 @@ static const struct accel_host host = {
 	.tpr_write = no_tpr_write, .clock_ns = no_clock, .tsc_adjusted = tsc_adjusted, .ioapic_eoi = no_eoi,
 };
 
+/* Instead of the host's, for tests that look at what the engine asks for. */
+static const struct accel_host *machine_host = &host;
+
 struct machine {
 	struct mem *mem;
 	struct ram *ram;
@@ -74,7 +77,7 @@ static uint64_t cache_size; /* 0: as it is by default */
 static void machine_make(struct machine *m, const struct accel_ops *ops)
 {
 	GError *error = NULL;
-	struct accel_config cfg = { .host = &host, .cpus = 1, .bt_cache = cache_size };
+	struct accel_config cfg = { .host = machine_host, .cpus = 1, .bt_cache = cache_size };
 
 	m->mem = mem_create();
 	m->ram = ram_create("test", RAM_SIZE, &error);
@@ -378,12 +381,38 @@ static void put_string(struct code *c)
 	put(c, 0x58 | RCX);
 }
 
+static void put_data_operand(struct code *c, unsigned reg)
+{
+	put(c, 0x80 | reg << 3 | RBX);
+	put_n(c, 8 * pick(0x80), 4);
+}
+
+/* A number through the x87, and whole vectors. */
+static void put_wide(struct code *c)
+{
+	static const struct { uint8_t pp, op; } shape[] = { { 1, 0x58 }, { 1, 0xef }, { 0, 0x59 }, { 1, 0xfe }, { 0, 0x57 }, { 1, 0xdb } };
+	unsigned kind = pick(G_N_ELEMENTS(shape));
+
+	if (pick(2)) {
+		put(c, 0xdd), put_data_operand(c, 0); /* FLD m64 */
+		put(c, 0xd8 + 4 * pick(2)), put_data_operand(c, (unsigned[]){ 0, 1, 4, 5 }[pick(4)]); /* FADD, FMUL, FSUB, FSUBR */
+		put(c, 0xdd), put_data_operand(c, 3); /* FSTP m64 */
+		return;
+	}
+	put(c, 0xc5), put(c, 0xfe), put(c, 0x6f), put_data_operand(c, pick(8)); /* VMOVDQU ymm, m256 */
+	put(c, 0xc5), put(c, 0x80 | (15 - pick(8)) << 3 | 4 | shape[kind].pp), put(c, shape[kind].op), put(c, 0xc0 | pick(64));
+	put(c, 0xc5), put(c, 0xfe), put(c, 0x7f), put_data_operand(c, pick(8));
+}
+
 /* Instructions that the table has no room for. */
 static void put_special(struct code *c)
 {
 	uint8_t *at;
 
-	switch (pick(10)) {
+	switch (pick(11)) {
+	case 10:
+		put_wide(c);
+		break;
 	case 9:
 		put_bmi(c);
 		break;
@@ -437,6 +466,9 @@ static void put_special(struct code *c)
 	}
 }
 
+/* The count at which the sequence's end writes to a port; 0: it never does. */
+static unsigned port_at;
+
 static unsigned make_sequence(struct machine *m, bool wide)
 {
 	struct code c = { m->ram->host + code_at, m->ram->host + code_at, wide };
@@ -449,7 +481,11 @@ static unsigned make_sequence(struct machine *m, bool wide)
 		else
 			put_insn(&c, true);
 	}
-	/* dec dword [COUNTER]; jnz top; hlt. RSP comes back first. */
+	if (port_at) { /* cmp dword [COUNTER], port_at; jne +2; out 0x99, al */
+		put(&c, 0x83), put(&c, 0x3c), put(&c, 0x25), put_n(&c, COUNTER, 4), put(&c, port_at);
+		put(&c, 0x75), put(&c, 2), put(&c, 0xe6), put(&c, 0x99);
+	}
+	/* dec dword [COUNTER]; jnz top; hlt, for good. RSP comes back first. */
 	if (wide)
 		put(&c, 0x48);
 	put(&c, 0xc7), put(&c, 0xc4), put_n(&c, STACK - 0x800, 4);
@@ -457,7 +493,7 @@ static unsigned make_sequence(struct machine *m, bool wide)
 	put(&c, 0x0f), put(&c, 0x85);
 	jump = c.p;
 	put_n(&c, (uint64_t)(top - (jump + 4)), 4);
-	put(&c, 0xf4);
+	put(&c, 0xf4), put(&c, 0xeb), put(&c, 0xfd);
 	return (unsigned)(c.p - c.start);
 }
 

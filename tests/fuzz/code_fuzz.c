@@ -5,11 +5,13 @@
  *
  *	code_fuzz [cases [seed]]      the seed of a case that is shown runs it alone: code_fuzz 1 SEED
  */
-#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <Zydis/Zydis.h>
 
@@ -32,8 +34,8 @@
 #define DATA 0x14000u
 #define STACK 0x28000u
 #define CODE_MAX 96u
-#define HANG_TICKS 5000u
 #define MAX_SHOWN 12u
+#define PROGRESS 100000u
 
 /* The sanitizer's runtime uses the vector registers, which hold the guest's state while C code is said not to: there
  * it is only crashes and hangs that count. */
@@ -131,33 +133,49 @@ static void machine_free(struct machine *m)
 
 /* ---- code that loops is told to leave; what does not is a bug ---- */
 
+#define LOOP_NS 200000   /* of processor time: long for so few instructions */
+#define LOOK_NS 250000
+#define HANG_LOOKS 40000u /* told so often, and still there */
+
 static struct {
-	_Atomic(struct vcpu *) running;
-	_Atomic uint64_t runs, seed;
+	struct vcpu *volatile running;
+	volatile unsigned looks;
+	uint64_t runs, seed, start;
+	timer_t timer;
 } watch;
 
-static void *watchdog(void *unused)
+static uint64_t thread_ns(void)
 {
-	const struct timespec tick = { .tv_nsec = 2000000 };
-	uint64_t last = 0;
-	unsigned same = 0;
+	struct timespec t;
 
-	for (;;) {
-		struct vcpu *v = atomic_load(&watch.running);
-		uint64_t runs = atomic_load(&watch.runs);
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
 
-		same = v && runs == last ? same + 1 : 0;
-		last = runs;
-		if (same && v)
-			v->ops->kick(v);
-		if (same > HANG_TICKS) {
-			printf("# hang: %s, seed %#lx\nnot ok 1 - random code\n", v->ops->name, (unsigned long)atomic_load(&watch.seed));
-			fflush(stdout);
-			abort();
-		}
-		nanosleep(&tick, NULL);
+static void on_look(int sig)
+{
+	struct vcpu *v = watch.running;
+
+	if (!v || thread_ns() - watch.start < LOOP_NS)
+		return;
+	v->ops->kick(v);
+	if (++watch.looks > HANG_LOOKS) {
+		printf("# hang: %s, seed %#lx\nnot ok 1 - random code\n", v->ops->name, (unsigned long)watch.seed);
+		fflush(stdout);
+		abort();
 	}
-	return NULL;
+}
+
+static void watch_begin(void)
+{
+	const struct itimerspec every = { { 0, LOOK_NS }, { 0, LOOK_NS } };
+	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM };
+	struct sigaction sa = { .sa_handler = on_look, .sa_flags = SA_ONSTACK | SA_RESTART };
+
+	ev._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+	sigaction(SIGALRM, &sa, NULL);
+	if (timer_create(CLOCK_MONOTONIC, &ev, &watch.timer) || timer_settime(watch.timer, 0, &every, NULL))
+		g_error("no timer");
 }
 
 /* ---- the world ---- */
@@ -404,6 +422,33 @@ static void make_state(struct fuzz_case *c)
 	s->xsave[512] = 7;
 }
 
+/* Data, tables and descriptors are expensive to make: some cases in a row share them, by the upper bits of their number. */
+#define WORLD_SHIFT 9
+#define SEED_STEP UINT64_C(0x9e3779b97f4a7c15)
+#define SEED_UNSTEP UINT64_C(0xf1de83e19937733d) /* its inverse */
+
+static void take_world(struct fuzz_case *c)
+{
+	static struct { bool made; uint64_t number; uint8_t ram[RAM_SIZE]; } worlds[MODES];
+	uint64_t number = c->seed * SEED_UNSTEP >> WORLD_SHIFT, own = rng;
+
+	if (!worlds[c->mode].made || worlds[c->mode].number != number) {
+		rng = (number * MODES + c->mode) * SEED_STEP | 1;
+		for (unsigned i = 0; i < 4; i++)
+			rnd();
+		memset(c->ram, 0, sizeof(c->ram));
+		for (unsigned at = DATA; at < DATA + 0xc000; at += 8)
+			put64(c, at, one_in(4) ? DATA + pick(0x8000) : rnd());
+		make_tables(c);
+		make_descriptors(c);
+		memcpy(worlds[c->mode].ram, c->ram, RAM_SIZE);
+		worlds[c->mode].made = true;
+		worlds[c->mode].number = number;
+		rng = own;
+	}
+	memcpy(c->ram, worlds[c->mode].ram, RAM_SIZE);
+}
+
 static void case_make(struct fuzz_case *c, uint64_t seed)
 {
 	rng = seed ? seed : 1;
@@ -414,11 +459,7 @@ static void case_make(struct fuzz_case *c, uint64_t seed)
 	c->user = c->mode == V86 || (c->mode != REAL && one_in(2));
 	/* Near the end of a page now and then. */
 	c->start = one_in(4) ? CODE + 0x1000 - pick(24) : CODE + 0x100 + pick(64);
-	memset(c->ram, 0, sizeof(c->ram));
-	for (unsigned at = DATA; at < DATA + 0xc000; at += 8)
-		put64(c, at, one_in(4) ? DATA + pick(0x8000) : rnd());
-	make_tables(c);
-	make_descriptors(c);
+	take_world(c);
 	make_code(c);
 	make_state(c);
 }
@@ -435,10 +476,12 @@ static enum vcpu_exit_kind run(struct machine *m, const struct fuzz_case *c, str
 		return VCPU_EXIT_DEBUG;
 	}
 	m->ops->set_irq(m->vcpu, VCPU_KICK, false);
-	atomic_fetch_add(&watch.runs, 1);
-	atomic_store(&watch.running, m->vcpu);
+	watch.runs++;
+	watch.looks = 0;
+	watch.start = thread_ns();
+	watch.running = m->vcpu;
 	m->ops->run(m->vcpu, &exit);
-	atomic_store(&watch.running, NULL);
+	watch.running = NULL;
 	if (exit.kind == VCPU_EXIT_ERROR) {
 		printf("# %s, seed %#lx: %s\n", m->ops->name, (unsigned long)c->seed, exit.message);
 		abort();
@@ -490,6 +533,19 @@ static bool byte_matters(unsigned at, uint8_t ours, uint8_t theirs)
 	return (change & ~tables) && (change & ~0xd5) && change != 0x08;
 }
 
+/* Whether the tables have changed but for accessed and dirty bits: then it is the processor's choice which ones it has
+ * looked at before, and which it still remembers. */
+static bool tables_changed(const struct machine *m, const struct fuzz_case *c)
+{
+	for (unsigned i = PML4; i < OLD_PT + 0x1000; i++) {
+		uint8_t ignored = i < OLD_PD ? (i & 7 ? 0 : 0x60) : i & 3 ? 0 : 0x60;
+
+		if ((m->ram->host[i] ^ c->ram[i]) & ~ignored)
+			return true;
+	}
+	return false;
+}
+
 static const char *memory_difference(const struct machine *a, const struct machine *b, unsigned *where)
 {
 	for (unsigned i = 0; i < RAM_SIZE; i++) {
@@ -522,7 +578,7 @@ static bool agree(struct machine m[2], const struct fuzz_case *c, struct verdict
 	v->what = v->kind[0] != v->kind[1] ? "exit" : state_difference(&v->end[0], &v->end[1]);
 	if (!v->what)
 		v->what = memory_difference(&m[0], &m[1], &v->where);
-	return !v->what;
+	return !v->what || tables_changed(&m[0], c) || tables_changed(&m[1], c);
 }
 
 /* Whether the code may have looked at flags that are undefined, by what it decodes to from the start. */
@@ -621,16 +677,17 @@ int main(int argc, char **argv)
 	static struct verdict v, again;
 	struct machine m[2];
 	unsigned shown = 0;
-	pthread_t thread;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	machine_make(&m[0], &accel_interp_ops);
 	machine_make(&m[1], &accel_bt_ops);
-	pthread_create(&thread, NULL, watchdog, NULL);
+	watch_begin();
 	for (uint64_t n = 0; n < cases && shown < MAX_SHOWN; n++) {
-		uint64_t own = cases == 1 ? seed : (seed + n) * UINT64_C(0x9e3779b97f4a7c15);
+		uint64_t own = cases == 1 ? seed : (seed + n) * SEED_STEP;
 
-		atomic_store(&watch.seed, own);
+		watch.seed = own;
+		if (n && n % PROGRESS == 0)
+			printf("# %lu executions so far\n", (unsigned long)watch.runs);
 		case_make(&c, own);
 		if (agree(m, &c, &v) || !COMPARED) {
 			ends[v.kind[0] & 7]++;
@@ -656,11 +713,10 @@ int main(int argc, char **argv)
 			shown++;
 		}
 	}
-	pthread_cancel(thread);
-	pthread_join(thread, NULL);
+	timer_delete(watch.timer);
 	machine_free(&m[1]);
 	machine_free(&m[0]);
-	printf("# %lu executions\n", (unsigned long)atomic_load(&watch.runs));
+	printf("# %lu executions\n", (unsigned long)watch.runs);
 	printf("# halted %lu, shut down %lu, looped %lu, refused %lu, clock %lu, undefined flags %lu\n", (unsigned long)ends[VCPU_EXIT_HALT],
 	       (unsigned long)ends[VCPU_EXIT_SHUTDOWN], (unsigned long)ends[VCPU_EXIT_KICKED], (unsigned long)ends[VCPU_EXIT_DEBUG],
 	       (unsigned long)clocked, (unsigned long)undefined);

@@ -276,6 +276,7 @@ struct bt_cpu {
 	uint64_t outer_gs;
 	uint32_t mode;
 	bool flags_in_image;   /* or in cpu.s.rflags */
+	bool left_code;        /* cs:rip is where translated code ended: status flags that nobody reads there may be stale */
 	uint8_t xsave_bv;      /* the image's own, while the state is in the registers */
 	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll, stub_poll_flags,
 		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_syscall, stub_sysret, stub_iret, stub_string,

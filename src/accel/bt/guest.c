@@ -58,7 +58,7 @@ static const struct entry one_byte[256] = {
 	[0x9b] = { G_INTERP },
 	[0x9c] = { G_PUSHF, 0, false, GF_ALL }, [0x9d] = { G_INTERP, 0, false, 0, 0, GO_ENDS },
 	[0x9e] = { G_PLAIN, 0, false, 0, GF_ALL & ~GF_O, GO_ACC }, [0x9f] = { G_PLAIN, 0, false, GF_ALL & ~GF_O, 0, GO_ACC },
-	[0xa4 ... 0xa7] = { G_STRING }, [0xaa ... 0xaf] = { G_STRING },
+	[0xa4 ... 0xa7] = { G_STRING, 0, false, GF_ALL }, [0xaa ... 0xaf] = { G_STRING, 0, false, GF_ALL }, /* may be interrupted half-way */
 	[0xa8] = { G_PLAIN, I_8, false, 0, GF_ALL, GO_ACC | B }, [0xa9] = { G_PLAIN, I_Z, false, 0, GF_ALL, GO_ACC },
 	[0xb0 ... 0xb7] = { G_PLAIN, I_8, false, 0, 0, GO_OPREG | E_W | B },
 	[0xb8 ... 0xbf] = { G_PLAIN, I_V, false, 0, 0, GO_OPREG | E_W },
@@ -341,7 +341,7 @@ static void one_byte_fixups(struct reader *r, struct guest_insn *g, unsigned bit
 	case 0x63:
 		if (bits != 64)
 			interp(g, false);
-		g->mem_size = g->opsize < 4 ? 2 : 4;
+		g->mem_size = 4; /* with an operand size of 16 bits some read 2, some 4 */
 		break;
 	case 0x80: case 0x81: case 0x83:
 		if ((g->reg & 7) == 7)

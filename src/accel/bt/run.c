@@ -2,6 +2,7 @@
  * The run loop, and what translated code leaves to the interpreter. Compiled without vector registers: the
  * guest's vector state stays in them while handlers run that have no use for it.
  */
+#include "accel/bt/guest.h"
 #include "accel/bt/run.h"
 #include "accel/bt/tier.h"
 #include "accel/bt/window.h"
@@ -63,18 +64,26 @@ static const struct insn *fetch_insn(struct bt_cpu *b, struct insn *local)
 	return insn_decode(&b->cpu, joined, sizeof(joined), local, &more) ? local : NULL;
 }
 
-/* The record's i-th instruction, at cs:rip; in *local without memory. NULL when it cannot be fetched. */
+/* Whether the instruction goes on in the next page, whose changes its block does not hear of. */
+static bool crosses_unwatched(const struct bt_rec *rec, uint64_t lin, const struct insn *in)
+{
+	return (lin & (PAGE_SIZE - 1)) + in->length > PAGE_SIZE && !rec->block->tail;
+}
+
+/* The record's i-th instruction, at cs:rip, in *local when it cannot be kept. NULL when it cannot be fetched. */
 static const struct insn *rec_insn(struct bt_cpu *b, struct bt_rec *rec, unsigned i, struct insn *local)
 {
-	struct insn *place;
-
 	if (rec->insn && rec->insn[i].length)
 		return &rec->insn[i];
 	fp_leave(b);
+	if (!fetch_insn(b, local))
+		return NULL;
 	if (!rec->insn)
 		rec->insn = calloc(rec->count, sizeof(*rec->insn));
-	place = rec->insn ? &rec->insn[i] : local;
-	return fetch_insn(b, place);
+	if (!rec->insn || crosses_unwatched(rec, b->cpu.s.rip, local))
+		return local;
+	rec->insn[i] = *local;
+	return &rec->insn[i];
 }
 
 /* Handlers compiled without vector registers that reach nothing that is not, but for the machine (host.c). */
@@ -248,6 +257,37 @@ static void take_inbox(struct bt_cpu *b)
 	g_mutex_unlock(&in->lock);
 }
 
+/* Instructions that may pass before status flags of which nothing is known have been written or read. */
+#define CATCH_UP_MAX 64
+
+/*
+ * Translated code leaves out status flags that are overwritten ahead; who is interrupted shows them all. So the
+ * interpreter goes on before, until each has been written, or is read, and so was right all the time.
+ */
+static void catch_up(struct bt_cpu *b)
+{
+	struct icpu *cpu = &b->cpu;
+	unsigned bits = b->mode & MODE_CODE32 ? 32 : 64;
+	uint8_t unknown = GF_ALL;
+
+	settle(b);
+	for (unsigned n = 0; n < CATCH_UP_MAX && unknown && !(b->mode & MODE_NONE) && !cpu->s.interrupt_shadow; n++) {
+		const uint8_t *code = bt_exec_peek(b, cpu->s.rip);
+		unsigned left = PAGE_SIZE - (unsigned)(cpu->s.rip & (PAGE_SIZE - 1));
+		struct guest_insn g;
+		struct insn in;
+
+		if (!code || !guest_decode(&g, code, left, bits) || !g.length)
+			return;
+		unknown &= (uint8_t)~g.flags_read;
+		if (!unknown || ((g.ops & GO_ENDS) && g.kind != G_JMP && g.kind != G_CALL) || !fetch_insn(b, &in))
+			return;
+		icpu_step(cpu, &in);
+		unknown &= (uint8_t)~g.flags_written;
+		bt_mode_update(b);
+	}
+}
+
 static bool steps(const struct bt_cpu *b)
 {
 	const struct icpu *cpu = &b->cpu;
@@ -272,6 +312,7 @@ static bool run_once(struct bt_cpu *b)
 		enter(target);
 		atomic_store_explicit(&b->in_code, 0, memory_order_relaxed);
 		flags_to_cpu(b);
+		b->left_code = true;
 		if (b->unit.insns)
 			bt_unit_end(b);
 		return true;
@@ -316,6 +357,11 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 		}
 		if (trace_on(TRACE_INT))
 			fp_leave(b);
+		if (b->left_code && !cpu->stepping && bt_interrupted(b)) {
+			b->left_code = false;
+			catch_up(b);
+		}
+		b->left_code = false;
 		if (icpu_stopped(cpu, exit))
 			break;
 		mmu_sync(cpu);

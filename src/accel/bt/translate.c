@@ -45,16 +45,41 @@ static bool string_helped(const struct tr *t, const struct guest_insn *g)
 	return !from || (g->seg != SEG_FS && g->seg != SEG_GS);
 }
 
-static void judge(const struct tr *t, struct guest_insn *g)
+/*
+ * Whether the host may be given the encoding: one that the interpreter's decoder knows as well. Only those are asked
+ * about of which the tables do not say all: VEX, and what LOCK may stand before. Outside of 64-bit code VEX.W says nothing
+ * about general registers, on the host it would.
+ */
+static bool encoding_known(const struct tr *t, const struct guest_insn *g, const uint8_t *bytes)
+{
+	const uint32_t general = GO_RM_GPR | GO_REG_GPR | GO_VVVV_R | GO_VVVV_W;
+	ZydisDecodedInstruction zi;
+	ZydisDecoder decoder;
+
+	if (!g->vex && !g->lock)
+		return true;
+	/* VZEROUPPER and VZEROALL leave the registers alone that this code cannot name. */
+	if (t->code32 && g->vex && g->map == 1 && g->op == 0x77)
+		return false;
+	if (t->code32 && g->vex && (g->rex & 8) && (g->ops & general))
+		return false;
+	if (t->code32)
+		ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
+	else
+		ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, bytes, g->length, &zi)) && zi.length == g->length;
+}
+
+static void judge(const struct tr *t, struct guest_insn *g, const uint8_t *bytes)
 {
 	bool supervisor = !(t->mode & MODE_USER), ok = true;
 
 	if (guest_mem(g) && g->kind != G_LEA && g->kind != G_NOP && !segment_usable(t, g))
 		ok = false;
 	switch (g->kind) {
-	case G_PLAIN: ok &= plain_supported(g); break;
+	case G_PLAIN: ok &= plain_supported(g) && encoding_known(t, g, bytes); break;
 	case G_LEA: ok &= g->mod != 3 && g->opsize != 2; break;
-	case G_BIT_STRING: ok &= g->opsize != 2; break;
+	case G_BIT_STRING: ok &= g->opsize != 2 && encoding_known(t, g, bytes); break;
 	case G_PUSH_MEM: ok &= g->opsize == word(t) && stack_usable(t); break;
 	case G_PUSH_REG: case G_PUSH_IMM: case G_POP_REG: case G_LEAVE: case G_CALL: case G_RET: case G_CALL_IND:
 		ok &= stack_usable(t);
@@ -85,7 +110,7 @@ static void decode(struct tr *t, const uint8_t *code, unsigned room)
 		t->offset[t->count] = (uint16_t)used;
 		if (used >= room || !guest_decode(g, code + used, room - used, t->code32 ? 32 : 64))
 			return;
-		judge(t, g);
+		judge(t, g, code + used);
 		if (leads_out(t, g, t->block->lin + used))
 			to_interp(g);
 		t->count++;
@@ -248,7 +273,7 @@ static void decode_crossing(struct tr *t, const uint8_t *code, unsigned room, co
 	memcpy(joined + room, next->host, sizeof(joined) - room);
 	if (!guest_decode(&t->insn[0], joined, sizeof(joined), t->code32 ? 32 : 64))
 		return;
-	judge(t, &t->insn[0]);
+	judge(t, &t->insn[0], joined);
 	if (leads_out(t, &t->insn[0], t->block->lin))
 		to_interp(&t->insn[0]);
 	t->count = 1;

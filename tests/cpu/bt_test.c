@@ -404,6 +404,9 @@ static void put_wide(struct code *c)
 	put(c, 0xc5), put(c, 0xfe), put(c, 0x7f), put_data_operand(c, pick(8));
 }
 
+/* Sequences may read the time stamp counter, and clear what they have read. */
+static bool clocked = true;
+
 /* Instructions that the table has no room for. */
 static void put_special(struct code *c)
 {
@@ -459,7 +462,7 @@ static void put_special(struct code *c)
 		put(c, pick(256));
 		put(c, 0xb0), put(c, 0x11);
 		break;
-	case 7: put(c, 0xfc + pick(1)); put(c, 0x0f), put(c, 0x31), put(c, 0x31), put(c, 0xc0), put(c, 0x31), put(c, 0xd2); break;
+	case 7: put(c, 0xfc + pick(1)); put(c, 0x0f), put(c, clocked ? 0x31 : 0xc8), put(c, 0x31), put(c, 0xc0), put(c, 0x31), put(c, 0xd2); break;
 	default: /* LEAVE */
 		put(c, 0x55), put(c, 0x89 - (c->wide ? 0 : 0)), put(c, 0xe5), put(c, 0xc9);
 		break;
@@ -539,6 +542,7 @@ static void show(const struct cpu_state *a, const struct cpu_state *b, struct ma
 
 /* A sequence may run for ever: it is given up then. */
 static struct vcpu *running;
+static unsigned limit_us = 500000;
 
 static void on_alarm(int sig)
 {
@@ -547,7 +551,7 @@ static void on_alarm(int sig)
 
 static void run(struct vcpu *v, struct vcpu_exit *exit)
 {
-	static const struct itimerval limit = { .it_value = { .tv_usec = 500000 } }, off;
+	const struct itimerval limit = { .it_value = { .tv_usec = limit_us } }, off = { 0 };
 
 	running = v;
 	setitimer(ITIMER_VIRTUAL, &limit, NULL);

@@ -271,19 +271,19 @@ static void catch_up(struct bt_cpu *b)
 	uint8_t unknown = GF_ALL;
 
 	settle(b);
-	for (unsigned n = 0; n < CATCH_UP_MAX && unknown && !(b->mode & MODE_NONE) && !cpu->s.interrupt_shadow; n++) {
-		const uint8_t *code = bt_exec_peek(b, cpu->s.rip);
-		unsigned left = PAGE_SIZE - (unsigned)(cpu->s.rip & (PAGE_SIZE - 1));
+	for (unsigned n = 0; n < CATCH_UP_MAX && !(b->mode & MODE_NONE) && !cpu->s.interrupt_shadow; n++) {
 		struct guest_insn g;
 		struct insn in;
 
-		if (!code || !guest_decode(&g, code, left, bits) || !g.length)
+		if (!fetch_insn(b, &in) || !guest_decode(&g, in.bytes, in.length, bits) || !g.length)
 			return;
 		unknown &= (uint8_t)~g.flags_read;
-		if (!unknown || ((g.ops & GO_ENDS) && g.kind != G_JMP && g.kind != G_CALL) || !fetch_insn(b, &in))
+		if (!unknown || ((g.ops & GO_ENDS) && g.kind != G_JMP && g.kind != G_CALL))
 			return;
 		icpu_step(cpu, &in);
 		unknown &= (uint8_t)~g.flags_written;
+		if (!unknown)
+			return;
 		bt_mode_update(b);
 	}
 }

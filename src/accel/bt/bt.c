@@ -172,6 +172,7 @@ static void print_cpu(const struct bt_cpu *b, GString *out)
 
 	g_string_append_printf(out, "cpu%u: %lu blocks, %lu guest bytes -> %lu, %lu flushes, %lu evictions, %lu invalidated, %lu KiB in use\n",
 			       b->cpu.vcpu.index, s->blocks, s->guest_bytes, s->host_bytes, s->flushes, s->evictions, s->invalidated, bt_cache_bytes(b) >> 10);
+	g_string_append_printf(out, "cpu%u: %lu blocks moved to other addresses, %lu not\n", b->cpu.vcpu.index, s->moved, s->unmoved);
 	g_string_append_printf(out, "cpu%u: %lu links, %lu again, %lu pages looked up, %lu look-ups, %lu polls, %lu entries, %lu gates, %lu strings, %lu blocks interpreted\n",
 			       b->cpu.vcpu.index, s->links, s->relinks, s->pages, s->misses, s->polls, s->enters, s->gates, s->strings, s->interp_blocks);
 	g_string_append_printf(out, "cpu%u: %lu TLB misses, %lu fills, %lu/%lu address spaces known/switched to, %lu to the interpreter, %lu faults, %lu host faults, %lu/%lu FP loads/saves\n",

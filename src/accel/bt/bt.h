@@ -55,6 +55,7 @@ struct bt_exit {
 	uint32_t stub;       /* where an unlinked jump goes */
 	uint32_t page_site;  /* of the look at `mapped`: disp32, imm32; 0 when target and block share a page */
 	bool saved_flags;    /* linked to the target's indirect entry: flags are in the image */
+	uint8_t live;        /* what of the flags was found to matter there: GF_ (guest.h) */
 };
 
 /* An instruction of a block that may need C. */
@@ -78,6 +79,7 @@ struct bt_rec {
 	uint8_t string;      /* STRING_ */
 	uint8_t align;       /* a store faults, and touches no page, when its address has a bit of these */
 	bool constant;       /* lin is the address of an access in a window */
+	bool moves;          /* lin counts from the block's address */
 	int32_t disp;        /* from the frame's register */
 	uint64_t lin;        /* a constant address */
 };
@@ -92,19 +94,33 @@ enum { STRING_MOVES = 1, STRING_LOADS = 2, STRING_COMPARES = 4, STRING_SCANS = 8
 enum bt_frame { FRAME_NONE, FRAME_RSP, FRAME_RBP };
 
 struct bt_block {
-	struct bt_block *hash_next, *page_next, *tail_next;
-	struct bt_exit *incoming;
+	struct bt_block *hash_next; /* the same code for other linear addresses is in one chain with it */
 	uint64_t lin, gpa;
-	uint64_t tail; /* physical page of the second part of an instruction across pages, with bit 0 set, or 0 */
 	uint32_t mode;
-	uint32_t host, host_end;    /* offsets in the cache */
 	uint32_t direct, indirect;  /* entries: flags in the flags register, or in the image */
-	uint32_t first_rec, first_exit;
-	uint16_t recs, exits;
+	uint32_t moved;             /* when it was last: see move.c */
+	struct bt_exit *incoming;
+	struct bt_block *page_next, *tail_next;
+	uint64_t tail; /* physical page of the second part of an instruction across pages, with bit 0 set, or 0 */
+	uint32_t host, host_end;    /* offsets in the cache */
+	uint32_t first_rec, first_exit, first_reloc;
+	uint16_t recs, exits, relocs;
 	uint16_t length;  /* guest bytes */
 	uint8_t insns;
 	bool dead, uses_fp;
 	bool tier2;                 /* memory operands in windows */
+	bool fixed;                 /* some of its code has no form for other addresses */
+};
+
+/* What of a block's code depends on its linear address: kind, and offset from its first byte of host code. */
+enum bt_reloc_kind {
+	RELOC_LIN,    /* a linear address, 64 bits */
+	RELOC_LIN32,  /* 32 bits: in 32-bit code only */
+	RELOC_ENTRY,  /* displacement of a soft TLB entry for a page that moves with the block */
+	RELOC_SLOT,   /* displacement of the window's delta for the RELOC_LIN before it */
+};
+struct bt_reloc {
+	uint16_t kind : 2, at : 14;
 };
 
 /* Of the guest pages that blocks stand on. */
@@ -164,7 +180,7 @@ struct bt_space {
  */
 #define REGIONS 16u
 struct bt_region {
-	uint32_t code, block, rec, exit;  /* where its parts begin; of region REGIONS, where the last one's end */
+	uint32_t code, block, rec, exit, reloc;  /* where its parts begin; of region REGIONS, where the last one's end */
 	uint32_t blocks, recs;            /* how many it holds, once it is full */
 };
 
@@ -175,6 +191,7 @@ struct bt_region {
 struct bt_stats {
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidated, links, relinks, misses, slow_fill, slow_interp,
 		enters, gates, strings, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, pages, promoted, demoted, window_faults;
+	uint64_t moved, unmoved; /* blocks, to other linear addresses; that stayed in turns, or did not fit */
 	uint64_t evictions; /* of the oldest region, or of everything */
 	uint64_t translate_tsc, later_bytes, records, ways_out; /* of bt_translate: its time, what it made */
 	uint64_t by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
@@ -249,9 +266,10 @@ struct bt_cpu {
 	struct bt_block *blocks;
 	struct bt_rec *recs;
 	struct bt_exit *exits;
-	uint32_t block_count, rec_count, exit_count; /* of the next one */
+	struct bt_reloc *relocs;
+	uint32_t block_count, rec_count, exit_count, reloc_count; /* of the next one */
 	uint32_t page_count, page_free;              /* ever used; of them unused now */
-	uint32_t block_max, rec_max, exit_max, page_max;
+	uint32_t block_max, rec_max, exit_max, reloc_max, page_max;
 	struct bt_block **hash;
 	uint32_t hash_size;
 	struct bt_page **page_hash;
@@ -321,8 +339,12 @@ void bt_cache_reserve(struct bt_cpu *b);
 /* Bytes of code in it. */
 uint64_t bt_cache_bytes(const struct bt_cpu *b);
 struct bt_block *bt_block_find(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode);
+/* The chain of the blocks for gpa and mode at whatever linear address, with others among them. */
+struct bt_block *bt_block_chain(struct bt_cpu *b, uint64_t gpa, uint32_t mode);
 void bt_block_add(struct bt_cpu *b, struct bt_block *block);
 void bt_block_kill(struct bt_cpu *b, struct bt_block *block);
+/* No jump leads to it or from it any more. */
+void bt_block_unlink(struct bt_cpu *b, struct bt_block *block);
 /* Drops the translations of [gpa, gpa + len). */
 void bt_code_changed(struct bt_cpu *b, uint64_t gpa, uint64_t len);
 void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target);
@@ -347,6 +369,10 @@ void bt_dropped(struct icpu *cpu, unsigned space);
 uint32_t bt_mode_now(struct bt_cpu *b);
 /* Follows the vCPU's state: mode, look-up, return stack. */
 void bt_mode_update(struct bt_cpu *b);
+
+/* ---- move.c ---- */
+/* A block for gpa and mode that stands at another linear address is made to stand at lin; never `keep`. NULL when there is none to have. */
+struct bt_block *bt_block_move(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode, const struct bt_block *keep);
 
 /* ---- translate.c ---- */
 struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_exec *page);

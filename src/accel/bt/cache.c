@@ -11,10 +11,11 @@
 #include "accel/bt/translate.h"
 
 #define PAGE_HASH_SIZE 16384u
-/* Bytes of code for which one block, record, exit, page is provided. */
+/* Bytes of code for which one block, record, exit, relocation, page is provided. */
 #define BYTES_PER_BLOCK 128u
 #define BYTES_PER_REC 72u
 #define BYTES_PER_EXIT 72u
+#define BYTES_PER_RELOC 64u
 #define BYTES_PER_PAGE 1024u
 #define CODE_MIN (1u << 20)
 
@@ -62,7 +63,7 @@ static size_t code_share(size_t bytes)
 {
 	const size_t each = 1024 + 1024 / BYTES_PER_BLOCK * (sizeof(struct bt_block) + 2 * sizeof(struct bt_block *)) +
 			    1024 / BYTES_PER_REC * sizeof(struct bt_rec) + 1024 / BYTES_PER_EXIT * sizeof(struct bt_exit) +
-			    1024 / BYTES_PER_PAGE * sizeof(struct bt_page);
+			    1024 / BYTES_PER_RELOC * sizeof(struct bt_reloc) + 1024 / BYTES_PER_PAGE * sizeof(struct bt_page);
 	size_t code = bytes * 1024 / each;
 
 	return (code < CODE_MIN ? CODE_MIN : code) & ~(size_t)(PAGE_SIZE - 1);
@@ -76,7 +77,7 @@ static void lay_out_regions(struct bt_cpu *b)
 
 	for (unsigned i = 0; i <= REGIONS; i++)
 		b->region[i] = (struct bt_region){ (b->code_start + part(room, i)) & ~63u, part(b->block_max, i), part(b->rec_max, i),
-						   part(b->exit_max, i), 0, 0 };
+						   part(b->exit_max, i), part(b->reloc_max, i), 0, 0 };
 }
 
 int bt_cache_init(struct bt_cpu *b, size_t bytes)
@@ -85,16 +86,18 @@ int bt_cache_init(struct bt_cpu *b, size_t bytes)
 	b->block_max = (uint32_t)(b->code_size / BYTES_PER_BLOCK);
 	b->rec_max = (uint32_t)(b->code_size / BYTES_PER_REC);
 	b->exit_max = (uint32_t)(b->code_size / BYTES_PER_EXIT);
+	b->reloc_max = (uint32_t)(b->code_size / BYTES_PER_RELOC);
 	b->page_max = (uint32_t)(b->code_size / BYTES_PER_PAGE);
 	for (b->hash_size = 1; b->hash_size < b->block_max;)
 		b->hash_size *= 2;
 	b->blocks = reserve(b->block_max * sizeof(*b->blocks));
 	b->recs = reserve(b->rec_max * sizeof(*b->recs));
 	b->exits = reserve(b->exit_max * sizeof(*b->exits));
+	b->relocs = reserve(b->reloc_max * sizeof(*b->relocs));
 	b->pages = reserve(b->page_max * sizeof(*b->pages));
 	b->hash = reserve(b->hash_size * sizeof(*b->hash));
 	b->page_hash = reserve(PAGE_HASH_SIZE * sizeof(*b->page_hash));
-	if (!b->blocks || !b->recs || !b->exits || !b->pages || !b->hash || !b->page_hash || !map_code(b) || !map_returns(b))
+	if (!b->blocks || !b->recs || !b->exits || !b->relocs || !b->pages || !b->hash || !b->page_hash || !map_code(b) || !map_returns(b))
 		return -ENOMEM;
 	bt_stubs_make(b);
 	lay_out_regions(b);
@@ -134,6 +137,7 @@ static void region_begin(struct bt_cpu *b, unsigned i)
 	b->block_count = r->block;
 	b->rec_count = r->rec;
 	b->exit_count = r->exit;
+	b->reloc_count = r->reloc;
 }
 
 void bt_cache_finish(struct bt_cpu *b)
@@ -145,6 +149,7 @@ void bt_cache_finish(struct bt_cpu *b)
 	release(b->blocks, b->block_max * sizeof(*b->blocks));
 	release(b->recs, b->rec_max * sizeof(*b->recs));
 	release(b->exits, b->exit_max * sizeof(*b->exits));
+	release(b->relocs, b->reloc_max * sizeof(*b->relocs));
 	release(b->pages, b->page_max * sizeof(*b->pages));
 	release(b->hash, b->hash_size * sizeof(*b->hash));
 	release(b->page_hash, PAGE_HASH_SIZE * sizeof(*b->page_hash));
@@ -198,16 +203,18 @@ void bt_cache_flush(struct bt_cpu *b)
 
 /* ---- look-up ---- */
 
-static unsigned hash_of(const struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode)
+static struct bt_block **hash_place(struct bt_cpu *b, uint64_t gpa, uint32_t mode)
 {
-	uint64_t h = (lin ^ (gpa >> PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)mode << 40) * UINT64_C(0xff51afd7ed558ccd);
+	uint64_t h = (gpa ^ (uint64_t)mode << 40) * UINT64_C(0xff51afd7ed558ccd);
 
-	return (unsigned)(h >> 32) & (b->hash_size - 1);
+	return &b->hash[(unsigned)(h >> 32) & (b->hash_size - 1)];
 }
+
+struct bt_block *bt_block_chain(struct bt_cpu *b, uint64_t gpa, uint32_t mode) { return *hash_place(b, gpa, mode); }
 
 struct bt_block *bt_block_find(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode)
 {
-	struct bt_block *k = b->hash[hash_of(b, lin, gpa, mode)];
+	struct bt_block *k = *hash_place(b, gpa, mode);
 
 	while (k && (k->lin != lin || k->gpa != gpa || k->mode != mode))
 		k = k->hash_next;
@@ -252,7 +259,7 @@ static struct bt_page *page_get(struct bt_cpu *b, uint64_t gpa)
 
 void bt_block_add(struct bt_cpu *b, struct bt_block *block)
 {
-	struct bt_block **place = &b->hash[hash_of(b, block->lin, block->gpa, block->mode)];
+	struct bt_block **place = hash_place(b, block->gpa, block->mode);
 	struct bt_page *p = page_get(b, block->gpa & ~(uint64_t)(PAGE_SIZE - 1));
 
 	block->hash_next = *place;
@@ -398,15 +405,8 @@ static void drop_jump(struct bt_cpu *b, const struct bt_block *block)
 		j->tag = bt_jump_empty(i);
 }
 
-void bt_block_kill(struct bt_cpu *b, struct bt_block *block)
+void bt_block_unlink(struct bt_cpu *b, struct bt_block *block)
 {
-	struct bt_block **p = &b->hash[hash_of(b, block->lin, block->gpa, block->mode)];
-
-	if (block->dead)
-		return;
-	while (*p != block)
-		p = &(*p)->hash_next;
-	*p = block->hash_next;
 	while (block->incoming) {
 		struct bt_exit *e = block->incoming;
 
@@ -426,6 +426,18 @@ void bt_block_kill(struct bt_cpu *b, struct bt_block *block)
 		}
 	}
 	drop_jump(b, block);
+}
+
+void bt_block_kill(struct bt_cpu *b, struct bt_block *block)
+{
+	struct bt_block **p = hash_place(b, block->gpa, block->mode);
+
+	if (block->dead)
+		return;
+	while (*p != block)
+		p = &(*p)->hash_next;
+	*p = block->hash_next;
+	bt_block_unlink(b, block);
 	block->dead = true;
 	b->stats.invalidated++;
 }
@@ -487,7 +499,7 @@ static bool in_region(const struct bt_cpu *b, const struct bt_region *r, const s
 /* Nothing leads to the block any more. */
 static void forget_block(struct bt_cpu *b, struct bt_block *k)
 {
-	struct bt_block **p = &b->hash[hash_of(b, k->lin, k->gpa, k->mode)];
+	struct bt_block **p = hash_place(b, k->gpa, k->mode);
 
 	while (*p != k)
 		p = &(*p)->hash_next;
@@ -583,7 +595,7 @@ static bool region_full(const struct bt_cpu *b)
 	const struct bt_region *end = &b->region[b->filling + 1];
 
 	return b->at + BLOCK_CODE_MAX > end->code || b->block_count + 1 >= end->block || b->rec_count + 3 * BLOCK_INSNS >= end->rec ||
-	       b->exit_count + BLOCK_LATER >= end->exit;
+	       b->exit_count + BLOCK_LATER >= end->exit || b->reloc_count + BLOCK_RELOCS >= end->reloc;
 }
 
 void bt_cache_reserve(struct bt_cpu *b)

@@ -3,11 +3,12 @@
 
 static uint64_t page_of(uint64_t lin) { return lin & ~(uint64_t)(PAGE_SIZE - 1); }
 
-static struct bt_exit *exit_new(struct tr *t, uint64_t lin, bool saved, uint32_t *id)
+/* `live`: the flags that matter at lin; `saved`: they are in the image. */
+static struct bt_exit *exit_new(struct tr *t, uint64_t lin, uint8_t live, bool saved, uint32_t *id)
 {
 	struct bt_exit *x = &t->b->exits[*id = t->b->exit_count++];
 
-	*x = (struct bt_exit){ .block = t->block, .lin = t->code32 ? (uint32_t)lin : lin, .saved_flags = saved };
+	*x = (struct bt_exit){ .block = t->block, .lin = t->code32 ? (uint32_t)lin : lin, .saved_flags = saved, .live = live };
 	t->block->exits++;
 	return x;
 }
@@ -38,7 +39,7 @@ void emit_exit(struct tr *t, uint64_t lin, bool poll, uint8_t live)
 	if (poll || cross)
 		t->flags = FLAGS_IMAGE;
 	host = t->flags != FLAGS_IMAGE;
-	x = exit_new(t, lin, live && !host, &id);
+	x = exit_new(t, lin, live, live && !host, &id);
 	if (poll) {
 		emit_cmp_gs8(&t->e, GS_OF(cpu.poll), 0);
 		later_add(t, LATER_POLL, emit_jcc(&t->e, CC_NE, 0), id, 0, 0);
@@ -49,22 +50,22 @@ void emit_exit(struct tr *t, uint64_t lin, bool poll, uint8_t live)
 	later_add(t, live && t->flags == FLAGS_HOST ? LATER_EXIT_FLAGS : LATER_EXIT, x->site, id, 0, 0);
 }
 
-uint8_t live_at(struct tr *t, uint64_t lin)
+uint8_t bt_live_at(struct bt_cpu *b, uint64_t lin, bool code32)
 {
 	uint8_t need = GF_ALL, live = 0;
 	const uint8_t *p;
 	unsigned room = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
 
-	if (t->code32)
+	if (code32)
 		lin = (uint32_t)lin;
 	/* Who looks at each block's end sees them all. */
-	p = t->b->cpu.stepping ? NULL : bt_exec_peek(t->b, lin);
+	p = b->cpu.stepping ? NULL : bt_exec_peek(b, lin);
 	if (!p)
 		return GF_ALL;
 	for (unsigned i = 0; i < 12 && need && room; i++) {
 		struct guest_insn g;
 
-		if (!guest_decode(&g, p, room, t->code32 ? 32 : 64) || !g.length)
+		if (!guest_decode(&g, p, room, code32 ? 32 : 64) || !g.length)
 			break;
 		live |= need & g.flags_read;
 		need &= (uint8_t)~g.flags_written;
@@ -87,6 +88,8 @@ uint8_t live_at(struct tr *t, uint64_t lin)
 	}
 	return live | need;
 }
+
+uint8_t live_at(struct tr *t, uint64_t lin) { return bt_live_at(t->b, lin, t->code32); }
 
 static uint64_t branch_target(const struct tr *t, const struct guest_insn *g)
 {
@@ -118,7 +121,7 @@ static void emit_jcc_insn(struct tr *t, const struct guest_insn *g)
 	here = t->flags;
 	if (page_of(to) == page_of(t->block->lin) && (to > t->lin || t->tier2)) {
 		uint32_t id;
-		struct bt_exit *x = exit_new(t, to, false, &id);
+		struct bt_exit *x = exit_new(t, to, live_to, false, &id);
 
 		x->site = emit_jcc(&t->e, cond, 0);
 		later_add(t, live_to && here == FLAGS_HOST ? LATER_EXIT_FLAGS : LATER_EXIT, x->site, id, 0, 0);
@@ -171,12 +174,16 @@ static void emit_landing(struct tr *t)
 	if (t->code32 || back == (uint64_t)(int64_t)(int32_t)back) {
 		emit_op_reg(&t->e, !t->code32, 0x81, 7, TEMP0);
 		e4(&t->e, (uint32_t)back);
+		if (t->code32)
+			reloc_add(t, RELOC_LIN32, 4);
+		else
+			t->block->fixed = true;
 	} else {
-		emit_imm(&t->e, TEMP1, back);
+		emit_lin(t, TEMP1, back);
 		emit_op_reg(&t->e, true, 0x39, TEMP1, TEMP0);
 	}
 	later_add(t, LATER_LOOKUP, emit_jcc(&t->e, CC_NE, 0), lookup_index(t), 0, 0);
-	x = exit_new(t, back, true, &id);
+	x = exit_new(t, back, GF_ALL, true, &id);
 	if (cross)
 		page_check(t, x, id);
 	x->site = emit_jmp(&t->e, 0);
@@ -239,7 +246,7 @@ static void emit_call_insn(struct tr *t, const struct guest_insn *g)
 		emit_exit(t, to, back, live);
 		return;
 	}
-	x = exit_new(t, to, live, &xid);
+	x = exit_new(t, to, live, live, &xid);
 	if (back) {
 		emit_cmp_gs8(&t->e, GS_OF(cpu.poll), 0);
 		later_add(t, LATER_POLL, emit_jcc(&t->e, CC_NE, 0), xid, 0, 0);

@@ -57,11 +57,12 @@ uint8_t *bt_help_window(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t
 	return b->rx + rec->retry;
 }
 
-/* The block at cs:rip if it is there already; perhaps it is `likely`. */
-static struct bt_block *find(struct bt_cpu *b, struct bt_block *likely)
+/* The block at cs:rip if there is one already, or can be moved there; perhaps it is `likely`. `from` stays where it is. */
+static struct bt_block *find(struct bt_cpu *b, struct bt_block *likely, const struct bt_block *from)
 {
 	uint64_t lin = b->cpu.s.rip, gpa;
 	const struct bt_exec *x;
+	struct bt_block *block;
 
 	if (b->mode & MODE_NONE || !bt_canonical(lin))
 		return NULL;
@@ -71,7 +72,8 @@ static struct bt_block *find(struct bt_cpu *b, struct bt_block *likely)
 		return NULL;
 	if (likely && likely->gpa == gpa && likely->mode == b->mode)
 		return likely;
-	return bt_block_find(b, lin, gpa, b->mode);
+	block = bt_block_find(b, lin, gpa, b->mode);
+	return block ? block : bt_block_move(b, lin, gpa, b->mode, from);
 }
 
 uint8_t *bt_find_code(struct bt_cpu *b)
@@ -81,7 +83,7 @@ uint8_t *bt_find_code(struct bt_cpu *b)
 	if (atomic_load_explicit(&b->cpu.poll, memory_order_acquire))
 		return NULL;
 	bt_mode_update(b);
-	block = find(b, NULL);
+	block = find(b, NULL, NULL);
 	if (!block)
 		block = bt_make(b);
 	if (!block)
@@ -108,7 +110,7 @@ uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 	if (b->cpu.stepping || atomic_load_explicit(&b->cpu.poll, memory_order_acquire))
 		return NULL;
 	bt_mode_update(b);
-	block = find(b, e->target);
+	block = find(b, e->target, e->block);
 	if (block && e->target == block)
 		b->stats.relinks++;
 	if (!block)

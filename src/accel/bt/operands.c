@@ -29,6 +29,15 @@ struct bt_rec *rec_new(struct tr *t, uint32_t *id)
 	return r;
 }
 
+void emit_lin(struct tr *t, unsigned reg, uint64_t lin)
+{
+	emit_imm(&t->e, reg, lin);
+	if (lin == (uint32_t)lin || lin == (uint64_t)(int32_t)lin)
+		t->block->fixed = true;
+	else
+		reloc_add(t, RELOC_LIN, 8);
+}
+
 void emit_note(struct tr *t, int32_t member, uint32_t id)
 {
 	e1(&t->e, 0x65), e1(&t->e, 0xc7);
@@ -95,6 +104,13 @@ bool constant_address(const struct tr *t, const struct guest_insn *g, uint64_t *
 	return true;
 }
 
+/* Whether an operand's constant address moves with the block; half of one cannot. */
+static bool moves(struct tr *t, const struct guest_insn *g)
+{
+	t->block->fixed |= g->rip_relative && g->addrsize == 4;
+	return g->rip_relative;
+}
+
 void emit_address(struct tr *t, const struct guest_insn *g)
 {
 	bool wide = !t->code32 && g->addrsize == 8;
@@ -104,7 +120,10 @@ void emit_address(struct tr *t, const struct guest_insn *g)
 	if (g->base < 0 && g->index < 0) {
 		uint64_t v = (uint64_t)(int64_t)g->disp + (g->rip_relative ? t->lin + g->length : 0);
 
-		emit_imm(&t->e, TEMP0, wide ? v : (uint32_t)v);
+		if (moves(t, g) && wide)
+			emit_lin(t, TEMP0, v);
+		else
+			emit_imm(&t->e, TEMP0, wide ? v : (uint32_t)v);
 	} else {
 		if (g->base >= 0)
 			m.base = (int8_t)register_get(t, (unsigned)g->base, TEMP0);
@@ -191,9 +210,14 @@ static struct host_mem window_constant(struct tr *t, struct bt_rec *rec, uint64_
 
 	rec->constant = true;
 	rec->lin = lin;
-	if (!small)
+	if (rec->moves && !small)
+		emit_lin(t, TEMP1, lin);
+	else if (!small)
 		emit_imm(&t->e, TEMP1, lin);
+	t->block->fixed |= rec->moves && small;
 	emit_load_gs(&t->e, TEMP0, delta_at(t, lin));
+	if (rec->moves && !small)
+		reloc_add(t, RELOC_SLOT, 4);
 	if (small)
 		return (struct host_mem){ TEMP0, -1, 0, (int32_t)lin };
 	return folded(t, (struct host_mem){ TEMP0, TEMP1, 0, 0 }, fold);
@@ -203,8 +227,10 @@ static struct host_mem window_operand(struct tr *t, const struct guest_insn *g, 
 {
 	uint64_t lin;
 
-	if (constant_address(t, g, &lin))
+	if (constant_address(t, g, &lin)) {
+		rec->moves = moves(t, g);
 		return window_constant(t, rec, lin, fold);
+	}
 	if (!t->code32 && g->addrsize == 8 && g->base >= 0 && g->index < 0 && based_segment(g) < 0)
 		return window_at(t, register_get(t, (unsigned)g->base, TEMP1), g->disp, fold);
 	emit_address(t, g);
@@ -267,13 +293,21 @@ static struct host_mem constant_probe(struct tr *t, struct bt_rec *rec, uint32_t
 		e1(e, 0x65);
 		emit_op_mem(e, true, 0x81, 7, tag);
 		e4(e, (uint32_t)page);
+		t->block->fixed |= rec->moves;
 	} else {
-		emit_imm(e, TEMP1, page);
+		if (rec->moves)
+			emit_lin(t, TEMP1, page);
+		else
+			emit_imm(e, TEMP1, page);
 		e1(e, 0x65);
 		emit_op_mem(e, true, 0x39, TEMP1, tag);
+		if (rec->moves)
+			reloc_add(t, RELOC_ENTRY, 4);
 	}
 	later_add(t, LATER_FILL_LIN, emit_jcc(e, CC_NE, 0), id, lin, 0);
 	emit_load_gs(e, TEMP0, entry + HOST_AT);
+	if (rec->moves)
+		reloc_add(t, RELOC_ENTRY, 4);
 	return (struct host_mem){ TEMP0, -1, 0, (int32_t)(lin & (PAGE_SIZE - 1)) };
 }
 
@@ -285,8 +319,10 @@ struct host_mem emit_operand(struct tr *t, const struct guest_insn *g, struct bt
 	rec->write = write;
 	if (t->window)
 		return window_operand(t, g, rec, fold);
-	if (constant_address(t, g, &lin) && (lin & (PAGE_SIZE - 1)) + size <= PAGE_SIZE)
+	if (constant_address(t, g, &lin) && (lin & (PAGE_SIZE - 1)) + size <= PAGE_SIZE) {
+		rec->moves = moves(t, g);
 		return constant_probe(t, rec, id, lin, size, write);
+	}
 	emit_address(t, g);
 	return emit_probe(t, rec, id, size, write, fold);
 }

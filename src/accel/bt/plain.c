@@ -269,7 +269,11 @@ void emit_lea_insn(struct tr *t, const struct guest_insn *g)
 
 	flat.seg = -1;
 	if (constant_address(t, &flat, &v)) {
-		emit_imm(&t->e, to, g->opsize == 8 ? v : (uint32_t)v);
+		if (g->rip_relative && g->opsize == 8 && g->addrsize == 8)
+			emit_lin(t, to, v);
+		else
+			emit_imm(&t->e, to, g->opsize == 8 ? v : (uint32_t)v);
+		t->block->fixed |= g->rip_relative && (g->opsize != 8 || g->addrsize != 8);
 	} else {
 		struct host_mem m = { -1, -1, g->scale, g->disp };
 

@@ -125,8 +125,12 @@ void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id)
 	access_begin(t, rec);
 	if (small) {
 		store_imm(t, m, (uint32_t)back);
+		if (t->code32)
+			reloc_add(t, RELOC_LIN32, 4);
+		else
+			t->block->fixed = true;
 	} else {
-		emit_imm(&t->e, TEMP1, back);
+		emit_lin(t, TEMP1, back);
 		emit_op_mem(&t->e, true, 0x89, TEMP1, m);
 	}
 	access_end(t, rec);

@@ -148,6 +148,14 @@ static void emit_string(struct tr *t, const struct guest_insn *g)
 	rec->next = emit_at(&t->e);
 }
 
+static void emit_syscall(struct tr *t)
+{
+	struct bt_rec *rec = emit_helped(t, t->b->stub_syscall);
+
+	rec->lin = next_lin(t);
+	rec->moves = true;
+}
+
 /* RDFSBASE and its like; CR4.FSGSBASE may forbid them, and a base must be canonical. */
 static void emit_base(struct tr *t, const struct guest_insn *g)
 {
@@ -202,7 +210,7 @@ bool emit_system(struct tr *t, const struct guest_insn *g)
 			t->mode = g->kind == G_STAC ? t->mode | MODE_AC : t->mode & ~(uint32_t)MODE_AC;
 		return true;
 	case G_SWAPGS: emit_swapgs(t); return true;
-	case G_SYSCALL: emit_helped(t, t->b->stub_syscall)->lin = next_lin(t); return true;
+	case G_SYSCALL: emit_syscall(t); return true;
 	case G_SYSRET: emit_helped(t, t->b->stub_sysret); return true;
 	case G_IRET: emit_helped(t, t->b->stub_iret); return true;
 	case G_RDTSC: emit_rdtsc(t, g); return true;

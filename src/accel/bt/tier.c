@@ -65,23 +65,23 @@ void tier_thread_enter(struct bt_cpu *b)
 
 /* ---- heat ---- */
 
-static uint64_t mix(uint64_t gpa, uint32_t mode) { return (gpa ^ (uint64_t)mode << 48) * UINT64_C(0x9e3779b97f4a7c15) >> 40; }
-
-static bool bit_test(const uint64_t *set, uint64_t n) { return set[n / 64 % HEAT_WORDS] >> (n % 64) & 1; }
 static void bit_set(uint64_t *set, uint64_t n) { set[n / 64 % HEAT_WORDS] |= UINT64_C(1) << (n % 64); }
 
-bool tier_is_hot(const struct bt_cpu *b, uint64_t gpa, uint32_t mode)
-{
-	if (!b->windows || (mode & MODE_AC))
-		return false;
-	return bt_of(b)->tier2 == TIER2_ALWAYS || bit_test(b->heat.hot, mix(gpa, mode));
-}
-
-bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa) { return bit_test(b->heat.cold, mix(gpa, 0)); }
+bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa) { return tier_bit(b->heat.cold, tier_hash(gpa, 0)); }
 
 static bool may_be_hot(const struct bt_cpu *b, const struct bt_block *k)
 {
-	return !k->dead && !k->tier2 && !k->tail && !(k->mode & MODE_AC) && !bit_test(b->heat.hot, mix(k->gpa, k->mode));
+	return !k->dead && !k->tier2 && !k->tail && !(k->mode & MODE_AC) && !tier_bit(b->heat.hot, tier_hash(k->gpa, k->mode));
+}
+
+/* What there is of a block, at whatever addresses, goes. */
+static void kill_all(struct bt_cpu *b, uint64_t gpa, uint32_t mode)
+{
+	for (struct bt_block *k = bt_block_chain(b, gpa, mode), *next; k; k = next) {
+		next = k->hash_next;
+		if (k->gpa == gpa && k->mode == mode && !k->tier2)
+			bt_block_kill(b, k);
+	}
 }
 
 /* The block and those it leads to, nearest first. They are made anew when they are next looked for. */
@@ -91,7 +91,7 @@ static void make_hot(struct bt_cpu *b, struct bt_block *first)
 	unsigned count = 0;
 
 	if (may_be_hot(b, first)) {
-		bit_set(b->heat.hot, mix(first->gpa, first->mode));
+		bit_set(b->heat.hot, tier_hash(first->gpa, first->mode));
 		queue[count++] = first;
 	}
 	for (unsigned i = 0; i < count; i++) {
@@ -100,12 +100,12 @@ static void make_hot(struct bt_cpu *b, struct bt_block *first)
 
 			if (!to || !may_be_hot(b, to))
 				continue;
-			bit_set(b->heat.hot, mix(to->gpa, to->mode));
+			bit_set(b->heat.hot, tier_hash(to->gpa, to->mode));
 			queue[count++] = to;
 		}
 	}
 	for (unsigned i = 0; i < count; i++)
-		bt_block_kill(b, queue[i]);
+		kill_all(b, queue[i]->gpa, queue[i]->mode);
 	b->stats.promoted += count;
 }
 
@@ -135,7 +135,7 @@ static void take_sample(struct bt_cpu *b, uint32_t host)
 		return;
 	if (k->tier2)
 		return;
-	page = &b->heat.page[mix(k->gpa & ~(uint64_t)(PAGE_SIZE - 1), 0) % ARRAY_LEN(b->heat.page)];
+	page = &b->heat.page[tier_hash(k->gpa & ~(uint64_t)(PAGE_SIZE - 1), 0) % ARRAY_LEN(b->heat.page)];
 	if (*page < UINT8_MAX)
 		(*page)++;
 	if (*page >= PAGE_HOT)
@@ -156,7 +156,7 @@ void tier_work(struct bt_cpu *b)
 /* Its instructions are made anew, this one with the soft TLB. */
 static void make_cold(struct bt_cpu *b, struct bt_rec *rec)
 {
-	bit_set(b->heat.cold, mix(rec->block->gpa + rec->guest, 0));
+	bit_set(b->heat.cold, tier_hash(rec->block->gpa + rec->guest, 0));
 	bt_block_kill(b, rec->block);
 	b->stats.demoted++;
 }

@@ -16,8 +16,16 @@ void tier_thread_enter(struct bt_cpu *b);
 void tier_thread_leave(struct bt_cpu *b);
 /* What has been sampled makes blocks hot. From the run loop. */
 void tier_work(struct bt_cpu *b);
+/* The sets of struct bt_heat. */
+static inline uint64_t tier_hash(uint64_t gpa, uint32_t mode) { return (gpa ^ (uint64_t)mode << 48) * UINT64_C(0x9e3779b97f4a7c15) >> 40; }
+static inline bool tier_bit(const uint64_t *set, uint64_t n) { return set[n / 64 % HEAT_WORDS] >> (n % 64) & 1; }
 /* Whether the block that starts at gpa is to be translated with windows. */
-bool tier_is_hot(const struct bt_cpu *b, uint64_t gpa, uint32_t mode);
+static inline bool tier_is_hot(const struct bt_cpu *b, uint64_t gpa, uint32_t mode)
+{
+	if (!b->windows || (mode & MODE_AC))
+		return false;
+	return bt_of(b)->tier2 == TIER2_ALWAYS || tier_bit(b->heat.hot, tier_hash(gpa, mode));
+}
 /* Whether the instruction at gpa is to use the soft TLB even so. */
 bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa);
 /* An access of the record's instruction is not in a window yet; false when the interpreter has to do it. */

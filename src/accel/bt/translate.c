@@ -293,6 +293,7 @@ static void emit_tail_check(struct tr *t, const struct bt_exec *next)
 	e1(e, 0x65), e1(e, 0x81);
 	emit_modrm_mem(e, 7, (struct host_mem){ -1, -1, 0, GS_OF(mapped) + (int32_t)(next->id % EXEC_SIZE * 4) });
 	e4(e, next->id);
+	t->block->fixed = true;
 	later_add(t, LATER_CROSS, emit_jcc(e, CC_NE, 0), id, 0, 0);
 }
 
@@ -306,6 +307,7 @@ static void emit_crossing(struct tr *t)
 	e1(&t->e, 0x68);
 	e4(&t->e, id);
 	emit_jmp(&t->e, t->b->stub_cross);
+	t->block->fixed = true;
 	t->block->insns = 1;
 	t->block->length = (uint16_t)(PAGE_SIZE - (t->block->lin & (PAGE_SIZE - 1)));
 }
@@ -381,7 +383,7 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	t.e = (struct emit){ b->rw + b->at, b->rw };
 	t.block = &b->blocks[b->block_count++];
 	*t.block = (struct bt_block){ .lin = lin, .gpa = page->gpa + offset, .mode = b->mode, .host = b->at, .first_rec = b->rec_count,
-				      .first_exit = b->exit_count };
+				      .first_exit = b->exit_count, .first_reloc = b->reloc_count };
 	t.tier2 = tier_is_hot(b, t.block->gpa, b->mode);
 	decode(&t, page->host + offset, PAGE_SIZE - offset);
 	if (!t.count) {

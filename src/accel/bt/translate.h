@@ -8,6 +8,7 @@
 #define BLOCK_LATER 96
 /* No block's code is longer. */
 #define BLOCK_CODE_MAX 16384u
+#define BLOCK_RELOCS 160u
 
 /* Where the guest's status flags are. IMAGE also stands for dead ones that nothing may read. */
 enum flags_place { FLAGS_HOST, FLAGS_IMAGE, FLAGS_BOTH };
@@ -57,7 +58,16 @@ static inline uint64_t next_lin(const struct tr *t)
 	return t->code32 ? (uint32_t)n : n;
 }
 
+/* The last `bytes` bytes of code depend on where the block is. */
+static inline void reloc_add(struct tr *t, enum bt_reloc_kind kind, unsigned bytes)
+{
+	t->b->relocs[t->b->reloc_count++] = (struct bt_reloc){ kind, (uint16_t)(emit_at(&t->e) - bytes - t->block->host) };
+	t->block->relocs++;
+}
+
 /* ---- operands.c ---- */
+/* A linear address into a register, one that counts from the block's own: it moves with it. */
+void emit_lin(struct tr *t, unsigned reg, uint64_t lin);
 /* The host register that always holds a guest register, or -1. */
 int host_register(unsigned guest);
 /* The guest register in a host one: its own, or temp with the value loaded. */
@@ -111,6 +121,7 @@ void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id);
 
 /* ---- control.c ---- */
 /* What of the flags matters at lin, by looking ahead. */
+uint8_t bt_live_at(struct bt_cpu *b, uint64_t lin, bool code32);
 uint8_t live_at(struct tr *t, uint64_t lin);
 void emit_exit(struct tr *t, uint64_t lin, bool poll, uint8_t live);
 /* Whether a block goes on behind a conditional branch: tier 2's do. */

@@ -138,17 +138,22 @@ class Guest:
         self.log = self.log[found.end():]
         return found
 
-    def run(self, disk, rw, size, depth, seconds):
-        """Operations a second."""
-        self.process.stdin.write(f'--filename={disk} --rw={rw} --bs={size} --iodepth={depth} --runtime={seconds}\n'.encode())
-        fields = self.wait(rb'BENCH-RESULT (\S.*)\n', seconds + 120).group(1).decode().split(';')
-        if len(fields) < 100 or fields[4] != '0':
-            raise RuntimeError(f'fio said {fields}')
-        return float(fields[48 if 'write' in rw else 7])
+    def ask(self, line, seconds):
+        """What the guest answers to a line."""
+        self.process.stdin.write(line.encode() + b'\n')
+        return self.wait(rb'BENCH-RESULT (\S[^\r\n]*)\r?\n', seconds).group(1).decode()
 
     def end(self):
         self.process.kill()
         self.process.wait()
+
+
+def fio(guest, device, rw, size, depth, seconds):
+    """Operations a second."""
+    fields = guest.ask(f'--filename={device} --rw={rw} --bs={size} --iodepth={depth} --runtime={seconds}', seconds + 120).split(';')
+    if len(fields) < 100 or fields[4] != '0':
+        raise RuntimeError(f'fio said {fields}')
+    return float(fields[48 if 'write' in rw else 7])
 
 
 def main():
@@ -198,7 +203,7 @@ def main():
                         for i in range(args.rounds):
                             for which in ((0, 1) if i % 2 == 0 else (1, 0)):
                                 settle((ours, theirs)[which])
-                                rates[which].append(guests[which].run(device, rw, size, depth, args.seconds))
+                                rates[which].append(fio(guests[which], device, rw, size, depth, args.seconds))
                         each = [a / b for a, b in zip(*rates)]
                         best = max(rates[0]) / max(rates[1])
                         ratios.append(max(statistics.median(each), best))

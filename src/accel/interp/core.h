@@ -136,6 +136,14 @@ struct space {
 	struct space_page page[SPACE_PAGES];
 };
 
+/* A page that leads to no memory: where, and to whom its accesses have been allowed. */
+#define IO_PAGES 64u
+struct io_page {
+	uint64_t lin, gpa; /* lin is 1 more than the page's address; 0: none */
+	uint64_t epoch;    /* map_epoch: any flush ends it */
+	uint8_t allowed;   /* a bit per view and kind of access */
+};
+
 struct mmu {
 	struct tlb_entry tlb[TLB_SIZE]; /* must be first */
 	struct tlb_set local, global;
@@ -152,6 +160,7 @@ struct mmu {
 	uint64_t switches, kept; /* from space to space; of them to one that was known */
 	const struct mem_slot *table_slot, *data_slot; /* where page tables, and pages, were found last, in this layout */
 	uint64_t slot_generation;
+	struct io_page io[IO_PAGES];
 };
 
 /* A translation: where a linear address leads. host is NULL for MMIO and for writes to ROM. */

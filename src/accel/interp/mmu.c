@@ -430,6 +430,40 @@ static void fill(struct icpu *cpu, uint64_t lin, enum access access, const struc
 		ram_mark_dirty(t->slot->ram, t->slot->ram_offset + (t->gpa - t->slot->gpa), 1);
 }
 
+/* ---- pages of devices ---- */
+
+static uint8_t io_right(enum access access, enum mmu_view view)
+{
+	return (uint8_t)(1u << (2 * view + (access == ACCESS_WRITE)));
+}
+
+static struct io_page *io_entry(struct mmu *m, uint64_t lin)
+{
+	return &m->io[(lin >> PAGE_SHIFT) % IO_PAGES];
+}
+
+static bool io_same(const struct mmu *m, const struct io_page *io, uint64_t lin)
+{
+	return io->lin == (lin & ~(uint64_t)(PAGE_SIZE - 1)) + 1 && io->epoch == m->map_epoch;
+}
+
+/* A device's page to which such an access has been allowed, or NULL. */
+static const struct io_page *io_find(struct mmu *m, uint64_t lin, enum access access, enum mmu_view view)
+{
+	const struct io_page *io = io_entry(m, lin);
+
+	return io_same(m, io, lin) && (io->allowed & io_right(access, view)) ? io : NULL;
+}
+
+static void io_add(struct mmu *m, uint64_t lin, enum access access, enum mmu_view view, uint64_t gpa)
+{
+	struct io_page *io = io_entry(m, lin);
+
+	if (!io_same(m, io, lin))
+		*io = (struct io_page){ (lin & ~(uint64_t)(PAGE_SIZE - 1)) + 1, gpa & ~(uint64_t)(PAGE_SIZE - 1), m->map_epoch, 0 };
+	io->allowed |= io_right(access, view);
+}
+
 void mmu_translate(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, struct mmu_target *t)
 {
 	struct walk w;
@@ -458,6 +492,8 @@ enum mmu_filled mmu_fill(struct icpu *cpu, uint64_t lin, enum access access, enu
 	struct mmu_target t;
 	uint64_t gpa = lin;
 
+	if (access != ACCESS_EXEC && io_find(cpu->mmu, lin, access, view))
+		return FILL_SLOW;
 	walk_start(&w);
 	if (cpu->s.cr0 & CR0_PG) {
 		int bad = walk_tables(cpu, lin, &w);
@@ -556,6 +592,20 @@ static void watch(struct icpu *cpu, uint64_t lin, unsigned len, bool write)
 		debug_access(cpu, lin, len, write);
 }
 
+/* A data access within a page: a device's page that was found before needs no walk. */
+static void translate_data(struct icpu *cpu, uint64_t lin, enum access access, enum mmu_view view, struct mmu_target *t)
+{
+	const struct io_page *io = io_find(cpu->mmu, lin, access, view);
+
+	if (io) {
+		*t = (struct mmu_target){ .gpa = io->gpa | (lin & (PAGE_SIZE - 1)) };
+		return;
+	}
+	mmu_translate(cpu, lin, access, view, t);
+	if (!t->slot)
+		io_add(cpu->mmu, lin, access, view, t->gpa);
+}
+
 static uint64_t load_slow(struct icpu *cpu, uint64_t lin, unsigned len, enum mmu_view view)
 {
 	struct mmu_target t;
@@ -581,7 +631,7 @@ static uint64_t load_slow(struct icpu *cpu, uint64_t lin, unsigned len, enum mmu
 		}
 		return ld_le(bytes, len);
 	}
-	mmu_translate(cpu, lin, ACCESS_READ, view, &t);
+	translate_data(cpu, lin, ACCESS_READ, view, &t);
 	if (t.host)
 		return ld_le(t.host, len);
 	return cpu->host->mmio_read(cpu->host->opaque, cpu->vcpu.index, t.gpa, len) & mask_bytes(len);
@@ -601,11 +651,11 @@ static inline uint64_t load_view(struct icpu *cpu, uint64_t lin, unsigned len, e
 	}
 }
 
-/* The device may have changed the memory map, flash that takes a command for one: the loop looks before it goes on. */
+/* The device may have changed the memory map, flash that takes a command for one: then the loop looks before it goes on. */
 static void store_mmio(struct icpu *cpu, uint64_t gpa, unsigned len, uint64_t value)
 {
 	cpu->host->mmio_write(cpu->host->opaque, cpu->vcpu.index, gpa, len, value);
-	cpu->block_ends = true;
+	cpu->block_ends |= mem_generation(cpu->mem) != cpu->mmu->generation;
 }
 
 static void put_bytes(struct icpu *cpu, const struct mmu_target *t, const uint8_t *from, unsigned len)
@@ -641,7 +691,7 @@ static void store_slow(struct icpu *cpu, uint64_t lin, unsigned len, uint64_t va
 		put_bytes(cpu, &u, bytes + first, len - first);
 		return;
 	}
-	mmu_translate(cpu, lin, ACCESS_WRITE, view, &t);
+	translate_data(cpu, lin, ACCESS_WRITE, view, &t);
 	if (!t.host) {
 		store_mmio(cpu, t.gpa, len, value & mask_bytes(len));
 		return;

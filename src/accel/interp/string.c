@@ -164,7 +164,8 @@ static inline void string_repeat(struct icpu *cpu, const struct insn *in, unsign
 			return;
 		budget -= done > 1 && budget > 64 ? 64 : 1;
 		bool look = done > 1 || budget % 64 == 0;
-		if (count && (!budget || (look && atomic_load_explicit(&cpu->irq, memory_order_relaxed)))) {
+		/* A device that changes the memory map ends the instruction's turn, as an interrupt does. */
+		if (count && (!budget || cpu->block_ends || (look && atomic_load_explicit(&cpu->irq, memory_order_relaxed)))) {
 			cpu->next_rip = cpu->s.rip;
 			return;
 		}

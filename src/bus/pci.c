@@ -301,6 +301,18 @@ void pci_bar_ram(struct pci_dev *p, unsigned bar, struct ram *ram, bool prefetch
 	bar_config(p, bar);
 }
 
+int pci_map_ram(struct pci_dev *p, uint64_t gpa, uint64_t size, struct ram *ram, uint64_t offset)
+{
+	int slot = mem_map(p->bus->mem, gpa, size, ram, offset, false);
+
+	return slot < 0 ? -1 : slot;
+}
+
+void pci_unmap_ram(struct pci_dev *p, int slot)
+{
+	mem_unmap(p->bus->mem, slot);
+}
+
 int pci_rom(struct pci_dev *p, const void *data, uint32_t len)
 {
 	struct pci_slot *s = &p->bus->slot[p->devfn];

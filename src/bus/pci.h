@@ -80,6 +80,10 @@ void pci_bar_io(struct pci_dev *p, unsigned bar, const char *name, uint32_t size
 void pci_bar_mmio(struct pci_dev *p, unsigned bar, const char *name, uint64_t size, bool is64, bool prefetch,
 		  const struct region_ops *ops, void *opaque);
 void pci_bar_ram(struct pci_dev *p, unsigned bar, struct ram *ram, bool prefetch);
+/* Guest physical [gpa, gpa + size) shows the device's RAM beside its BARs, from `offset` on. Returns the slot, -1 where there
+ * is something else. The device takes it away before it is reset or destroyed. */
+int pci_map_ram(struct pci_dev *p, uint64_t gpa, uint64_t size, struct ram *ram, uint64_t offset);
+void pci_unmap_ram(struct pci_dev *p, int slot);
 /* Expansion ROM contents (read-only BAR at 0x30), copied. */
 int pci_rom(struct pci_dev *p, const void *data, uint32_t len);
 

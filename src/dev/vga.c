@@ -202,6 +202,8 @@ void vga_port_write(struct vga *v, unsigned port, uint8_t value)
 		break;
 	case 0x3c5:
 		v->seq[v->seq_index] = value & seq_mask[v->seq_index];
+		if (v->seq_index == 4)
+			vga_window_changed(v);
 		break;
 	case 0x3c6:
 		v->dac_mask = value;
@@ -224,6 +226,8 @@ void vga_port_write(struct vga *v, unsigned port, uint8_t value)
 		break;
 	case 0x3cf:
 		v->gfx[v->gfx_index] = value & gfx_mask[v->gfx_index];
+		if (v->gfx_index == 6)
+			vga_window_changed(v);
 		break;
 	default:
 		if (port < 0x3c0 || port >= 0x3d0)
@@ -268,6 +272,7 @@ static void vga_reset(struct device *d)
 
 	pci_dev_reset(&v->pci);
 	registers_reset(v);
+	vga_window_changed(v);
 }
 
 static bool page_used(const uint8_t *page)
@@ -335,6 +340,7 @@ static int vga_state(struct device *d, struct state *s)
 		v->attr_index &= 0x3f;
 		v->dac_sub = v->dac_sub > 2 ? 0 : v->dac_sub;
 		vga_vbe_fix(v);
+		vga_window_changed(v);
 	}
 	memory_state(v, s);
 	return state_error(s);
@@ -347,6 +353,7 @@ static void vga_destroy(struct device *d)
 	region_destroy(v->window);
 	region_destroy(v->ports);
 	region_destroy(v->vbe_ports);
+	vga_window_changed(v);
 	if (v->pci.bus)
 		pci_dev_finish(&v->pci);
 	ram_destroy(v->ram);
@@ -368,6 +375,7 @@ struct vga *vga_create(struct pci_bus *bus, unsigned devfn, struct space *ports,
 	v->pci.device = (struct device){ .ops = &ops, .id = "vga" };
 	v->ram = ram;
 	v->clock = clock;
+	v->window_slot = -1;
 	v->display = (struct display_source){ vga_render, vga_text, v };
 	if (pci_dev_init(&v->pci, bus, devfn, &ids, 0)) {
 		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_EXIST, "PCI slot %x.%u of the VGA is taken by another device",

@@ -45,6 +45,8 @@ struct vga {
 	uint8_t dac[768];
 	uint32_t latch; /* plane n in byte n */
 	uint16_t vbe_index, vbe[VBE_REGS];
+	int window_slot;      /* where the bank is mapped, or -1 */
+	unsigned window_uses; /* by accesses that came here, since the window shows what it shows */
 };
 
 /* A VBE mode as it is in force: always inside video memory. */
@@ -71,6 +73,8 @@ void vga_port_write(struct vga *v, unsigned port, uint8_t value);
 
 /* vga_mem.c: the legacy window, offsets from 0xa0000. */
 extern const struct region_ops vga_window_ops;
+/* What the window shows may have changed. */
+void vga_window_changed(struct vga *v);
 
 /* vga_vbe.c */
 extern const struct region_ops vga_vbe_port_ops, vga_bar_ops;

@@ -46,6 +46,28 @@ static uint32_t bank_base(const struct vga *v)
 	return vga_vbe_on(v) ? (uint32_t)v->vbe[VBE_BANK] << 16 : 0;
 }
 
+/* Below that many accesses a device call each costs less than telling the engines about a new memory map. */
+#define WINDOW_USES 512
+#define WINDOW_BASE 0xa0000
+#define WINDOW_BANK 0x10000u
+
+void vga_window_changed(struct vga *v)
+{
+	if (v->window_slot >= 0)
+		pci_unmap_ram(&v->pci, v->window_slot);
+	v->window_slot = -1;
+	v->window_uses = 0;
+}
+
+/* A bank of plain memory that is used much becomes memory for the CPUs. */
+static void window_used(struct vga *v)
+{
+	if (!linear(v) || v->gfx[6] & 8 || v->window_slot >= 0 || ++v->window_uses < WINDOW_USES)
+		return;
+	v->window_uses = 0;
+	v->window_slot = pci_map_ram(&v->pci, WINDOW_BASE, WINDOW_BANK, v->ram, bank_base(v) & (VGA_RAM_SIZE - 1));
+}
+
 /* The address within a plane; odd/even and chain-4 take the low bits for the plane. */
 static uint32_t plane_address(const struct vga *v, uint32_t at, bool odd_even)
 {
@@ -159,6 +181,7 @@ static uint64_t window_read(void *opaque, uint64_t offset, unsigned len)
 
 	for (unsigned i = 0; i < len; i++)
 		value |= (uint64_t)byte_read(opaque, offset + i) << (8 * i);
+	window_used(opaque);
 	return value;
 }
 
@@ -166,6 +189,7 @@ static void window_write(void *opaque, uint64_t offset, unsigned len, uint64_t v
 {
 	for (unsigned i = 0; i < len; i++)
 		byte_write(opaque, offset + i, (uint8_t)(value >> (8 * i)));
+	window_used(opaque);
 }
 
 const struct region_ops vga_window_ops = { window_read, window_write, 1, 8 };

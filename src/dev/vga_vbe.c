@@ -141,6 +141,8 @@ static void vbe_write(struct vga *v, unsigned index, uint16_t value)
 		return;
 	}
 	vga_vbe_fix(v);
+	if (index == VBE_ENABLE || index == VBE_BPP || index == VBE_BANK)
+		vga_window_changed(v);
 }
 
 static uint16_t vbe_read(struct vga *v, unsigned index)

@@ -365,6 +365,45 @@ static void test_vbe(void)
 	rig_finish(&r);
 }
 
+/* A bank that is used much becomes memory; whatever changes what the window shows takes it away. */
+static void test_mapped_bank(void)
+{
+	static const struct { uint16_t port; uint8_t index, value; } changes[] = {
+		{ 0x3c4, 4, 0x06 }, { 0x3c4, 4, 0x0e }, { 0x3ce, 6, 9 }, { 0x3ce, 6, 5 },
+	};
+	const struct mem_slot *s;
+	struct rig r;
+
+	rig_init(&r);
+	set_mode(&r, &mode3);
+	for (unsigned i = 0; i < 5000; i++)
+		poke(&r, 0xb8000 + i % 4000, 1);
+	g_assert_null(mem_find(r.mem, 0xb8000));
+	vbe_mode(&r, 640, 480, 8);
+	indexed(&r, 0x3c4, 4, 0x0e);
+	indexed(&r, 0x3ce, 6, 5);
+	for (unsigned n = 0; n < 8; n++) {
+		dispi(&r, 5, (uint16_t)n);
+		g_assert_null(mem_find(r.mem, 0xa0000));
+		for (unsigned i = 0; i < 5000; i++)
+			poke(&r, 0xa0000 + i, (uint8_t)(n + i));
+		s = mem_find(r.mem, 0xa0000);
+		g_assert_nonnull(s);
+		g_assert_cmphex(s->size, ==, 0x10000);
+		g_assert_cmphex(s->ram_offset, ==, n << 16);
+		g_assert_cmphex(*mem_slot_host(s, 0xa0123), ==, (uint8_t)(n + 0x123));
+		if (n < G_N_ELEMENTS(changes)) {
+			indexed(&r, changes[n].port, changes[n].index, changes[n].value);
+			g_assert_null(mem_find(r.mem, 0xa0000));
+			indexed(&r, 0x3c4, 4, 0x0e);
+			indexed(&r, 0x3ce, 6, 5);
+		}
+	}
+	vga_device(r.v)->ops->reset(vga_device(r.v));
+	g_assert_null(mem_find(r.mem, 0xa0000));
+	rig_finish(&r);
+}
+
 static void test_edid(void)
 {
 	struct rig r;
@@ -491,6 +530,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/vga/256", test_256);
 	g_test_add_func("/vga/cga", test_cga);
 	g_test_add_func("/vga/vbe", test_vbe);
+	g_test_add_func("/vga/mapped-bank", test_mapped_bank);
 	g_test_add_func("/vga/edid", test_edid);
 	g_test_add_func("/vga/retrace", test_retrace);
 	g_test_add_func("/vga/state", test_state);

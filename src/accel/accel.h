@@ -129,6 +129,8 @@ struct accel_ops {
 	/* The message that an I/O APIC pin sends: the engine reports the end of level-triggered ones
 	 * (data bit 15) by host->ioapic_eoi. */
 	int (*route_pin)(struct accel *a, unsigned pin, uint64_t address, uint32_t data);
+	/* From now on (on), or no more, writes of len bytes to gpa signal the eventfd instead of reaching host->mmio_write. */
+	int (*doorbell)(struct accel *a, uint64_t gpa, unsigned len, int fd, bool on);
 	/* As get_state and set_state; set_apic after set_state. */
 	int (*get_apic)(struct vcpu *v, struct apic_state *s);
 	int (*set_apic)(struct vcpu *v, const struct apic_state *s);

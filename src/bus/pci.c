@@ -49,6 +49,7 @@ struct pci_bus {
 	struct mem *mem;
 	struct irq intx[4];
 	struct msi_sink msi;
+	struct doorbells doorbells;
 	struct region *addr_port, *data_port;
 	uint32_t addr;
 	unsigned level[4]; /* how many pins pull each line */
@@ -252,6 +253,18 @@ static void dev_remap(struct pci_dev *p)
 	for (unsigned i = 0; i < 6; i++)
 		bar_update(p, i);
 	rom_update(p);
+}
+
+void pci_bus_set_doorbells(struct pci_bus *bus, const struct doorbells *d)
+{
+	bus->doorbells = *d;
+}
+
+int pci_doorbell(struct pci_dev *p, uint64_t gpa, unsigned len, int fd, bool on)
+{
+	const struct doorbells *d = &p->bus->doorbells;
+
+	return d->set ? d->set(d->opaque, gpa, len, fd, on) : -ENOTSUP;
 }
 
 void pci_bus_remap(struct pci_bus *bus)

@@ -22,6 +22,12 @@ struct msi_sink {
 	void *opaque;
 };
 
+/* Writes to a register that the engine can make signals of an eventfd, without a device model's doing. 0, or -errno. */
+struct doorbells {
+	int (*set)(void *opaque, uint64_t gpa, unsigned len, int fd, bool on);
+	void *opaque;
+};
+
 struct pci_bar {
 	struct region *region; /* NULL: unused */
 	uint64_t size;
@@ -65,6 +71,9 @@ void pci_bus_destroy(struct pci_bus *bus);
 /* Re-creates all mappings from config space (after loading state). */
 void pci_bus_remap(struct pci_bus *bus);
 
+/* Without: no doorbells. */
+void pci_bus_set_doorbells(struct pci_bus *bus, const struct doorbells *d);
+
 /* Fills config header defaults and plugs the device in; devfn = slot << 3 | function. Returns
  * -EEXIST when taken. Interrupt pin: 0 none, 1..4 = A..D. */
 int pci_dev_init(struct pci_dev *p, struct pci_bus *bus, unsigned devfn, const struct pci_ids *ids, unsigned pin);
@@ -103,6 +112,10 @@ bool pci_dma_write(struct pci_dev *p, uint64_t gpa, const void *buf, size_t len)
 /* mem_iovec and mem_mark_written of the memory that the bus leads to; -EFAULT without bus mastering. */
 int pci_dma_iovec(struct pci_dev *p, uint64_t gpa, size_t len, bool for_write, struct iovec *iov, int max);
 void pci_dma_mark_written(struct pci_dev *p, uint64_t gpa, size_t len);
+
+/* From now on (on), or no more, writes of len bytes to gpa signal the eventfd; the region's write is not called for them.
+ * The gpa is of a BAR of the chip's; -ENOTSUP where the engine cannot. */
+int pci_doorbell(struct pci_dev *p, uint64_t gpa, unsigned len, int fd, bool on);
 
 /* Config access by firmware-side code and the monitor. */
 uint32_t pci_config_read(struct pci_bus *bus, unsigned devfn, unsigned offset, unsigned len);

@@ -1,6 +1,6 @@
 /*
  * --net KIND[,KEY[=VALUE]...]: none, user, tap=IF or socket=PATH, then model=, mac=, capture=, bootindex= for the
- * card, and for user networks forward=, restrict, tftp=, bootfile=, hostname=.
+ * card, for a tap interface vhost=, and for user networks forward=, restrict, tftp=, bootfile=, hostname=.
  */
 #include "cli/net_option.h"
 
@@ -71,6 +71,19 @@ static bool parse_mac(struct vm_nic *n, const char *text, GError **error)
 	return true;
 }
 
+static bool parse_vhost(struct net_config *c, const char *text, GError **error)
+{
+	static const char *const name[] = { [NET_VHOST_AUTO] = "auto", [NET_VHOST_ON] = "on", [NET_VHOST_OFF] = "off" };
+
+	for (unsigned i = 0; i < ARRAY_LEN(name); i++) {
+		if (!strcmp(text, name[i])) {
+			c->vhost = (enum net_vhost)i;
+			return true;
+		}
+	}
+	return fail(error, "--net: vhost=%s: one of auto, on, off", text);
+}
+
 static bool parse_boot_index(struct vm_nic *n, const char *text, GError **error)
 {
 	guint64 index;
@@ -105,7 +118,7 @@ static bool parse_key(struct vm_nic *n, const char *key, const char *value, GErr
 		return true;
 	}
 	if (!value)
-		return fail(error, "--net: unknown part \"%s\"; there are model=, mac=, capture=, bootindex=, and for user forward=, restrict, "
+		return fail(error, "--net: unknown part \"%s\"; there are model=, mac=, capture=, bootindex=, for tap vhost=, and for user forward=, restrict, "
 				   "tftp=, bootfile=, hostname=", key);
 	if (!strcmp(key, "model"))
 		return parse_model(n, value, error);
@@ -117,6 +130,8 @@ static bool parse_key(struct vm_nic *n, const char *key, const char *value, GErr
 	}
 	if (!strcmp(key, "bootindex"))
 		return parse_boot_index(n, value, error);
+	if (!strcmp(key, "vhost") && n->net.kind == NET_TAP)
+		return parse_vhost(&n->net, value, error);
 	if (!strcmp(key, "forward") && user) {
 		GError *why = NULL;
 
@@ -148,7 +163,7 @@ static bool parse_key(struct vm_nic *n, const char *key, const char *value, GErr
 	}
 	return fail(error, "--net: %s=%s: %s", key, value,
 		    user ? "no such part; there are model=, mac=, capture=, bootindex=, forward=, restrict, tftp=, bootfile=, hostname="
-			 : "not here; tap and socket take model=, mac=, capture=, bootindex=");
+			 : "not here; tap and socket take model=, mac=, capture=, bootindex=, and tap vhost=");
 }
 
 bool net_option_parse(struct vm_config *c, bool *none, const char *text, GError **error)

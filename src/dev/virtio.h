@@ -135,6 +135,13 @@ bool virtqueue_ready(struct virtqueue *vq);
 /* Interrupts the driver if it wants to know of what was pushed since the last time. */
 void virtqueue_notify(struct virtqueue *vq);
 
+/* Someone else works on a split ring (vhost-net): a request to interrupt the driver, and the place where it has stopped,
+ * having given everything before back. */
+void virtqueue_interrupt(struct virtqueue *vq);
+void virtqueue_moved(struct virtqueue *vq, uint16_t next_avail);
+/* Where the driver kicks the queue; 0 while the registers are nowhere. */
+uint64_t virtio_notify_address(const struct virtio_dev *v, unsigned queue);
+
 /* Copies an element's pieces out to a buffer, or a buffer in; returns the bytes there were. */
 size_t virtq_copy_out(const struct iovec *iov, unsigned n, size_t offset, void *buf, size_t len);
 size_t virtq_copy_in(const struct iovec *iov, unsigned n, size_t offset, const void *buf, size_t len);

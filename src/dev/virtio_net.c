@@ -122,7 +122,7 @@ static void can_send(void *opaque)
 {
 	struct virtio_net *n = opaque;
 
-	for (unsigned i = 0; i < n->active; i++)
+	for (unsigned i = 0; i < n->active && !n->vhost_running; i++)
 		virtqueue_run(&n->v.queue[2 * i + 1]);
 }
 
@@ -192,7 +192,7 @@ static bool can_receive(void *opaque)
 {
 	struct virtio_net *n = opaque;
 
-	return virtio_running(&n->v) && !n->waiting_len;
+	return virtio_running(&n->v) && !n->waiting_len && !n->vhost_running;
 }
 
 static void receive(void *opaque, const uint8_t *frame, size_t len, const struct net_offload *offload)
@@ -230,10 +230,13 @@ static void net_queue(struct virtio_dev *v, struct virtqueue *vq)
 	struct virtio_net *n = (struct virtio_net *)v;
 	unsigned control = virtio_has(v, VIRTIO_NET_F_MQ) ? 2u * n->pairs : 2;
 
+	virtio_net_vhost_sync(n);
 	if (vq->index == control)
 		virtio_net_control(n, vq);
 	else if (vq->index > control || vq->index / 2 >= n->active)
 		return;
+	else if (n->vhost_running)
+		virtio_net_vhost_kick(n, vq->index);
 	else if (vq->index & 1)
 		transmit(n, vq);
 	else
@@ -242,6 +245,7 @@ static void net_queue(struct virtio_dev *v, struct virtqueue *vq)
 
 static void net_quiesce(struct virtio_dev *v)
 {
+	virtio_net_vhost_stop((struct virtio_net *)v);
 }
 
 static void net_virtio_reset(struct virtio_dev *v)
@@ -282,6 +286,7 @@ static void link_changed(void *opaque, bool up)
 		n->config.status |= VIRTIO_NET_S_LINK_UP;
 	else
 		n->config.status &= (uint16_t)~VIRTIO_NET_S_LINK_UP;
+	virtio_net_vhost_sync(n);
 	virtio_config_changed(&n->v);
 }
 
@@ -302,8 +307,11 @@ static int net_state(struct device *d, struct state *s)
 	net_filter_state(&n->filter, s);
 	if (state_loading(s) && !state_error(s) && (!n->active || n->active > n->pairs))
 		state_fail(s, "%u queue pairs in use of %u", n->active, n->pairs);
-	if (virtio_state(&n->v, s) || !state_loading(s))
+	if (virtio_state(&n->v, s) || !state_loading(s)) {
+		/* The rings were put right for saving. */
+		virtio_net_vhost_sync(n);
 		return state_error(s);
+	}
 	n->waiting_len = 0;
 	virtio_net_update_offloads(n);
 	/* The network must learn where the address is now (5.1.6.5.4). */
@@ -325,6 +333,10 @@ static void net_destroy(struct device *d)
 }
 
 static const struct device_ops ops = { "virtio-net", 1, net_reset, net_state, net_destroy };
+
+static void nobody(void *opaque, const char *why)
+{
+}
 
 static void set_config(struct virtio_net *n, const uint8_t mac[6], unsigned pairs)
 {
@@ -373,10 +385,18 @@ struct virtio_net *virtio_net_create(struct pci_bus *bus, unsigned devfn, struct
 		g_free(n);
 		return NULL;
 	}
+	n->told_refusal = nobody;
 	n->waiting = g_malloc(NETDEV_MAX_FRAME);
 	mine.opaque = n;
 	netdev_attach(nd, &mine);
+	virtio_net_vhost_init(n);
 	return n;
+}
+
+void virtio_net_on_refusal(struct virtio_net *n, void (*told)(void *opaque, const char *why), void *opaque)
+{
+	n->told_refusal = told;
+	n->told_opaque = opaque;
 }
 
 struct device *virtio_net_device(struct virtio_net *n)

@@ -33,6 +33,12 @@ struct virtio_net {
 	uint8_t *waiting;
 	size_t waiting_len;
 	struct net_offload waiting_offload;
+	/* vhost-net (virtio_net_vhost.c): the kernel works on the first pair's rings. */
+	bool vhost_running, vhost_refused;
+	uint64_t doorbell[2]; /* where kicks go to the kernel at once; 0: nowhere */
+	void (*told_refusal)(void *opaque, const char *why);
+	void *told_opaque;
+	void (*core_config_written)(struct pci_dev *p, unsigned offset, unsigned len);
 };
 
 void net_filter_reset(struct net_filter *f, const uint8_t mac[6]);
@@ -41,6 +47,14 @@ void net_filter_state(struct net_filter *f, struct state *s);
 
 /* Carries out what waits on the control queue. */
 void virtio_net_control(struct virtio_net *n, struct virtqueue *vq);
+/* Once the card is plugged in. */
+void virtio_net_vhost_init(struct virtio_net *n);
+/* Starts or stops the kernel's work, by the driver's and the link's doings. */
+void virtio_net_vhost_sync(struct virtio_net *n);
+/* The rings are ours until the next sync. */
+void virtio_net_vhost_stop(struct virtio_net *n);
+/* A kick that came by us. */
+void virtio_net_vhost_kick(struct virtio_net *n, unsigned ring);
 /* The back end learns what the driver takes. */
 void virtio_net_update_offloads(struct virtio_net *n);
 

@@ -327,6 +327,13 @@ static int add_part(struct virtio_dev *v, enum cfg_type type, enum part part, ui
 	return at;
 }
 
+uint64_t virtio_notify_address(const struct virtio_dev *v, unsigned queue)
+{
+	const struct region *r = v->pci.bar[BAR_REGS].region;
+
+	return region_mapped(r) ? region_base(r) + PART_NOTIFY * PART_SIZE + NOTIFY_MULTIPLIER * queue : 0;
+}
+
 int virtio_pci_init(struct virtio_dev *v)
 {
 	int at;

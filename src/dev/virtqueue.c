@@ -320,6 +320,18 @@ void virtqueue_run(struct virtqueue *vq)
 	vq->budget = VIRTQ_NO_BUDGET;
 }
 
+void virtqueue_interrupt(struct virtqueue *vq)
+{
+	if (live(vq))
+		virtio_interrupt(vq->dev, vq->vector, ISR_QUEUE);
+}
+
+void virtqueue_moved(struct virtqueue *vq, uint16_t next_avail)
+{
+	vq->next_avail = vq->next_used = next_avail;
+	vq->signalled_valid = false;
+}
+
 /* ---- vectors ---- */
 
 static size_t iov_copy(const struct iovec *iov, unsigned n, size_t offset, uint8_t *in, const uint8_t *out, size_t len)

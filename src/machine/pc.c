@@ -152,6 +152,13 @@ static void engine_route_pin(void *opaque, unsigned pin, uint64_t address, uint3
 	vm->ops->route_pin(vm->accel, pin, address, data);
 }
 
+static int engine_doorbell(void *opaque, uint64_t gpa, unsigned len, int fd, bool on)
+{
+	struct vm *vm = ((struct pc *)opaque)->vm;
+
+	return vm->ops->doorbell(vm->accel, gpa, len, fd, on);
+}
+
 /* ---- what chips ask of the machine ---- */
 
 static void want_reset(void *opaque) { vm_request(((struct pc *)opaque)->vm, VM_REQ_RESET); }
@@ -249,6 +256,7 @@ static void make_pci(struct pc *pc)
 {
 	const struct i440fx_pam pam = { pam_changed, pc };
 	const struct msi_sink msi = { send_msi, pc };
+	const struct doorbells doorbells = { engine_doorbell, pc };
 	struct irq isa[16], pirq[4];
 
 	for (unsigned i = 0; i < 16; i++)
@@ -257,6 +265,7 @@ static void make_pci(struct pc *pc)
 	for (unsigned i = 0; i < 4; i++)
 		pirq[i] = piix3_pirq(pc->piix3, i);
 	pc->pci = pci_bus_create(pc->ports, pc->mmio, pc->vm->mem, pirq, &msi);
+	pci_bus_set_doorbells(pc->pci, &doorbells);
 	plug(pc, i440fx_device(i440fx_create(pc->pci, &pam)));
 	piix3_plug(pc->piix3, pc->pci, DEVFN(1, 0));
 	plug(pc, piix3_device(pc->piix3));

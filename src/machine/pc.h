@@ -91,6 +91,10 @@ void pc_power_button(struct pc *pc);
 const struct display_source *pc_display(struct pc *pc);
 /* Network card `i` with its back end and its boot ROM (pc_net.c); NULL on failure. */
 struct device *pc_nic_create(struct pc *pc, unsigned i, unsigned devfn, GError **error);
+/* No frames move by the kernel's hand while no vCPU runs. */
+void pc_net_pause(struct pc *pc, bool paused);
+/* Guest memory is laid out anew; slot `leaving` is about to go (MEM_MAX_SLOTS: none). */
+void pc_net_layout(struct pc *pc, unsigned leaving);
 /* UEFI (pc_flash.c): the two banks' contents, and the chips over them. */
 bool pc_is_uefi(const struct pc *pc);
 bool pc_flash_load(struct pc *pc, GError **error);

@@ -10,6 +10,7 @@
 #include "machine/pc.h"
 #include "machine/vm.h"
 #include "net/netdev.h"
+#include "net/vhost.h"
 
 #define ROM_DIR "/usr/lib/ipxe/qemu/"
 
@@ -64,17 +65,76 @@ static void default_mac(const struct vm_config *c, unsigned i, uint8_t mac[6])
 	mac[5] = (uint8_t)n;
 }
 
+/* ---- vhost-net ---- */
+
+/* Why the kernel may not move the card's frames, or NULL. */
+static const char *vhost_obstacle(const struct vm *vm, const struct vm_nic *n)
+{
+	if (n->model != NIC_VIRTIO)
+		return "the card must be model=virtio";
+	if (!vm->kernel_apic)
+		return "the engine must be kvm, since others have to know what is written to memory";
+	if (n->capture)
+		return "capture= needs the frames to come by here";
+	return NULL;
+}
+
+static bool vhost_begin(struct pc *pc, const struct vm_nic *n, unsigned i, GError **error)
+{
+	const char *obstacle = vhost_obstacle(pc->vm, n);
+	bool must = n->net.vhost == NET_VHOST_ON;
+
+	if (n->net.kind != NET_TAP || n->net.vhost == NET_VHOST_OFF)
+		return true;
+	if (obstacle && must) {
+		g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED, "vhost=on: %s", obstacle);
+		return false;
+	}
+	return obstacle || vhost_open(pc->net[i], pc->vm->mem, must ? error : NULL) || !must;
+}
+
+static void vhost_refused(void *opaque, const char *why)
+{
+	g_printerr("guise: %s; frames go through the machine's process instead\n", why);
+}
+
+void pc_net_pause(struct pc *pc, bool paused)
+{
+	for (unsigned i = 0; i < VM_MAX_NICS && pc->net[i]; i++) {
+		if (netdev_vhost(pc->net[i]))
+			vhost_pause(netdev_vhost(pc->net[i]), paused);
+	}
+}
+
+void pc_net_layout(struct pc *pc, unsigned leaving)
+{
+	for (unsigned i = 0; i < VM_MAX_NICS && pc->net[i]; i++) {
+		if (netdev_vhost(pc->net[i]))
+			vhost_layout(netdev_vhost(pc->net[i]), leaving);
+	}
+}
+
+/* ---- the card ---- */
+
+/* The kernel drives one pair; frames of one are spread over several by us alone. */
+static struct pci_dev *virtio_card(struct pc *pc, unsigned i, unsigned devfn, const uint8_t mac[6])
+{
+	unsigned pairs = netdev_vhost(pc->net[i]) ? 1 : MIN(pc->vm->cpus, VIRTIO_NET_MAX_PAIRS);
+	struct virtio_net *v = virtio_net_create(pc->pci, devfn, pc->vm->clock, pc->net[i], mac, pairs, pc->net_id[i]);
+
+	if (!v)
+		return NULL;
+	virtio_net_on_refusal(v, vhost_refused, pc);
+	return virtio_net_pci(v);
+}
+
 static struct pci_dev *card_create(struct pc *pc, const struct vm_nic *n, unsigned i, unsigned devfn, const uint8_t mac[6])
 {
 	struct vm *vm = pc->vm;
 
 	switch (n->model) {
-	case NIC_VIRTIO: {
-		struct virtio_net *v = virtio_net_create(pc->pci, devfn, vm->clock, pc->net[i], mac,
-							 MIN(vm->cpus, VIRTIO_NET_MAX_PAIRS), pc->net_id[i]);
-
-		return v ? virtio_net_pci(v) : NULL;
-	}
+	case NIC_VIRTIO:
+		return virtio_card(pc, i, devfn, mac);
 	case NIC_E1000: {
 		struct e1000 *e = e1000_create(pc->pci, devfn, vm->clock, pc->net[i], mac, pc->net_id[i]);
 
@@ -98,7 +158,7 @@ struct device *pc_nic_create(struct pc *pc, unsigned i, unsigned devfn, GError *
 	uint8_t mac[6];
 
 	pc->net[i] = netdev_open(&n->net, &pc->vm->lock, error);
-	if (!pc->net[i] || (n->capture && !netdev_capture(pc->net[i], n->capture, error)))
+	if (!pc->net[i] || !vhost_begin(pc, n, i, error) || (n->capture && !netdev_capture(pc->net[i], n->capture, error)))
 		return NULL;
 	if (n->mac_given)
 		memcpy(mac, n->mac, 6);

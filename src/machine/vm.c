@@ -173,6 +173,8 @@ void vm_hold(struct vm *vm)
 	kick_all(vm);
 	while (!all_outside(vm))
 		pthread_cond_wait(&vm->stopped, &vm->lock);
+	if (vm->pc)
+		pc_net_pause(vm->pc, true);
 }
 
 void vm_release(struct vm *vm)
@@ -180,6 +182,7 @@ void vm_release(struct vm *vm)
 	if (vm->status != VM_RUNNING || vm->requests)
 		return;
 	vm->hold = false;
+	pc_net_pause(vm->pc, false);
 	for (unsigned i = 0; i < vm->cpus; i++) {
 		vm->vcpus[i].outside = false;
 		pthread_cond_signal(&vm->vcpus[i].wake);
@@ -467,6 +470,8 @@ static void slot_changed(void *opaque, const struct mem_slot *slot, unsigned ind
 	/* Comparing asks what was written. */
 	slot->ram->log_dirty |= vm->config.stepped;
 	result = added ? vm->ops->map_ram(vm->accel, index, slot) : vm->ops->unmap_ram(vm->accel, index);
+	if (vm->pc)
+		pc_net_layout(vm->pc, added ? MEM_MAX_SLOTS : index);
 	if (!result)
 		return;
 	g_snprintf(vm->error_message, sizeof(vm->error_message), "%s refuses guest memory at %" G_GINT64_MODIFIER "x (%s)",

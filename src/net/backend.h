@@ -40,6 +40,7 @@ struct netdev {
 	uint8_t *scratch; /* NETDEV_MAX_FRAME bytes, on first use */
 	struct capture *capture;
 	char *description;
+	struct vhost *vhost; /* tap: the kernel's way around this process, or NULL */
 };
 
 /* The following are for back ends' threads, with the VM lock held. */
@@ -50,6 +51,13 @@ void netdev_input(struct netdev *nd, const uint8_t *frame, size_t len, const str
 bool netdev_room(const struct netdev *nd);
 /* can_send is true again: tells the client if it waits for that. */
 void netdev_sendable(struct netdev *nd);
+
+/* The interface's descriptor, or -1 when the back end is no tap interface. */
+int tap_fd(const struct netdev *nd);
+/* The kernel moves the frames: nothing is read here. Lock held. */
+void tap_bypass(struct netdev *nd, bool bypass);
+/* Ends its thread; the lock is not held. NULL accepted. */
+void vhost_close(struct vhost *v);
 
 struct netdev *user_create(const struct net_config *config, pthread_mutex_t *lock, GError **error);
 struct netdev *tap_create(const struct net_config *config, pthread_mutex_t *lock, GError **error);

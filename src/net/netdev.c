@@ -291,6 +291,8 @@ void netdev_stop(struct netdev *nd)
 		"stopped", nowhere_send, nowhere_can_send, nowhere_resume, nowhere_set_accepts, nowhere_close,
 	};
 
+	vhost_close(nd->vhost);
+	nd->vhost = NULL;
 	nd->ops->close(nd);
 	nd->ops = &nowhere;
 }

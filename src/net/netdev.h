@@ -84,10 +84,14 @@ bool netdev_capture(struct netdev *nd, const char *path, GError **error);
 
 enum net_kind { NET_USER, NET_TAP, NET_SOCKET };
 
+/* Whether the kernel moves a tap interface's frames (net/vhost.h): AUTO where that is possible. */
+enum net_vhost { NET_VHOST_AUTO, NET_VHOST_ON, NET_VHOST_OFF };
+
 /* As the user asks for it; all strings are the owner's. */
 struct net_config {
 	enum net_kind kind;
 	char *target;       /* tap: the interface; socket: the path */
+	enum net_vhost vhost; /* tap */
 	char **forwards;    /* user: "tcp:[ADDR:]PORT:GUESTPORT", NULL-terminated; may be NULL */
 	bool restricted;    /* user: the guest reaches nothing but the forwards */
 	char *tftp, *bootfile; /* user: served folder, and the file DHCP names */

@@ -1,6 +1,7 @@
 /*
  * A tap interface of the host (Linux, Documentation/networking/tuntap.rst), with virtio's header in
- * front of each frame, so that checksums and segmentation stay undone all the way to the host's stack.
+ * front of each frame, so that checksums and segmentation stay undone all the way to the host's stack. The header is the
+ * one of virtio 1.0, with the count of buffers, since vhost-net passes it on to the guest as it is.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,7 +24,7 @@ struct tap {
 	struct netdev nd; /* must be first */
 	int fd, wake_fd;
 	pthread_t thread;
-	_Atomic bool quit, full;
+	_Atomic bool quit, full, bypassed;
 	uint8_t *buffer; /* BATCH frames, the thread's own */
 };
 
@@ -42,7 +43,7 @@ static unsigned read_batch(struct tap *t, size_t len[BATCH])
 	while (n < BATCH) {
 		ssize_t got = read(t->fd, t->buffer + n * NETDEV_MAX_FRAME, NETDEV_MAX_FRAME);
 
-		if (got < (ssize_t)sizeof(struct virtio_net_hdr))
+		if (got < (ssize_t)sizeof(struct virtio_net_hdr_mrg_rxbuf))
 			break;
 		len[n++] = (size_t)got;
 	}
@@ -51,13 +52,14 @@ static unsigned read_batch(struct tap *t, size_t len[BATCH])
 
 static void input_one(struct tap *t, const uint8_t *p, size_t len)
 {
+	const size_t header = sizeof(struct virtio_net_hdr_mrg_rxbuf);
 	struct virtio_net_hdr h;
 	struct net_offload o;
 
 	memcpy(&h, p, sizeof(h));
 	o = (struct net_offload){ h.flags & (NET_NEEDS_CSUM | NET_DATA_VALID), h.gso_type, h.hdr_len, h.gso_size, h.csum_start,
 				  h.csum_offset };
-	netdev_input(&t->nd, p + sizeof(h), len - sizeof(h), &o);
+	netdev_input(&t->nd, p + header, len - header, &o);
 }
 
 static void *tap_thread(void *opaque)
@@ -70,7 +72,7 @@ static void *tap_thread(void *opaque)
 		uint64_t count;
 		unsigned n;
 
-		if (poll(p, atomic_load(&t->full) ? 1 : 2, -1) < 0)
+		if (poll(p, atomic_load(&t->full) || atomic_load(&t->bypassed) ? 1 : 2, -1) < 0)
 			continue;
 		if (p[0].revents && read(t->wake_fd, &count, sizeof(count)) < 0)
 			continue;
@@ -78,7 +80,8 @@ static void *tap_thread(void *opaque)
 			continue;
 		n = read_batch(t, len);
 		pthread_mutex_lock(t->nd.lock);
-		for (unsigned i = 0; i < n; i++)
+		/* What was read just before the kernel took over is lost, as on a wire. */
+		for (unsigned i = 0; i < n && !atomic_load(&t->bypassed); i++)
 			input_one(t, t->buffer + i * NETDEV_MAX_FRAME, len[i]);
 		atomic_store(&t->full, !netdev_room(&t->nd));
 		pthread_mutex_unlock(t->nd.lock);
@@ -89,7 +92,9 @@ static void *tap_thread(void *opaque)
 /* The kernel's queue takes frames at once, or drops them as a wire would. */
 static void tap_send(struct netdev *nd, const struct iovec *iov, int count, size_t len, const struct net_offload *o)
 {
-	struct virtio_net_hdr h = { o->flags & NET_NEEDS_CSUM, o->gso, o->header_len, o->gso_size, o->csum_start, o->csum_offset };
+	struct virtio_net_hdr_mrg_rxbuf h = {
+		.hdr = { o->flags & NET_NEEDS_CSUM, o->gso, o->header_len, o->gso_size, o->csum_start, o->csum_offset },
+	};
 	struct iovec v[NETDEV_MAX_IOV + 1];
 
 	if (count > NETDEV_MAX_IOV) {
@@ -145,10 +150,25 @@ static void tap_close(struct netdev *nd)
 
 static const struct netdev_ops tap_ops = { "tap", tap_send, tap_can_send, tap_resume, tap_set_accepts, tap_close };
 
+int tap_fd(const struct netdev *nd)
+{
+	return nd->ops == &tap_ops ? ((const struct tap *)nd)->fd : -1;
+}
+
+void tap_bypass(struct netdev *nd, bool bypass)
+{
+	struct tap *t = (struct tap *)nd;
+
+	if (nd->ops != &tap_ops)
+		return;
+	atomic_store(&t->bypassed, bypass);
+	wake(t);
+}
+
 static int tap_open(const char *name, GError **error)
 {
 	struct ifreq ifr = { .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
-	int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC), header = sizeof(struct virtio_net_hdr);
+	int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC), header = sizeof(struct virtio_net_hdr_mrg_rxbuf);
 
 	if (fd >= 0 && strlen(name) < IFNAMSIZ) {
 		strcpy(ifr.ifr_name, name);

@@ -52,6 +52,8 @@ def test_values():
     refused('--', status=(2,))
     refused('---', status=(2,))
     refused('-x', status=(2,))
+    refused('--net', 'user,vhost=on', status=(2,), words=['vhost=on'])
+    refused('--net', 'tap=t0,vhost=perhaps', status=(2,), words=['auto, on, off'])
 
 
 def test_files():

@@ -9,7 +9,7 @@ MAY = {
     'base': set(), 'host': BASE, 'mem': BASE, 'bus': {'base', 'host', 'mem'}, 'x86': {'base', 'mem'},
     'accel': {'base', 'mem', 'x86'}, 'accel/kvm': {'base', 'mem', 'x86', 'accel'},
     'accel/interp': {'base', 'mem', 'x86', 'accel'}, 'accel/bt': {'base', 'mem', 'x86', 'accel', 'accel/interp'},
-    'block': {'base', 'host'}, 'net': {'base', 'host'}, 'display': {'base', 'host'},
+    'block': {'base', 'host'}, 'net': {'base', 'host', 'mem'}, 'display': {'base', 'host'},
     'dev': {'base', 'host', 'mem', 'bus', 'x86', 'block', 'net', 'display'}, 'fw': {'base', 'mem', 'x86'},
 }
 MAY['machine'] = set(MAY) - {'accel/kvm', 'accel/interp', 'accel/bt'}

@@ -208,6 +208,14 @@ static void kvm_print_stats(struct accel *a, GString *out)
 	}
 }
 
+static int kvm_doorbell(struct accel *a, uint64_t gpa, unsigned len, int fd, bool on)
+{
+	struct kvm *k = (struct kvm *)a;
+	struct kvm_ioeventfd e = { .addr = gpa, .len = len, .fd = fd, .flags = on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN };
+
+	return ioctl(k->vm_fd, KVM_IOEVENTFD, &e) < 0 ? -errno : 0;
+}
+
 /* The guest's paravirtual clock goes on from the machine's, and its watchdogs hear of the pause. */
 static void kvm_resume(struct accel *a)
 {
@@ -241,6 +249,7 @@ const struct accel_ops accel_kvm_ops = {
 	.print_stats = kvm_print_stats,
 	.send_msi = kvm_send_msi,
 	.route_pin = kvm_route_pin,
+	.doorbell = kvm_doorbell,
 	.get_apic = kvm_get_apic,
 	.set_apic = kvm_set_apic,
 	.resume = kvm_resume,

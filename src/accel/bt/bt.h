@@ -110,6 +110,7 @@ struct bt_block {
 	bool dead, uses_fp;
 	bool tier2;                 /* memory operands in windows */
 	bool fixed;                 /* some of its code has no form for other addresses */
+	bool decoded;               /* some of its records have instructions of the interpreter's */
 };
 
 /* What of a block's code depends on its linear address: kind, and offset from its first byte of host code. */
@@ -175,13 +176,13 @@ struct bt_space {
 };
 
 /*
- * The cache is a ring of regions, each with its part of the code, blocks, records and exits. When the last one is
- * full, the oldest is emptied.
+ * The cache is made of regions, each with its part of the code, blocks, records, exits and relocations. When all are
+ * full, one of them is emptied.
  */
 #define REGIONS 16u
 struct bt_region {
 	uint32_t code, block, rec, exit, reloc;  /* where its parts begin; of region REGIONS, where the last one's end */
-	uint32_t blocks, recs;            /* how many it holds, once it is full */
+	uint32_t blocks;                         /* how many it holds, once it is full */
 };
 
 #define RETURN_STACK (256u << 10)
@@ -192,7 +193,7 @@ struct bt_stats {
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidated, links, relinks, misses, slow_fill, slow_interp,
 		enters, gates, strings, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, pages, promoted, demoted, window_faults;
 	uint64_t moved, unmoved; /* blocks, to other linear addresses; that stayed in turns, or did not fit */
-	uint64_t evictions; /* of the oldest region, or of everything */
+	uint64_t evictions; /* of a region, or of everything */
 	uint64_t translate_tsc, later_bytes, records, ways_out; /* of bt_translate: its time, what it made */
 	uint64_t by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };

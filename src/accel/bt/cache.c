@@ -12,10 +12,10 @@
 
 #define PAGE_HASH_SIZE 16384u
 /* Bytes of code for which one block, record, exit, relocation, page is provided. */
-#define BYTES_PER_BLOCK 128u
-#define BYTES_PER_REC 72u
-#define BYTES_PER_EXIT 72u
-#define BYTES_PER_RELOC 64u
+#define BYTES_PER_BLOCK 160u
+#define BYTES_PER_REC 88u
+#define BYTES_PER_EXIT 88u
+#define BYTES_PER_RELOC 128u
 #define BYTES_PER_PAGE 1024u
 #define CODE_MIN (1u << 20)
 
@@ -77,7 +77,7 @@ static void lay_out_regions(struct bt_cpu *b)
 
 	for (unsigned i = 0; i <= REGIONS; i++)
 		b->region[i] = (struct bt_region){ (b->code_start + part(room, i)) & ~63u, part(b->block_max, i), part(b->rec_max, i),
-						   part(b->exit_max, i), part(b->reloc_max, i), 0, 0 };
+						   part(b->exit_max, i), part(b->reloc_max, i), 0 };
 }
 
 int bt_cache_init(struct bt_cpu *b, size_t bytes)
@@ -111,10 +111,8 @@ static struct bt_region region_now(const struct bt_cpu *b, unsigned i)
 {
 	struct bt_region r = b->region[i];
 
-	if (i == b->filling) {
+	if (i == b->filling)
 		r.blocks = b->block_count - r.block;
-		r.recs = b->rec_count - r.rec;
-	}
 	return r;
 }
 
@@ -122,8 +120,12 @@ static void free_insns(struct bt_cpu *b, unsigned i)
 {
 	struct bt_region r = region_now(b, i);
 
-	for (uint32_t n = 0; n < r.recs; n++)
-		free(b->recs[r.rec + n].insn);
+	for (uint32_t n = r.block; n < r.block + r.blocks; n++) {
+		const struct bt_block *k = &b->blocks[n];
+
+		for (unsigned m = 0; k->decoded && m < k->recs; m++)
+			free(b->recs[k->first_rec + m].insn);
+	}
 }
 
 /* The region is empty, and the next to be filled. */
@@ -131,7 +133,7 @@ static void region_begin(struct bt_cpu *b, unsigned i)
 {
 	struct bt_region *r = &b->region[i];
 
-	r->blocks = r->recs = 0;
+	r->blocks = 0;
 	b->filling = i;
 	b->at = r->code;
 	b->block_count = r->block;
@@ -184,7 +186,7 @@ void bt_cache_flush(struct bt_cpu *b)
 {
 	for (unsigned i = 0; i < REGIONS; i++) {
 		free_insns(b, i);
-		b->region[i].blocks = b->region[i].recs = 0;
+		b->region[i].blocks = 0;
 	}
 	memset(b->hash, 0, b->hash_size * sizeof(*b->hash));
 	memset(b->page_hash, 0, PAGE_HASH_SIZE * sizeof(*b->page_hash));
@@ -598,12 +600,25 @@ static bool region_full(const struct bt_cpu *b)
 	       b->exit_count + BLOCK_LATER >= end->exit || b->reloc_count + BLOCK_RELOCS >= end->reloc;
 }
 
+/*
+ * A program that is larger than the cache and is run again would find nothing of itself if the oldest region always
+ * went: so it is any, once all are full.
+ */
+static unsigned region_next(const struct bt_cpu *b)
+{
+	unsigned next = (b->filling + 1) % REGIONS;
+
+	if (!b->region[next].blocks)
+		return next;
+	return (next + (unsigned)(b->stats.evictions * UINT64_C(0x9e3779b97f4a7c15) >> 40) % (REGIONS - 1)) % REGIONS;
+}
+
 void bt_cache_reserve(struct bt_cpu *b)
 {
 	if (b->page_max - b->page_count + b->page_free < 3)
 		bt_cache_flush(b);
 	if (region_full(b)) {
-		unsigned next = (b->filling + 1) % REGIONS;
+		unsigned next = region_next(b);
 
 		b->region[b->filling] = region_now(b, b->filling);
 		region_evict(b, next);

@@ -80,6 +80,7 @@ static const struct insn *rec_insn(struct bt_cpu *b, struct bt_rec *rec, unsigne
 		return NULL;
 	if (!rec->insn)
 		rec->insn = calloc(rec->count, sizeof(*rec->insn));
+	rec->block->decoded = true;
 	if (!rec->insn || crosses_unwatched(rec, b->cpu.s.rip, local))
 		return local;
 	rec->insn[i] = *local;

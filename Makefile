@@ -49,7 +49,7 @@ test-boot-matrix: build guest guest-kernels guest-installer guest-disk
 	@GUISE_ENGINE=bt python3 tests/boot/matrix.py $(BUILD)/guise
 
 # Real loads on the translator, ten minutes each: stress-ng, a compiler, Linux's selftests, memtest86+ (tests/loads).
-test-loads: build
+test-loads: build guest guest-kernels
 	@tools/guest-loads && tests/loads/run.py $(BUILD)/guise
 
 test-asan:

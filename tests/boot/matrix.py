@@ -1,7 +1,7 @@
 """Every guest of the boot tests with 1, 2 and 4 processors, with little and with much memory; prints TAP. An hour or more,
 so it is not part of `make test` (run.py). Each guest's own test says what it must do; here only the machine is another.
 
-usage: [GUISE_ENGINE=NAME] python3 matrix.py PATH-TO-GUISE [--cpus 1,2,4] [--memory 256M,4G] [--rounds N] [NAME...]
+usage: [GUISE_ENGINE=NAME] [GUISE_TEST_PATIENCE=N] python3 matrix.py PATH-TO-GUISE [--cpus 1,2,4] [--memory 256M,4G] [--rounds N] [NAME...]
 """
 import argparse
 import os

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Boots real guests and feeds bad input, as a user would; prints TAP.
 
-usage: [GUISE_ENGINE=NAME] run.py PATH-TO-GUISE [NAME...]
+usage: [GUISE_ENGINE=NAME] [GUISE_TEST_PATIENCE=N] run.py PATH-TO-GUISE [NAME...]
 """
 import json
 import os
@@ -66,7 +66,7 @@ def shaped(args):
 
 
 def patience(seconds):
-    """The interpreter takes its time, the more so on a busy host; so does a build with sanitizers (GUISE_TEST_PATIENCE)."""
+    """The interpreter takes its time, as do a build with sanitizers and a host that does much else (GUISE_TEST_PATIENCE)."""
     return seconds * (4 if os.environ.get('GUISE_ENGINE') == 'interp' else 1) * int(os.environ.get('GUISE_TEST_PATIENCE', 1))
 
 

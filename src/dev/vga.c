@@ -189,6 +189,7 @@ void vga_port_write(struct vga *v, unsigned port, uint8_t value)
 
 	if (!decoded(v, port))
 		return;
+	v->registers_written = true;
 	switch (port) {
 	case 0x3c0:
 	case 0x3c1: /* the same register on hardware that decodes a word */
@@ -263,6 +264,7 @@ static void registers_reset(struct vga *v)
 	memset(v->dac_latch, 0, sizeof(v->dac_latch));
 	memset(v->dac, 0, sizeof(v->dac));
 	v->latch = 0;
+	v->registers_written = true;
 	vga_vbe_reset(v);
 }
 
@@ -341,6 +343,7 @@ static int vga_state(struct device *d, struct state *s)
 		v->dac_sub = v->dac_sub > 2 ? 0 : v->dac_sub;
 		vga_vbe_fix(v);
 		vga_window_changed(v);
+		v->registers_written = true;
 	}
 	memory_state(v, s);
 	return state_error(s);
@@ -360,6 +363,22 @@ static void vga_destroy(struct device *d)
 	g_free(v);
 }
 
+static void watch(void *opaque)
+{
+	struct vga *v = opaque;
+
+	v->rewatch(v->rewatch_opaque, v->ram);
+	vga_changed(v);
+}
+
+void vga_set_log(struct vga *v, void (*rewatch)(void *opaque, struct ram *ram), void *opaque)
+{
+	v->rewatch = rewatch;
+	v->rewatch_opaque = opaque;
+	v->display.watch = watch;
+	v->display.changed = vga_changed;
+}
+
 static const struct device_ops ops = { "vga", 1, vga_reset, vga_state, vga_destroy };
 
 struct vga *vga_create(struct pci_bus *bus, unsigned devfn, struct space *ports, struct space *mmio,
@@ -376,7 +395,7 @@ struct vga *vga_create(struct pci_bus *bus, unsigned devfn, struct space *ports,
 	v->ram = ram;
 	v->clock = clock;
 	v->window_slot = -1;
-	v->display = (struct display_source){ vga_render, vga_text, v };
+	v->display = (struct display_source){ vga_render, vga_text, v, NULL, NULL };
 	if (pci_dev_init(&v->pci, bus, devfn, &ids, 0)) {
 		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_EXIST, "PCI slot %x.%u of the VGA is taken by another device",
 			    devfn >> 3, devfn & 7);

@@ -25,6 +25,8 @@ struct vga *vga_create(struct pci_bus *bus, unsigned devfn, struct space *ports,
 		       struct clock *clock, GError **error);
 /* Good as long as the device. */
 const struct display_source *vga_display(struct vga *v);
+/* Offers watch and changed of the display: `rewatch` has stores to the memory marked in its dirty bits from now on. */
+void vga_set_log(struct vga *v, void (*rewatch)(void *opaque, struct ram *ram), void *opaque);
 struct pci_dev *vga_pci(struct vga *v);
 struct device *vga_device(struct vga *v);
 

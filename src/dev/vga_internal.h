@@ -46,6 +46,11 @@ struct vga {
 	uint32_t latch; /* plane n in byte n */
 	uint16_t vbe_index, vbe[VBE_REGS];
 	int window_slot;      /* where the bank is mapped, or -1 */
+	/* For who watches the picture. */
+	void (*rewatch)(void *opaque, struct ram *ram);
+	void *rewatch_opaque;
+	bool registers_written;
+	int64_t phase;
 	unsigned window_uses; /* by accesses that came here, since the window shows what it shows */
 };
 
@@ -87,5 +92,6 @@ void vga_edid_fill(uint8_t edid[256]);
 /* vga_render.c */
 void vga_render(void *opaque, struct surface *s);
 void vga_text(void *opaque, struct text_screen *t);
+enum display_change vga_changed(void *opaque);
 
 #endif

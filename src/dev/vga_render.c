@@ -42,6 +42,19 @@ static uint32_t dac_colour(const struct vga *v, unsigned i)
 	return rgb;
 }
 
+/* By registers, by memory that has been marked, by the cursor's clock. */
+enum display_change vga_changed(void *opaque)
+{
+	struct vga *v = opaque;
+	bool written = ram_test_clear_dirty(v->ram, 0, VGA_RAM_SIZE, DIRTY_VGA) || v->registers_written;
+	int64_t phase = clock_now(v->clock) / FRAME_NS / 8;
+	bool blinked = phase != v->phase && !vga_graphics(v);
+
+	v->registers_written = false;
+	v->phase = phase;
+	return written ? DISPLAY_WRITTEN : blinked ? DISPLAY_BLINKED : DISPLAY_SAME;
+}
+
 /* A four-bit pixel through the palette, colour select and the DAC. */
 static uint32_t attr_colour(const struct vga *v, unsigned pixel)
 {

@@ -108,6 +108,7 @@ static void enable_write(struct vga *v, uint16_t value)
 
 static void vbe_write(struct vga *v, unsigned index, uint16_t value)
 {
+	v->registers_written = true;
 	switch (index) {
 	case VBE_ID:
 		if (value >= VBE_ID0 && value <= VBE_ID5)

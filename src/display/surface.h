@@ -24,6 +24,9 @@ struct text_screen {
 	uint32_t palette[16]; /* 0x00RRGGBB */
 };
 
+/* DISPLAY_BLINKED: another phase of a cursor or a blinking character, by the clock alone. */
+enum display_change { DISPLAY_SAME, DISPLAY_BLINKED, DISPLAY_WRITTEN };
+
 /* What a display adapter offers; called with the VM lock held. */
 struct display_source {
 	/* Renders the whole screen; (re)allocates s->pixels as needed. */
@@ -31,6 +34,12 @@ struct display_source {
 	/* Fills t; columns = 0 in graphics modes. */
 	void (*text)(void *opaque, struct text_screen *t);
 	void *opaque;
+	/* NULL both when the adapter has no such log.
+	 * Empties the log of what the guest writes to the picture's memory and has the engine keep it anew, which costs the
+	 * guest its fast ways to memory once. What CPUs write while they are being told may be missed. */
+	void (*watch)(void *opaque);
+	/* What has become of the picture since watch or the last call; it may tell of more than there was. */
+	enum display_change (*changed)(void *opaque);
 };
 
 void surface_finish(struct surface *s);

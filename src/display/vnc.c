@@ -21,6 +21,10 @@
 #define RESIZE_PATIENCE 2 /* seconds that a viewer in the middle of an update may hold up a new size */
 #define TILE_W 64u
 #define TILE_H 16u
+/* Frames without a change until the guest's writes are watched instead of its picture; more after each that came to nothing. */
+#define STILL_FRAMES 15u
+#define STILL_FRAMES_MAX 240u
+#define LOOK_FRAMES 30u /* what is watched is looked at all the same now and then: the log may miss what came at its start */
 
 struct vnc {
 	struct vnc_config c;
@@ -30,7 +34,11 @@ struct vnc {
 	/* The viewers' picture. Their threads may still read an old size while it changes: room for the largest is
 	 * there all the time, and takes memory only where it is used. */
 	uint32_t *pixels;
-	struct surface next, shown;
+	unsigned width, height; /* of it */
+	struct surface next;
+	unsigned still, patience; /* frames */
+	bool watching;
+	unsigned unseen; /* frames not looked at while watching */
 	pthread_t thread;
 	pthread_mutex_t wait_lock;
 	pthread_cond_t wait;
@@ -41,43 +49,65 @@ struct vnc {
 /* ---- the picture ---- */
 
 /* 0x00RRGGBB to the order of bytes that LibVNCServer starts from: red first. */
-static void copy_row(uint32_t *to, const uint32_t *from, unsigned n)
+static uint32_t red_first(uint32_t pixel)
 {
+	return (pixel >> 16 & 0xff) | (pixel & 0xff00) | (pixel & 0xff) << 16;
+}
+
+static const uint32_t *next_row(const struct vnc *v, unsigned x, unsigned y)
+{
+	return (const uint32_t *)(const void *)(v->next.pixels + (size_t)y * v->next.stride) + x;
+}
+
+static bool row_differs(const uint32_t *next, const uint32_t *shown, unsigned n)
+{
+	uint32_t differs = 0;
+
 	for (unsigned x = 0; x < n; x++)
-		to[x] = __builtin_bswap32(from[x]) >> 8;
+		differs |= red_first(next[x]) ^ shown[x];
+	return differs;
 }
 
 static bool tile_differs(const struct vnc *v, unsigned x, unsigned y, unsigned w, unsigned h)
 {
 	for (unsigned r = y; r < y + h; r++) {
-		size_t at = (size_t)r * v->next.stride + (size_t)x * 4;
+		const uint32_t *next = next_row(v, x, r), *shown = v->pixels + (size_t)r * v->width + x;
 
-		if (memcmp(v->next.pixels + at, v->shown.pixels + at, (size_t)w * 4))
+		/* A constant count becomes vectors. */
+		if (w == TILE_W ? row_differs(next, shown, TILE_W) : row_differs(next, shown, w))
 			return true;
 	}
 	return false;
 }
 
-static void publish(struct vnc *v, unsigned x, unsigned y, unsigned w, unsigned h, unsigned width)
+static void publish(struct vnc *v, unsigned x, unsigned y, unsigned w, unsigned h)
 {
-	for (unsigned r = y; r < y + h; r++)
-		copy_row(v->pixels + (size_t)r * width + x, (const uint32_t *)(v->next.pixels + (size_t)r * v->next.stride) + x, w);
+	for (unsigned r = y; r < y + h; r++) {
+		const uint32_t *from = next_row(v, x, r);
+		uint32_t *to = v->pixels + (size_t)r * v->width + x;
+
+		for (unsigned i = 0; i < w; i++)
+			to[i] = red_first(from[i]);
+	}
 	rfbMarkRectAsModified(v->screen, (int)x, (int)y, (int)(x + w), (int)(y + h));
 }
 
-/* Runs of tiles that differ are one rectangle. */
-static void publish_changes(struct vnc *v, unsigned width, unsigned height)
+/* Runs of tiles that differ are one rectangle. Whether there were any. */
+static bool publish_changes(struct vnc *v)
 {
-	for (unsigned y = 0; y < height; y += TILE_H) {
-		unsigned h = MIN(TILE_H, height - y), start = 0, end = 0;
+	bool any = false;
 
-		for (unsigned x = 0; x < width; x += TILE_W) {
-			unsigned w = MIN(TILE_W, width - x);
+	for (unsigned y = 0; y < v->height; y += TILE_H) {
+		unsigned h = MIN(TILE_H, v->height - y), start = 0, end = 0;
+
+		for (unsigned x = 0; x < v->width; x += TILE_W) {
+			unsigned w = MIN(TILE_W, v->width - x);
 
 			if (!tile_differs(v, x, y, w, h))
 				continue;
+			any = true;
 			if (end && end != x) {
-				publish(v, start, y, end - start, h, width);
+				publish(v, start, y, end - start, h);
 				end = 0;
 			}
 			if (!end)
@@ -85,8 +115,9 @@ static void publish_changes(struct vnc *v, unsigned width, unsigned height)
 			end = x + w;
 		}
 		if (end)
-			publish(v, start, y, end - start, h, width);
+			publish(v, start, y, end - start, h);
 	}
+	return any;
 }
 
 /*
@@ -175,29 +206,56 @@ static void resize(struct vnc *v, unsigned width, unsigned height)
 	rfbNewFramebuffer(v->screen, (char *)v->pixels, (int)width, (int)height, 8, 3, 4);
 }
 
+/* Whether the viewers have another picture now. */
+static bool show(struct vnc *v)
+{
+	unsigned width = MIN(v->next.width, MAX_SIDE), height = MIN(v->next.height, MAX_SIDE);
+
+	if (!width || !height)
+		return false;
+	if (width == v->width && height == v->height)
+		return publish_changes(v);
+	if ((int)width != v->screen->width || (int)height != v->screen->height)
+		resize(v, width, height);
+	v->width = width;
+	v->height = height;
+	publish(v, 0, 0, width, height);
+	return true;
+}
+
+/*
+ * A picture that stands still is not looked at: once it has done so for a while, the guest's writes are watched. A guest that
+ * draws is not, since noticing its writes costs it more than looking costs us.
+ */
 static void refresh(struct vnc *v)
 {
-	struct surface swap;
-	unsigned width, height;
+	const struct display_source *source = v->c.source;
+	enum display_change change;
+	bool shown;
 
 	pthread_mutex_lock(v->c.lock);
-	v->c.source->render(v->c.source->opaque, &v->next);
-	pthread_mutex_unlock(v->c.lock);
-	width = MIN(v->next.width, MAX_SIDE);
-	height = MIN(v->next.height, MAX_SIDE);
-	if (!width || !height)
+	change = source->changed ? source->changed(source->opaque) : DISPLAY_WRITTEN;
+	if (v->watching && change == DISPLAY_SAME && ++v->unseen < LOOK_FRAMES) {
+		pthread_mutex_unlock(v->c.lock);
+		tell_early_viewers(v);
 		return;
-	if (v->next.width != v->shown.width || v->next.height != v->shown.height || v->next.stride != v->shown.stride) {
-		if ((int)width != v->screen->width || (int)height != v->screen->height)
-			resize(v, width, height);
-		publish(v, 0, 0, width, height, width);
-	} else {
-		publish_changes(v, width, height);
+	}
+	source->render(source->opaque, &v->next);
+	pthread_mutex_unlock(v->c.lock);
+	v->unseen = 0;
+	shown = show(v);
+	if (v->watching ? change == DISPLAY_WRITTEN : shown && change != DISPLAY_BLINKED) {
+		v->patience = shown ? STILL_FRAMES : MIN(v->patience * 2, STILL_FRAMES_MAX);
+		v->watching = false;
+		v->still = 0;
+	} else if (!v->watching && ++v->still >= v->patience && source->watch) {
+		pthread_mutex_lock(v->c.lock);
+		source->watch(source->opaque);
+		pthread_mutex_unlock(v->c.lock);
+		v->watching = true;
+		v->unseen = LOOK_FRAMES; /* what was written meanwhile is seen with the next frame */
 	}
 	tell_early_viewers(v);
-	swap = v->shown;
-	v->shown = v->next;
-	v->next = swap;
 }
 
 /* Looks at the guest's screen while there is someone to show it to. */
@@ -386,6 +444,7 @@ struct vnc *vnc_create(const struct vnc_config *config, GError **error)
 	v->certificate = g_strdup(config->tls_certificate);
 	v->key = g_strdup(config->tls_key);
 	v->pixels = pixels;
+	v->patience = STILL_FRAMES;
 	pthread_mutex_init(&v->wait_lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -419,7 +478,6 @@ void vnc_destroy(struct vnc *v)
 		unlink(v->unix_path);
 	munmap(v->pixels, (size_t)MAX_SIDE * MAX_SIDE * 4);
 	surface_finish(&v->next);
-	surface_finish(&v->shown);
 	pthread_cond_destroy(&v->wait);
 	pthread_mutex_destroy(&v->wait_lock);
 	g_free(v->passwords[0]);

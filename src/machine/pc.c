@@ -311,6 +311,19 @@ static void make_legacy(struct pc *pc)
 		plug(pc, testdev_device(testdev_create(pc->ports, pc->mmio, lines)));
 }
 
+/* The engines that run in this process mark pages by the way they reach them: they have to find those ways anew. */
+static void watch_screen(void *opaque, struct ram *ram)
+{
+	struct vm *vm = opaque;
+
+	for (unsigned i = 0; i < MEM_MAX_SLOTS; i++) {
+		const struct mem_slot *s = mem_slot(vm->mem, i);
+
+		if (s && s->ram == ram)
+			vm->ops->dirty_log(vm->accel, i, s);
+	}
+}
+
 static bool make_display(struct pc *pc, GError **error)
 {
 	static const char rom_path[] = "/usr/share/seabios/vgabios-stdvga.bin";
@@ -321,6 +334,9 @@ static bool make_display(struct pc *pc, GError **error)
 	if (!pc->vga)
 		return false;
 	plug(pc, vga_device(pc->vga));
+	/* The kernel's log would have to be fetched for every look. */
+	if (!pc->vm->ops->caps.in_kernel_apic)
+		vga_set_log(pc->vga, watch_screen, pc->vm);
 	if (!g_file_get_contents(rom_path, &rom, &len, error)) {
 		g_prefix_error(error, "the VGA BIOS is missing (sudo apt-get install seabios): ");
 		return false;

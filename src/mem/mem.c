@@ -316,7 +316,8 @@ bool ram_test_clear_dirty(struct ram *r, uint64_t offset, uint64_t len, enum dir
 	if (!len || offset >= r->size || len > r->size - offset)
 		return false;
 	for (uint64_t page = offset >> PAGE_SHIFT; page <= (offset + len - 1) >> PAGE_SHIFT; page++) {
-		if (__atomic_fetch_and(&r->dirty[page], (uint8_t)~client, __ATOMIC_RELAXED) & client)
+		if ((__atomic_load_n(&r->dirty[page], __ATOMIC_RELAXED) & client) &&
+		    (__atomic_fetch_and(&r->dirty[page], (uint8_t)~client, __ATOMIC_RELAXED) & client))
 			dirty = true;
 	}
 	return dirty;

@@ -404,6 +404,42 @@ static void test_mapped_bank(void)
 	rig_finish(&r);
 }
 
+static unsigned rewatched;
+
+static void rewatch(void *opaque, struct ram *ram)
+{
+	g_assert_nonnull(ram);
+	rewatched++;
+}
+
+/* What a front end that watches is told. */
+static void test_changed(void)
+{
+	struct rig r;
+
+	rig_init(&r);
+	g_assert_null(r.d->watch);
+	vga_set_log(r.v, rewatch, NULL);
+	set_mode(&r, &mode3);
+	r.d->watch(r.d->opaque);
+	g_assert_cmpuint(rewatched, ==, 1);
+	g_assert_cmpint(r.d->changed(r.d->opaque), ==, DISPLAY_SAME);
+	poke(&r, 0xb8000, 'a');
+	g_assert_cmpint(r.d->changed(r.d->opaque), ==, DISPLAY_WRITTEN);
+	g_assert_cmpint(r.d->changed(r.d->opaque), ==, DISPLAY_SAME);
+	indexed(&r, 0x3d4, 0x0f, 7);
+	g_assert_cmpint(r.d->changed(r.d->opaque), ==, DISPLAY_WRITTEN);
+	clock_advance(r.clock, NS_PER_SEC / 5);
+	g_assert_cmpint(r.d->changed(r.d->opaque), ==, DISPLAY_BLINKED);
+	vbe_mode(&r, 640, 480, 8);
+	g_assert_cmpint(r.d->changed(r.d->opaque), ==, DISPLAY_WRITTEN);
+	clock_advance(r.clock, NS_PER_SEC / 5);
+	g_assert_cmpint(r.d->changed(r.d->opaque), ==, DISPLAY_SAME);
+	vga_device(r.v)->ops->reset(vga_device(r.v));
+	g_assert_cmpint(r.d->changed(r.d->opaque), ==, DISPLAY_WRITTEN);
+	rig_finish(&r);
+}
+
 static void test_edid(void)
 {
 	struct rig r;
@@ -531,6 +567,7 @@ int main(int argc, char **argv)
 	g_test_add_func("/vga/cga", test_cga);
 	g_test_add_func("/vga/vbe", test_vbe);
 	g_test_add_func("/vga/mapped-bank", test_mapped_bank);
+	g_test_add_func("/vga/changed", test_changed);
 	g_test_add_func("/vga/edid", test_edid);
 	g_test_add_func("/vga/retrace", test_retrace);
 	g_test_add_func("/vga/state", test_state);

@@ -31,7 +31,8 @@ struct rig {
 	struct input_sink sink;
 	struct vnc *vnc;
 	char *path;
-	unsigned renders;
+	unsigned renders, watches;
+	enum display_change change;
 };
 
 static void render(void *opaque, struct surface *s)
@@ -309,6 +310,58 @@ static void test_idle(void)
 	take_down(&r);
 }
 
+static void watch(void *opaque)
+{
+	struct rig *r = opaque;
+
+	r->watches++;
+	r->change = DISPLAY_SAME;
+}
+
+static enum display_change changed(void *opaque)
+{
+	struct rig *r = opaque;
+	enum display_change change = r->change;
+
+	r->change = DISPLAY_SAME;
+	return change;
+}
+
+/* A picture that stands still is hardly looked at, but what is written shows; so does what the log has missed. */
+static void test_watched(void)
+{
+	unsigned before;
+	struct rig r;
+	int fd;
+
+	set_up(&r, NULL);
+	pthread_mutex_lock(&r.lock);
+	r.change = DISPLAY_WRITTEN;
+	r.source.watch = watch;
+	r.source.changed = changed;
+	pthread_mutex_unlock(&r.lock);
+	fd = join(&r);
+	WAIT_FOR(&r, r.watches == 1);
+	before = r.renders;
+	g_usleep(300000);
+	g_assert_cmpuint(r.renders, <=, before + 3);
+	pthread_mutex_lock(&r.lock);
+	before = r.renders;
+	r.spot = 0x010203;
+	r.change = DISPLAY_WRITTEN;
+	pthread_mutex_unlock(&r.lock);
+	WAIT_FOR(&r, r.renders > before + 5);
+	WAIT_FOR(&r, r.watches == 2);
+	pthread_mutex_lock(&r.lock);
+	before = r.renders;
+	pthread_mutex_unlock(&r.lock);
+	/* Now and then, though nothing is told. */
+	WAIT_FOR(&r, r.renders > before + 1);
+	close(fd);
+	WAIT_FOR(&r, vnc_viewers(r.vnc) == 0);
+	take_down(&r);
+}
+
 static void send_key(int fd, bool down, uint32_t keysym)
 {
 	uint8_t m[8] = { 4, down };
@@ -464,6 +517,7 @@ int main(int argc, char **argv)
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/vnc/picture", test_picture);
 	g_test_add_func("/vnc/idle", test_idle);
+	g_test_add_func("/vnc/watched", test_watched);
 	g_test_add_func("/vnc/keys", test_keys);
 	g_test_add_func("/vnc/pointer", test_pointer);
 	g_test_add_func("/vnc/password", test_password);

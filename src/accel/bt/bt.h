@@ -109,6 +109,7 @@ struct bt_block {
 	uint8_t insns;
 	bool dead, uses_fp;
 	bool tier2;                 /* memory operands in windows */
+	bool refused;               /* but for some */
 	bool fixed;                 /* some of its code has no form for other addresses */
 	bool decoded;               /* some of its records have instructions of the interpreter's */
 };
@@ -221,11 +222,12 @@ struct bt_unit {
 #define HEAT_PAGES 4096u
 #define HEAT_SAMPLES 16u
 struct bt_heat {
-	uint64_t hot[HEAT_WORDS], cold[HEAT_WORDS]; /* sets of bits by a hash: block starts, instructions */
+	/* Sets of bits by a hash: block starts; instructions that windows do not serve, and that were too dear. */
+	uint64_t hot[HEAT_WORDS], cold[HEAT_WORDS], poor[HEAT_WORDS];
 	uint8_t page[HEAT_PAGES];                   /* samples by a hash of the page of code */
 	_Atomic uint32_t count;                     /* written by the signal's handler, emptied by the vCPU */
 	uint32_t sample[HEAT_SAMPLES];              /* offsets in the cache */
-	uint64_t taken, dropped;                    /* samples; pages, up to the last miss */
+	uint64_t taken, dropped, pages;             /* samples; pages dropped and mapped, up to the last miss */
 	int credit;                                 /* misses that windows may still have */
 	const struct bt_rec *last_rec;              /* what was given a window last */
 	uint64_t last_lin;

@@ -15,15 +15,19 @@
 #define SPREAD 48
 /* Samples after which pages cool down, and sites get another chance. */
 #define COOL_AFTER 512
-#define FORGIVE_AFTER 4096
+#define FORGIVE_AFTER 512
 /* Misses that a vCPU may have at once, and that a sample, some milliseconds of its time, allows for: a miss and what
  * comes after it is some 20 µs, so they cost no more than a tenth. */
 #define CREDIT_MAX 2000
 #define CREDIT_PER_SAMPLE 20
-/* Dropped pages that cost as much as a miss. */
+/* Dropped pages, and pages mapped beside the one that missed, that cost as much as a miss. */
 #define DROPS_PER_MISS 4
+#define PAGES_PER_MISS 128
+/* Instructions that there was no allowance for try again when so much is in hand, looked at after so many samples. */
+#define RICH 400
+#define RICH_AFTER 32
 /* Accesses of one instruction that windows can never serve. */
-#define USELESS_MAX 3
+#define USELESS_MAX 7
 
 /* ---- sampling ---- */
 
@@ -67,7 +71,12 @@ void tier_thread_enter(struct bt_cpu *b)
 
 static void bit_set(uint64_t *set, uint64_t n) { set[n / 64 % HEAT_WORDS] |= UINT64_C(1) << (n % 64); }
 
-bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa) { return tier_bit(b->heat.cold, tier_hash(gpa, 0)); }
+bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa)
+{
+	uint64_t n = tier_hash(gpa, 0);
+
+	return tier_bit(b->heat.cold, n) || tier_bit(b->heat.poor, n);
+}
 
 static bool may_be_hot(const struct bt_cpu *b, const struct bt_block *k)
 {
@@ -121,6 +130,22 @@ static void cool_down(struct bt_cpu *b)
 		for (unsigned i = 0; i < HEAT_WORDS; i++)
 			h->cold[i] = 0;
 	}
+	if (h->taken % RICH_AFTER == 0 && h->credit >= RICH) {
+		for (unsigned i = 0; i < HEAT_WORDS; i++)
+			h->poor[i] = 0;
+	}
+}
+
+/* A hot block some of whose instructions were refused a window, and all of them may have one now. */
+static bool may_warm_up(const struct bt_cpu *b, const struct bt_block *k)
+{
+	if (!k->refused)
+		return false;
+	for (unsigned i = 0; i < k->recs; i++) {
+		if (tier_is_cold(b, k->gpa + b->recs[k->first_rec + i].guest))
+			return false;
+	}
+	return true;
 }
 
 static void take_sample(struct bt_cpu *b, uint32_t host)
@@ -133,8 +158,11 @@ static void take_sample(struct bt_cpu *b, uint32_t host)
 	cool_down(b);
 	if (!k || k->dead)
 		return;
-	if (k->tier2)
+	if (k->tier2) {
+		if (may_warm_up(b, k))
+			bt_block_kill(b, k);
 		return;
+	}
 	page = &b->heat.page[tier_hash(k->gpa & ~(uint64_t)(PAGE_SIZE - 1), 0) % ARRAY_LEN(b->heat.page)];
 	if (*page < UINT8_MAX)
 		(*page)++;
@@ -154,9 +182,9 @@ void tier_work(struct bt_cpu *b)
 /* ---- misses ---- */
 
 /* Its instructions are made anew, this one with the soft TLB. */
-static void make_cold(struct bt_cpu *b, struct bt_rec *rec)
+static void make_cold(struct bt_cpu *b, struct bt_rec *rec, uint64_t *set)
 {
-	bit_set(b->heat.cold, tier_hash(rec->block->gpa + rec->guest, 0));
+	bit_set(set, tier_hash(rec->block->gpa + rec->guest, 0));
 	bt_block_kill(b, rec->block);
 	b->stats.demoted++;
 }
@@ -189,14 +217,15 @@ static bool address_of(struct bt_cpu *b, const struct bt_rec *rec, uint64_t *lin
 	return true;
 }
 
-/* For the miss, and for what was dropped since the last. */
+/* For the miss, for the pages that came with it, and for what was dropped since the last. */
 static void pay(struct bt_cpu *b)
 {
+	const struct window_stats w = windows_stats(b);
 	struct bt_heat *h = &b->heat;
-	uint64_t dropped = windows_stats(b).dropped;
 
-	h->credit -= 1 + (int)((dropped - h->dropped) / DROPS_PER_MISS);
-	h->dropped = dropped;
+	h->credit -= 1 + (int)((w.dropped - h->dropped) / DROPS_PER_MISS) + (int)((w.pages - h->pages) / PAGES_PER_MISS);
+	h->dropped = w.dropped;
+	h->pages = w.pages;
 	if (h->credit < -CREDIT_MAX)
 		h->credit = -CREDIT_MAX;
 }
@@ -217,8 +246,8 @@ bool tier_fault(struct bt_cpu *b, struct bt_rec *rec)
 		return ok;
 	pay(b);
 	if (!ok && ++rec->useless > USELESS_MAX)
-		make_cold(b, rec);
+		make_cold(b, rec, h->cold);
 	else if (h->credit <= 0 && bt_of(b)->tier2 == TIER2_AUTO)
-		make_cold(b, rec);
+		make_cold(b, rec, h->poor);
 	return ok;
 }

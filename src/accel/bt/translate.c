@@ -197,8 +197,12 @@ static void emit_entries(struct tr *t)
 
 static bool window_serves(const struct tr *t, const struct guest_insn *g)
 {
-	if (!t->tier2 || (t->mode & MODE_AC) || tier_is_cold(t->b, t->block->gpa + t->offset[t->at]))
+	if (!t->tier2 || (t->mode & MODE_AC))
 		return false;
+	if (tier_is_cold(t->b, t->block->gpa + t->offset[t->at])) {
+		t->block->refused = true;
+		return false;
+	}
 	switch (g->kind) {
 	case G_PLAIN: return guest_mem(g) && plain_windowed(g);
 	case G_PUSH_REG: case G_PUSH_IMM: case G_PUSH_MEM: case G_POP_REG: case G_LEAVE: case G_PUSHF:

@@ -13,10 +13,16 @@
 #define GUARD ((UINT64_C(2) << 30) + (1 << 20))
 #define LARGE (UINT64_C(1) << 21)
 #define WINDOWS_MAX 32u
-#define PAGES_MAX 49152u
-#define HASH 16384u
-/* Neighbours that are mapped with a page: those of its aligned group. */
+/* Of all vCPUs together, but no fewer than PAGES_MIN for each: 1 GiB and more of small pages. */
+#define PAGES_MAX 327680u
+#define PAGES_MIN 49152u
+#define HASH 131072u
+/* Neighbours that are mapped with a page: those of its aligned group, and from the third fill in a region of 2 MiB on
+ * those of the region. */
 #define GROUP 32u
+#define GROUP_MAX 512u
+#define REGION_DENSE 2u
+#define REGION_COUNTS 4096u
 /* Mappings of the process that are left to everyone else. */
 #define MAPS_SPARE 8192u
 /* What is mapped, dropped or protected in the middle of something splits it in three. */
@@ -50,7 +56,8 @@ struct bt_windows {
 	struct window window[WINDOWS_MAX];
 	uint8_t which[2][WINDOW_SLOTS]; /* window's number + 1 */
 	struct page *page;
-	uint32_t at;                    /* where the next one goes */
+	uint32_t at, pages_max;         /* where the next one goes; how many there are */
+	uint8_t fills[REGION_COUNTS];   /* by a hash of the region of 2 MiB, since everything was dropped */
 	uint32_t maps, maps_max;        /* mappings of the process that there may be, and how many are allowed */
 	uint32_t lin_hash[HASH], gpa_hash[HASH];
 	unsigned windows_max, victim;
@@ -101,7 +108,8 @@ void windows_init(struct bt_cpu *b, unsigned cpus)
 		return;
 	ws->maps_max = maps_budget(cpus);
 	ws->windows_max = cpus > 2 ? WINDOWS_MAX / 2 : WINDOWS_MAX;
-	ws->page = ws->maps_max ? calloc(PAGES_MAX, sizeof(*ws->page)) : NULL;
+	ws->pages_max = MAX(PAGES_MAX / cpus, PAGES_MIN);
+	ws->page = ws->maps_max ? calloc(ws->pages_max, sizeof(*ws->page)) : NULL;
 	ws->nowhere = ws->page ? reserve() : NULL;
 	if (!ws->nowhere) {
 		free(ws->page);
@@ -219,6 +227,8 @@ static void empty_all(struct bt_windows *ws)
 {
 	for (unsigned i = 0; i < WINDOWS_MAX; i++)
 		window_empty(ws, &ws->window[i]);
+	for (unsigned i = 0; i < REGION_COUNTS; i++)
+		ws->fills[i] = 0;
 	ws->maps = 0;
 }
 
@@ -237,7 +247,7 @@ static uint32_t page_new(struct bt_windows *ws, unsigned window, const struct mm
 	uint32_t n = ws->at, *head;
 	struct page *p = &ws->page[n];
 
-	ws->at = n + 1 < PAGES_MAX ? n + 1 : 1;
+	ws->at = n + 1 < ws->pages_max ? n + 1 : 1;
 	if (p->used) {
 		page_drop(ws, n);
 		ws->stats.evicted++;
@@ -396,18 +406,30 @@ static bool joins(struct bt_cpu *b, unsigned window, const struct mmu_page *m, i
 	       next->global == m->global && (next->writable && !is_code(b, next->gpa)) == writable && !page_at(b->windows, window, lin);
 }
 
+/* How many neighbours to look at: where much is asked for, much is mapped at once. */
+static unsigned group_for(struct bt_windows *ws, unsigned window, uint64_t lin)
+{
+	uint8_t *count = &ws->fills[hash_lin(window, lin & ~(LARGE - 1)) % REGION_COUNTS];
+
+	if (*count < REGION_DENSE) {
+		(*count)++;
+		return GROUP;
+	}
+	return GROUP_MAX;
+}
+
 /* A page, and its neighbours as far as one mapping serves them all. */
 static bool fill_small(struct bt_cpu *b, unsigned window, const struct mmu_page *m, bool write)
 {
 	struct bt_windows *ws = b->windows;
 	bool writable = m->writable && !is_code(b, m->gpa);
-	unsigned at = m->lin >> PAGE_SHIFT & (GROUP - 1), before = 0, count = 1;
-	struct mmu_page run[GROUP], next;
+	unsigned group = group_for(ws, window, m->lin), at = m->lin >> PAGE_SHIFT & (group - 1), before = 0, count = 1;
+	struct mmu_page run[GROUP_MAX], next;
 
 	while (before < at && joins(b, window, m, -(int64_t)before - 1, write, writable, &next))
 		run[at - ++before] = next;
 	run[at] = *m;
-	while (at + count < GROUP && joins(b, window, m, count, write, writable, &next))
+	while (at + count < group && joins(b, window, m, count, write, writable, &next))
 		run[at + count++] = next;
 	if (!map(ws, &ws->window[window], &run[at - before], (uint64_t)(before + count) * PAGE_SIZE, writable))
 		return false;

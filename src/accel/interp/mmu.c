@@ -569,14 +569,17 @@ static void note_store(struct icpu *cpu, uint64_t gpa, unsigned len)
 {
 	for (uint64_t page = gpa >> PAGE_SHIFT; page <= (gpa + len - 1) >> PAGE_SHIFT; page++) {
 		struct interp *in = cpu->interp;
-		uint8_t left;
+		uint8_t left, then;
 
 		if (page >= in->pages || !(left = atomic_load(&in->code[page])))
 			continue;
+		/* Who fills all of it at once has other plans with it. */
+		then = len >= PAGE_SIZE ? 0 : left - 1;
 		atomic_fetch_add(&in->written[page], 1);
-		atomic_compare_exchange_strong(&in->code[page], &left, (uint8_t)(left - 1));
+		if (!atomic_compare_exchange_strong(&in->code[page], &left, then))
+			then = 1;
 		cpu->block_ends = true;
-		in->hooks->code_stored(cpu, gpa, len, left == 1);
+		in->hooks->code_stored(cpu, gpa, len, !then);
 	}
 }
 

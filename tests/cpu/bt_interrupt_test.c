@@ -388,7 +388,7 @@ struct outcome {
 	unsigned length;
 };
 
-static bool case_run(struct outcome *o)
+static bool case_run(struct outcome *o, bool all)
 {
 	static struct cpu_state start;
 	bool wide = pick(3), first = pick(2);
@@ -408,8 +408,7 @@ static bool case_run(struct outcome *o)
 	put64(&in, COUNTER, count);
 	put64(&in, SEEN, 0);
 	put64(&in, REPAIRS, 0);
-	mem_write(bt.mem, 0, in.ram->host, 0x220000);
-	mem_write(in.mem, CODE, in.ram->host + CODE, 0x2000);
+	copy_world(&in, &bt, FP_AREA + 0x400, all);
 	memcpy(first_tables, in.ram->host + TABLES, sizeof(first_tables));
 	if (pick(2))
 		cool();
@@ -452,6 +451,7 @@ int main(int argc, char **argv)
 	struct sigaction sa = { .sa_handler = on_alarm, .sa_flags = SA_ONSTACK };
 	struct accel_host in_host = host, bt_host = host;
 	static struct outcome o;
+	bool ended = false;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 0x9e3779b97f4a7c15;
@@ -473,7 +473,8 @@ int main(int argc, char **argv)
 
 		if (n && n % PROGRESS == 0)
 			printf("# %u cases so far, %lu interrupts\n", n, plan.total);
-		if (!case_run(&o)) {
+		ended = case_run(&o, !ended || n % 256 == 0);
+		if (!ended) {
 			skipped++;
 			continue;
 		}

@@ -559,6 +559,19 @@ static void run(struct vcpu *v, struct vcpu_exit *exit)
 	setitimer(ITIMER_VIRTUAL, &off, NULL);
 }
 
+/* What a case is made of, from one machine to the other, up to `end`; `all` when both may have had something else before. */
+static void copy_world(struct machine *from, struct machine *to, uint64_t end, bool all)
+{
+	if (all) {
+		mem_write(to->mem, 0, from->ram->host, 0x220000);
+	} else {
+		mem_write(to->mem, TABLES, from->ram->host + TABLES, 0xf000);
+		mem_write(to->mem, CODE, from->ram->host + CODE, 0x2000);
+		mem_write(to->mem, DATA, from->ram->host + DATA, end - DATA);
+	}
+	mem_write(from->mem, CODE, from->ram->host + CODE, 0x2000);
+}
+
 int main(int argc, char **argv)
 {
 	unsigned cases = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 0) : 4000, bad = 0, faults = 0, skipped = 0;
@@ -566,6 +579,7 @@ int main(int argc, char **argv)
 	struct sigaction sa = { .sa_handler = on_alarm, .sa_flags = SA_ONSTACK };
 	struct machine in, bt;
 	GString *stats = g_string_new(NULL);
+	bool ended = false;
 
 	seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 0x9e3779b97f4a7c15;
 	sigaction(SIGVTALRM, &sa, NULL);
@@ -589,8 +603,7 @@ int main(int argc, char **argv)
 			put64(&in, DATA + i, rnd());
 		length = make_sequence(&in, wide);
 		put64(&in, COUNTER, 1 + pick(4));
-		mem_write(bt.mem, 0, in.ram->host, 0x220000);
-		mem_write(in.mem, CODE, in.ram->host + CODE, 0x2000);
+		copy_world(&in, &bt, DATA + 0x12000, !ended || n % 256 == 0);
 		accel_interp_ops.set_state(in.vcpu, &start);
 		accel_bt_ops.set_state(bt.vcpu, &start);
 		run(in.vcpu, &ea);
@@ -598,6 +611,7 @@ int main(int argc, char **argv)
 		accel_interp_ops.get_state(in.vcpu, &a);
 		accel_bt_ops.get_state(bt.vcpu, &b);
 		faulted = a.rip < CODE || ea.kind != VCPU_EXIT_HALT;
+		ended = ea.kind != VCPU_EXIT_KICKED && eb.kind != VCPU_EXIT_KICKED;
 		if (ea.kind == VCPU_EXIT_KICKED) {
 			skipped++;
 			continue;

@@ -64,6 +64,7 @@ static bool resume(struct bt_cpu *b, const siginfo_t *info, ucontext_t *uc)
  */
 static void leave_soon(struct bt_cpu *b, const greg_t *r)
 {
+	const struct bt_jump *table = b->jump[b->mode & (MODE_USER | MODE_CODE32)];
 	const uint8_t *rip = (const uint8_t *)r[REG_RIP];
 
 	/* For the next time that C is left: this may be the way into it. */
@@ -74,7 +75,11 @@ static void leave_soon(struct bt_cpu *b, const greg_t *r)
 		/* In a stub, on the way to here or there. */
 		bt_unchain(b, (const uint8_t *)r[REG_RAX], (const uint64_t *)b->return_sp);
 		bt_unchain(b, (const uint8_t *)b->resume, (const uint64_t *)r[REG_RSP]);
+	} else {
+		return;
 	}
+	/* It may be an indirect jump that has looked at `poll` already: where the address in TEMP0 would lead. */
+	bt_unchain(b, table[bt_jump_index((uint64_t)r[REG_R10])].target, (const uint64_t *)r[REG_RSP]);
 }
 
 static void on_poke(int sig, siginfo_t *info, void *context)
@@ -143,7 +148,10 @@ int bt_signals_init(struct bt *bt)
 
 	struct sigaction sample = { .sa_sigaction = on_sample, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
 
+	/* What comes meanwhile finds translated code again, not this handler, from which nothing leads to a link. */
 	sigemptyset(&sa.sa_mask);
+	sigaddset(&sa.sa_mask, BT_SAMPLE_SIGNAL);
+	sigaddset(&sa.sa_mask, BT_POKE_SIGNAL);
 	sigfillset(&sample.sa_mask);
 	if (sigaction(BT_SAMPLE_SIGNAL, &sample, &bt->old_sample))
 		return -errno;

@@ -32,7 +32,7 @@ static void emit_reload(struct emit *e)
 	emit_op_gs(e, false, 0xff, 4, GS_OF(resume));
 }
 
-static void emit_enter(struct emit *e, uint32_t reload)
+static void emit_enter(struct emit *e, struct bt_cpu *b, uint32_t reload)
 {
 	static const uint8_t code[] = { 0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57, 0x48, 0x83, 0xec, 8 };
 
@@ -40,6 +40,9 @@ static void emit_enter(struct emit *e, uint32_t reload)
 	e->p += sizeof(code);
 	emit_store_gs(e, RSP, GS_OF(c_rsp));
 	emit_mov(e, RAX, RDI);
+	/* Asked for since `poll` was looked at. */
+	emit_cmp_gs8(e, GS_OF(poked), 0);
+	emit_jcc(e, CC_NE, b->stub_unchain);
 	emit_jmp(e, reload);
 }
 
@@ -134,9 +137,9 @@ void bt_stubs_make(struct bt_cpu *b)
 	uint32_t reload = b->stub_reload = emit_at(e);
 
 	emit_reload(e);
-	b->stub_enter = emit_at(e);
-	emit_enter(e, reload);
 	b->stub_unchain = emit_unchain(e, b, reload);
+	b->stub_enter = emit_at(e);
+	emit_enter(e, b, reload);
 	b->stub_fill = emit_helper(e, b, bt_help_fill, true, reload);
 	b->stub_fill_lin = emit_helper(e, b, bt_help_fill_lin, true, reload);
 	b->stub_window = emit_helper(e, b, bt_help_window, true, reload);

@@ -2,7 +2,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: build run test test-boot-all test-boot-matrix test-loads test-asan test-kvm-nested fuzz fuzz-proof fuzz-tools bench install clean guest guest-kernels guest-tools guest-installer guest-disk guest-desktop test-desktop
+.PHONY: build run test test-boot-all test-boot-matrix test-loads test-asan test-kvm-nested fuzz fuzz-proof fuzz-tools bench install clean guest guest-kernels guest-tools guest-installer guest-disk guest-desktop test-desktop test-install
 
 build:
 	@tools/setup
@@ -72,6 +72,10 @@ test-kvm-nested: build guest
 # A desktop, 64-bit and 32-bit: its two disks are made once, for some 300 MB of packages.
 test-desktop: guest-desktop
 	@tests/boot/run.py $(BUILD)/guise desktop_amd64 desktop_i386
+
+# Debian's installer onto an empty disk, from a package mirror on this host; a quarter of an hour (docs/installation-test.md).
+test-install: build
+	@python3 tests/boot/install.py $(BUILD)/guise || [ $$? = 77 ]
 
 bench: build guest guest-disk
 	@tools/setup --bench

@@ -6,6 +6,7 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 /* With the rest of the process it stays below 64 MiB. */
 #define CACHE_DEFAULT (48u << 20)
@@ -140,17 +141,18 @@ static void bt_vcpu_destroy(struct vcpu *v)
 	bt_cache_finish(b);
 	g_mutex_clear(&b->inbox.lock);
 	free(b->alt_stack);
-	free(b);
+	munmap(b, sizeof(*b));
 }
 
 static struct vcpu *bt_vcpu_create(struct accel *a, unsigned index, GError **error)
 {
 	struct interp *in = (struct interp *)a;
-	struct bt_cpu *b = aligned_alloc(64, (sizeof(*b) + 63) & ~(size_t)63);
+	/* Most of it is never touched. */
+	void *memory = mmap(NULL, sizeof(struct bt_cpu), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct bt_cpu *b = memory == MAP_FAILED ? NULL : memory;
 	size_t cache = in->cfg.bt_cache ? in->cfg.bt_cache : CACHE_DEFAULT;
 
 	if (b) {
-		memset(b, 0, sizeof(*b));
 		b->cpu.mmu = &b->mmu;
 		b->mode = MODE_NONE;
 		g_mutex_init(&b->inbox.lock);

@@ -56,6 +56,7 @@ struct bt_exit {
 	uint32_t page_site;  /* of the look at `mapped`: disp32, imm32; 0 when target and block share a page */
 	bool saved_flags;    /* linked to the target's indirect entry: flags are in the image */
 	uint8_t live;        /* what of the flags was found to matter there: GF_ (guest.h) */
+	uint32_t knows;      /* registers whose homes are good here, and more: see known.h */
 };
 
 /* An instruction of a block that may need C. */
@@ -98,6 +99,7 @@ struct bt_block {
 	uint64_t lin, gpa;
 	uint32_t mode;
 	uint32_t direct, indirect;  /* entries: flags in the flags register, or in the image */
+	uint32_t known_direct, known_indirect; /* the same when all that it needs is known */
 	uint32_t moved;             /* when it was last: see move.c */
 	struct bt_exit *incoming;
 	struct bt_block *page_next, *tail_next;
@@ -106,6 +108,7 @@ struct bt_block {
 	uint32_t first_rec, first_exit, first_reloc;
 	uint16_t recs, exits, relocs;
 	uint16_t length;  /* guest bytes */
+	uint32_t needs;
 	uint8_t insns;
 	bool dead, uses_fp;
 	bool tier2;                 /* memory operands in windows */
@@ -134,15 +137,16 @@ struct bt_page {
 	struct bt_block *blocks, *tails; /* that start here; whose second part is here */
 };
 
-#define JUMP_SIZE 4096u
-struct bt_jump {
-	uint64_t tag; /* linear address ^ salt */
-	uint8_t *target;
+/* Where indirect jumps have led to: the indirect entries, by the address's lower bits. */
+#define JUMP_SIZE 65536u
+struct bt_jumps {
+	uint64_t tag[JUMP_SIZE]; /* linear address ^ salt */
+	uint8_t *target[JUMP_SIZE];
 };
 /* Which entry an address uses; salts leave these bits alone. */
-static inline unsigned bt_jump_index(uint64_t lin) { return (unsigned)(lin ^ lin >> 8) & (JUMP_SIZE - 1); }
-/* No address equals it in entry i, whatever the salt: it belongs to another entry (all ones to the first). */
-static inline uint64_t bt_jump_empty(unsigned i) { return i ? UINT64_MAX : 1; }
+static inline unsigned bt_jump_index(uint64_t lin) { return (unsigned)lin & (JUMP_SIZE - 1); }
+/* No address equals it in entry i, whatever the salt: it belongs to another entry (zero to the second). */
+static inline uint64_t bt_jump_empty(unsigned i) { return i ? 0 : 1; }
 
 /*
  * A page that code was fetched from. Whether it is still mapped so is said by `mapped`, at its number's place: the
@@ -256,9 +260,9 @@ struct bt_cpu {
 	uint8_t *lookup;     /* the mode's indirect look-up */
 	uint32_t mapped[EXEC_SIZE]; /* by a page's number: the number while the page is where it was */
 	_Atomic uint32_t poked; /* while C was running: the chain that is gone on with has to end soon */
-	struct bt_jump jump[4][JUMP_SIZE]; /* by MODE_USER | MODE_CODE32 */
 
 	uint64_t delta[2][WINDOW_SLOTS]; /* by view and slot: from a guest address to the host's */
+	uint64_t home[16];               /* by guest register: the delta for its value, see known.h */
 
 	/* The code cache: one memory, written through rw and executed at rx. */
 	uint8_t *rw, *rx;
@@ -303,6 +307,7 @@ struct bt_cpu {
 		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_syscall, stub_sysret, stub_iret, stub_string,
 		stub_lookup[4];
 	struct bt_inbox inbox;
+	struct bt_jumps jump[4]; /* by MODE_USER | MODE_CODE32 */
 	struct bt_heat heat;
 	struct bt_windows *windows; /* NULL: no tier 2 */
 	struct bt_unit unit;
@@ -323,6 +328,14 @@ struct bt {
 };
 
 static inline bool bt_canonical(uint64_t lin) { return (uint64_t)((int64_t)(lin << 16) >> 16) == lin; }
+
+/* Where a linked jump enters. */
+static inline uint32_t bt_entry(const struct bt_exit *e, const struct bt_block *to)
+{
+	if (to->needs & ~e->knows)
+		return e->saved_flags ? to->indirect : to->direct;
+	return e->saved_flags ? to->known_indirect : to->known_direct;
+}
 
 /* GS displacement of a member. */
 #define GS_OF(member) ((int32_t)(offsetof(struct bt_cpu, member) - offsetof(struct bt_cpu, mmu)))
@@ -352,6 +365,7 @@ void bt_block_unlink(struct bt_cpu *b, struct bt_block *block);
 void bt_code_changed(struct bt_cpu *b, uint64_t gpa, uint64_t len);
 void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target);
 void bt_jump_set(struct bt_cpu *b, const struct bt_block *block);
+void bt_jumps_forget(struct bt_cpu *b);
 /* The block, and the record of the instruction, at a host address of translated code, or NULL. */
 struct bt_block *bt_block_at(struct bt_cpu *b, const uint8_t *host);
 struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host);

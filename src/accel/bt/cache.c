@@ -190,10 +190,7 @@ void bt_cache_flush(struct bt_cpu *b)
 	}
 	memset(b->hash, 0, b->hash_size * sizeof(*b->hash));
 	memset(b->page_hash, 0, PAGE_HASH_SIZE * sizeof(*b->page_hash));
-	for (unsigned m = 0; m < 4; m++) {
-		for (unsigned i = 0; i < JUMP_SIZE; i++)
-			b->jump[m][i].tag = bt_jump_empty(i);
-	}
+	bt_jumps_forget(b);
 	region_begin(b, 0);
 	b->page_count = b->page_free = 0;
 	b->free_pages = NULL;
@@ -349,7 +346,7 @@ void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target)
 			p = &(*p)->next;
 		*p = e->next;
 	}
-	emit_patch(b->rw, e->site, e->saved_flags ? target->indirect : target->direct);
+	emit_patch(b->rw, e->site, bt_entry(e, target));
 	e->target = target;
 	e->next = target->incoming;
 	target->incoming = e;
@@ -357,13 +354,24 @@ void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target)
 
 void bt_jump_set(struct bt_cpu *b, const struct bt_block *block)
 {
-	struct bt_jump *j;
+	struct bt_jumps *j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)];
+	unsigned i = bt_jump_index(block->lin);
 
 	if (block->mode & MODE_AC)
 		return;
-	j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)][bt_jump_index(block->lin)];
-	j->tag = block->lin ^ b->salt[block->mode & MODE_USER ? 1 : 0];
-	j->target = b->rx + block->indirect;
+	j->tag[i] = block->lin ^ b->salt[block->mode & MODE_USER ? 1 : 0];
+	j->target[i] = b->rx + block->indirect;
+}
+
+/* What was never used is not even touched. */
+void bt_jumps_forget(struct bt_cpu *b)
+{
+	for (unsigned m = 0; m < 4; m++) {
+		for (unsigned i = 0; i < JUMP_SIZE; i++) {
+			if (b->jump[m].tag[i] != bt_jump_empty(i))
+				b->jump[m].tag[i] = bt_jump_empty(i);
+		}
+	}
 }
 
 static void unlink_exit(struct bt_cpu *b, struct bt_exit *e)
@@ -401,10 +409,10 @@ void bt_unchain(struct bt_cpu *b, const uint8_t *at, const uint64_t *return_sp)
 static void drop_jump(struct bt_cpu *b, const struct bt_block *block)
 {
 	unsigned i = bt_jump_index(block->lin);
-	struct bt_jump *j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)][i];
+	struct bt_jumps *j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)];
 
-	if (j->target == b->rx + block->indirect)
-		j->tag = bt_jump_empty(i);
+	if (j->target[i] == b->rx + block->indirect)
+		j->tag[i] = bt_jump_empty(i);
 }
 
 void bt_block_unlink(struct bt_cpu *b, struct bt_block *block)

@@ -41,6 +41,16 @@ static void value_join(struct value *into, const struct value *v, uint32_t numbe
 		*into = (struct value){ .kind = V_NOTHING };
 }
 
+static void facts_join(struct facts *into, const struct facts *f)
+{
+	into->home &= f->home;
+	into->small &= f->small;
+	for (unsigned i = 0; i < 16; i++)
+		into->drift[i] = MAX(into->drift[i], f->drift[i]);
+	if (into->rax != f->rax || into->rax_home != f->rax_home || into->rax_small != f->rax_small)
+		into->rax = 0;
+}
+
 static void state_join(struct state *into, const struct state *s, uint32_t at)
 {
 	uint32_t number = 0x80000000u | at * 32;
@@ -49,6 +59,7 @@ static void state_join(struct state *into, const struct state *s, uint32_t at)
 		value_join(&into->reg[i], &s->reg[i], number + i);
 	for (unsigned i = 0; i < SLOTS; i++)
 		value_join(&into->slot[i], &s->slot[i], number + 16 + i);
+	facts_join(&into->facts, &s->facts);
 	into->polled &= s->polled;
 	into->no_tsd &= s->no_tsd;
 	into->bases &= s->bases;
@@ -99,6 +110,9 @@ static struct state unknown(uint32_t at, const struct root *r)
 	}
 	for (unsigned i = 0; i < SLOTS; i++)
 		s.slot[i] = (struct value){ .kind = V_DATA, .number = number + 16 + i };
+	s.facts.home = r->knows & KNOWN_REGISTERS;
+	for (unsigned i = 0; i < 16; i++)
+		s.facts.drift[i] = KNOWN_NEAR;
 	return s;
 }
 
@@ -111,12 +125,14 @@ bool check_resume(struct checker *c, uint32_t at, const struct state *s)
 		return check_fail(c, "goes on where no instruction of the block starts");
 	was = *r;
 	if (!r->seen)
-		*r = (struct root){ true, s->ac, s->landing, s->canonical, s->level };
+		*r = (struct root){ .seen = true, .ac = s->ac, .landing = s->landing, .canonical = s->canonical, .level = s->level };
 	if (r->ac != s->ac || r->landing != s->landing)
 		return check_fail(c, "ways meet with different privilege, or a return with none");
 	if (r->level > s->level)
 		r->level = s->level;
 	r->canonical &= s->canonical;
+	if (r->landing && c->b->windows && !(c->block->mode & MODE_CODE32))
+		r->knows = 1u << RSP;
 	c->again |= memcmp(r, &was, sizeof(was)) != 0;
 	return true;
 }
@@ -184,6 +200,9 @@ static bool arrive(struct checker *c, uint32_t at)
 	c->in.length = 0;
 	if (into->ac != s.ac || into->pushed != s.pushed || into->expect != s.expect)
 		return check_fail(c, "ways meet with different stacks or privilege");
+	/* C does what the instruction before would have done, so what is known of registers' values holds on. */
+	if (!c->root[at].entry && !c->root[at].landing)
+		s.facts = into->facts;
 	state_join(into, &s, at);
 	return true;
 }
@@ -202,11 +221,23 @@ static bool follow(struct checker *c, const ZydisDecoder *decoder)
 	return true;
 }
 
-static bool enter(struct checker *c, uint32_t at)
+static bool enter(struct checker *c, uint32_t at, uint32_t knows)
 {
-	const struct state s = { .ac = c->block->mode & MODE_AC };
+	const struct state s = { .ac = c->block->mode & MODE_AC, .level = known_level(knows) };
+	struct root *r = &c->root[at - c->block->host];
 
-	return check_resume(c, at, &s);
+	if (!check_resume(c, at, &s))
+		return false;
+	r->knows = r->entry ? r->knows & knows : knows;
+	r->entry = true;
+	return true;
+}
+
+static bool enter_all(struct checker *c)
+{
+	const struct bt_block *k = c->block;
+
+	return enter(c, k->direct, 0) && enter(c, k->indirect, 0) && enter(c, k->known_direct, k->needs) && enter(c, k->known_indirect, k->needs);
 }
 
 /* Code that no way leads to should not be there. */
@@ -228,11 +259,11 @@ bool bt_check_block(const struct bt_cpu *b, const struct bt_block *block, GStrin
 	bool ok;
 
 	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	c.table = GS_OF(jump) + (int32_t)((block->mode & (MODE_USER | MODE_CODE32)) * JUMP_SIZE * sizeof(struct bt_jump));
+	c.table = GS_OF(jump) + (int32_t)((block->mode & (MODE_USER | MODE_CODE32)) * sizeof(struct bt_jumps));
 	c.state = g_new0(struct state, c.size + 1);
 	c.root = g_new0(struct root, c.size + 1);
 	c.start = g_new0(bool, c.size + 1);
-	ok = find_starts(&c, &decoder) && enter(&c, block->direct) && enter(&c, block->indirect) && follow(&c, &decoder) && all_reached(&c);
+	ok = find_starts(&c, &decoder) && enter_all(&c) && follow(&c, &decoder) && all_reached(&c);
 	g_free(c.state);
 	g_free(c.root);
 	g_free(c.start);

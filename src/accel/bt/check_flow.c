@@ -181,13 +181,15 @@ static bool exit_taken(struct checker *c, struct state *s, int32_t id, uint32_t 
 		return check_fail(c, "a return's address has not been compared");
 	if (cross != (e->page_site != 0) || (cross && s->page != id))
 		return check_fail(c, "goes to another page without a look where it is");
+	if ((e->knows & ~check_known(s)) || (e->knows && s->ac))
+		return check_fail(c, "promises what is not known");
 	if (e->lin <= c->block->lin && !s->polled && !s->landing && !c->block->tier2)
 		return check_fail(c, "goes back without a look at what waits");
 	if (!way_at(c, e->stub, &w) || w.id != id || (w.stub != c->b->stub_exit && w.stub != c->b->stub_exit_flags))
 		return check_fail(c, "an exit without its stub");
 	if (e->target) {
 		if (e->target->dead || e->target->lin != e->lin || e->target->mode != mode ||
-		    to != (e->saved_flags ? e->target->indirect : e->target->direct))
+		    to != bt_entry(e, e->target))
 			return check_fail(c, "leads into another block elsewhere than at its entry");
 	} else if (to != e->stub) {
 		return check_fail(c, "an exit that is not linked leads elsewhere");
@@ -347,7 +349,7 @@ static bool conditional(struct checker *c, struct state *s)
 	if (c->in.raw.imm[0].size == 32 && id >= 0)
 		return exit_taken(c, s, id, target_of(c)) && check_reach(c, next_at(c), s);
 	if (c->in.mnemonic == ZYDIS_MNEMONIC_LOOP || c->in.mnemonic == ZYDIS_MNEMONIC_LOOPE || c->in.mnemonic == ZYDIS_MNEMONIC_LOOPNE)
-		s->reg[RCX] = check_data(c, 1);
+		s->reg[RCX] = check_data(c, 1), s->facts.home &= ~2, s->facts.small &= ~2;
 	/* Around the way out that follows. */
 	if (behind < 0 || target_of(c) != c->b->exits[behind].site + 4)
 		return check_fail(c, "leads elsewhere than around a way out");
@@ -384,6 +386,8 @@ static bool jump(struct checker *c, struct state *s)
 		return id_stub(c, s, to);
 	if (id >= 0)
 		return exit_taken(c, s, id, to);
+	if (c->block->needs && (to == c->block->known_direct || to == c->block->known_indirect))
+		return check_reach(c, to, s);
 	if (s->landing && is_landing(c, to))
 		return s->reg[TEMP0].kind == V_DATA && check_resume(c, to, s);
 	return branch_known(c, s) && address_stub(c, s, to);
@@ -408,8 +412,8 @@ static bool through_cache(struct checker *c, struct state *s, bool calls)
 {
 	const ZydisDecodedOperand *m = &c->op[0];
 
-	if (m->type != ZYDIS_OPERAND_TYPE_MEMORY || m->mem.segment != ZYDIS_REGISTER_GS || m->mem.base != ZYDIS_REGISTER_R11 ||
-	    m->mem.index != ZYDIS_REGISTER_NONE || m->mem.disp.value != c->table + (int32_t)offsetof(struct bt_jump, target) ||
+	if (m->type != ZYDIS_OPERAND_TYPE_MEMORY || m->mem.segment != ZYDIS_REGISTER_GS || m->mem.base != ZYDIS_REGISTER_NONE ||
+	    m->mem.index != ZYDIS_REGISTER_R11 || m->mem.scale != 8 || m->mem.disp.value != c->table + (int32_t)offsetof(struct bt_jumps, target) ||
 	    m->size != 64 || s->reg[TEMP1].kind != V_MASKED || s->jump != s->reg[TEMP1].number)
 		return check_fail(c, "goes by an entry whose tag has not been compared");
 	if (!s->polled)
@@ -438,6 +442,8 @@ bool check_flow(struct checker *c, struct state *s, bool *handled)
 	case ZYDIS_CATEGORY_RET:
 		if (c->in.opcode != 0xc3 || c->in.length != 1 || !check_readable(&s->reg[TEMP0]))
 			return check_fail(c, "returns otherwise than with a guest address");
+		if (c->b->windows && !(c->block->mode & MODE_CODE32) && !known_bit(check_known(s), RSP))
+			return check_fail(c, "returns without a home of RSP");
 		return branch_known(c, s);
 	default:
 		*handled = false;

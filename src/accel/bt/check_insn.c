@@ -64,6 +64,22 @@ static bool at_delta(const ZydisDecodedOperand *m)
 	return m->mem.segment == ZYDIS_REGISTER_GS && m->mem.base == ZYDIS_REGISTER_NONE && m->mem.type == ZYDIS_MEMOP_TYPE_MEM && at >= 0 &&
 	       at < (int64_t)sizeof(((struct bt_cpu *)NULL)->delta);
 }
+/* A register's home. */
+static bool at_home(const ZydisDecodedOperand *m)
+{
+	int64_t at = m->mem.disp.value - GS_OF(home);
+
+	return m->mem.segment == ZYDIS_REGISTER_GS && m->mem.base == ZYDIS_REGISTER_NONE && m->mem.type == ZYDIS_MEMOP_TYPE_MEM && at >= 0 &&
+	       at < (int64_t)sizeof(((struct bt_cpu *)NULL)->home);
+}
+/* A member of the jump caches. */
+static bool at_jump(const ZydisDecodedOperand *m)
+{
+	int64_t at = m->mem.disp.value - GS_OF(jump);
+
+	return m->mem.segment == ZYDIS_REGISTER_GS && m->mem.base == ZYDIS_REGISTER_NONE && m->mem.type == ZYDIS_MEMOP_TYPE_MEM && at >= 0 &&
+	       at < (int64_t)sizeof(((struct bt_cpu *)NULL)->jump);
+}
 static bool at_table(const ZydisDecodedOperand *m)
 {
 	return m->mem.segment == ZYDIS_REGISTER_GS && m->mem.base == ZYDIS_REGISTER_R11 && m->mem.index == ZYDIS_REGISTER_NONE &&
@@ -337,7 +353,7 @@ static bool bit_instruction(const struct checker *c)
 	}
 }
 
-static bool guest_memory(struct checker *c, const struct state *s, const ZydisDecodedOperand *m)
+static bool guest_memory(struct checker *c, struct state *s, const ZydisDecodedOperand *m)
 {
 	const struct value *base = &s->reg[TEMP0], *page = &s->reg[TEMP1];
 	bool write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE, indexed = m->mem.index != ZYDIS_REGISTER_NONE;
@@ -483,6 +499,11 @@ static bool follow_value(const struct checker *c, const struct state *s, struct 
 		v->extended = true;
 		return bits == 64 && is_gpr(c, 1);
 	case ZYDIS_MNEMONIC_MOVZX:
+		if (is_gpr(c, 1) && bits == 32 && c->op[1].size == 16 && check_readable(from)) {
+			v->kind = V_MASKED;
+			v->imm = 0xffff;
+			return true;
+		}
 		return is_gpr(c, 1) && check_window_value(c, from, v);
 	case ZYDIS_MNEMONIC_RORX:
 		if (bits == 64)
@@ -593,18 +614,18 @@ static bool lea(struct checker *c, struct state *s)
 	return true;
 }
 
-/* cmp TEMP0, gs:[TEMP1 + jump cache] */
+/* cmp TEMP0, gs:[TEMP1 * 8 + jump cache] */
 static bool jump_tag(struct checker *c, struct state *s, const ZydisDecodedOperand *m)
 {
 	if (c->in.mnemonic != ZYDIS_MNEMONIC_CMP || !is_reg(c, 0, TEMP0, 64) || m->mem.disp.value != c->table ||
-	    s->reg[TEMP0].kind != V_SALTED || s->reg[TEMP1].kind != V_MASKED ||
-	    s->reg[TEMP1].imm != (uint64_t)(JUMP_SIZE - 1) * sizeof(struct bt_jump))
+	    m->mem.index != ZYDIS_REGISTER_R11 || m->mem.scale != 8 ||
+	    s->reg[TEMP0].kind != V_SALTED || s->reg[TEMP1].kind != V_MASKED || s->reg[TEMP1].imm != JUMP_SIZE - 1)
 		return check_fail(c, "uses the jump cache in no known way");
 	s->test = (struct test){ .kind = T_JUMP, .number = s->reg[TEMP1].number };
 	return true;
 }
 
-static bool check_operands(struct checker *c, const struct state *s)
+static bool check_operands(struct checker *c, struct state *s)
 {
 	unsigned level = level_of(c);
 
@@ -623,7 +644,7 @@ static bool check_operands(struct checker *c, const struct state *s)
 	return true;
 }
 
-bool check_insn(struct checker *c, struct state *s)
+static bool insn(struct checker *c, struct state *s)
 {
 	const ZydisDecodedOperand *m = memory(c);
 	bool flags = c->in.cpu_flags && (c->in.cpu_flags->modified | c->in.cpu_flags->set_0 | c->in.cpu_flags->set_1 | c->in.cpu_flags->undefined);
@@ -639,11 +660,15 @@ bool check_insn(struct checker *c, struct state *s)
 		s->test = (struct test){ 0 };
 	if (m && at_delta(m))
 		return check_window_delta(c, s, m);
+	if (m && at_home(m))
+		return check_home(c, s, m);
 	if (m && at_gs(m))
 		return c->in.operand_count_visible == 2 && !(c->in.attributes & ZYDIS_ATTRIB_HAS_LOCK) ? member(c, s, m)
 												      : check_fail(c, "uses a member in no known way");
+	if (m && at_jump(m))
+		return jump_tag(c, s, m);
 	if (m && at_table(m))
-		return m->mem.disp.value >= GS_OF(jump) || m->mem.disp.value < 0 ? jump_tag(c, s, m) : entry_access(c, s, m);
+		return entry_access(c, s, m);
 	if (c->in.mnemonic == ZYDIS_MNEMONIC_RDTSC && (c->block->mode & MODE_USER) && !s->no_tsd)
 		return check_fail(c, "the guest's kernel may not allow it");
 	test = test_of(c, s);
@@ -655,5 +680,15 @@ bool check_insn(struct checker *c, struct state *s)
 	if (flags)
 		s->test = test;
 	write_registers(c, s);
+	return true;
+}
+
+bool check_insn(struct checker *c, struct state *s)
+{
+	struct value rax = s->reg[RAX];
+
+	if (!insn(c, s))
+		return false;
+	check_facts(c, s, &rax);
 	return true;
 }

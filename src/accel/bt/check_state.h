@@ -31,6 +31,7 @@ enum value_kind {
 	V_DELTA,    /* what leads from `origin` to its window */
 	V_DELTA_AT, /* what leads from addresses of slot imm to their window */
 	V_WINDOW,   /* host address in a window, or one of its guard zones */
+	V_HOME,     /* the delta for the value `origin`, which may have drifted; extended: and an index of 32 bits */
 };
 
 struct value {
@@ -54,6 +55,18 @@ struct test {
 
 enum { SLOT_R10, SLOT_R11, SLOT_R15, SLOTS };
 
+/*
+ * Of the guest's registers, by their numbers, what C cannot change when it does an instruction and comes back: which
+ * homes (known.h) are good with which drift, and whose values are numbers of 32 bits.
+ */
+struct facts {
+	uint16_t home, small;
+	uint32_t drift[16];
+	/* Of RAX, while TEMP1 keeps it from the moves of the flags; rax: its value's number, or 0. */
+	uint32_t rax;
+	bool rax_home, rax_small;
+};
+
 struct state {
 	bool seen, ac, polled, landing, no_tsd, bases, tag_write;
 	bool noted;         /* the branch whose target is about to be looked up */
@@ -67,12 +80,15 @@ struct state {
 	uint32_t jump;      /* the value that leads to an entry of the jump cache whose tag is right */
 	struct test test;
 	struct value reg[16], slot[SLOTS];
+	struct facts facts;
 };
 
 /* Where control comes from outside, by a helper, a return or an entry: no more is known there than this. */
 struct root {
 	bool seen, ac, landing, canonical;
+	bool entry;    /* from other blocks: no more homes are good than they know of */
 	uint8_t level;
+	uint32_t knows;
 };
 
 struct checker {
@@ -120,10 +136,18 @@ static inline int32_t check_tag(const struct checker *c, const struct state *s, 
 bool check_window_value(const struct checker *c, const struct value *from, struct value *v);
 /* mov TEMP, gs:[delta] */
 bool check_window_delta(struct checker *c, struct state *s, const ZydisDecodedOperand *m);
+/* mov TEMP0, gs:[home] and mov gs:[home], TEMP0 */
+bool check_home(struct checker *c, struct state *s, const ZydisDecodedOperand *m);
+/* The guest register that a host register holds, or -1. */
+int check_guest_register(int host);
+/* What of the facts is left behind the instruction in hand. */
+void check_facts(const struct checker *c, struct state *s, const struct value *rax_before);
+/* What of known.h's is good enough for another block. */
+uint32_t check_known(const struct state *s);
 /* LEA of an address in a window. */
 bool check_window_lea(struct checker *c, struct state *s, bool *handled);
 /* A memory operand, when it is in a window: whether its record tells of it. */
-bool check_window_operand(struct checker *c, const struct state *s, const ZydisDecodedOperand *m, bool *handled);
+bool check_window_operand(struct checker *c, struct state *s, const ZydisDecodedOperand *m, bool *handled);
 
 /* ---- check_flow.c ---- */
 /* The instruction in hand, when it goes elsewhere. `handled` says whether it does. */

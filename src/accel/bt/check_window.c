@@ -9,7 +9,7 @@
 
 static int32_t table(const struct checker *c)
 {
-	return GS_OF(delta) + (int32_t)(mode_view(c->block->mode) * WINDOW_SLOTS * 8);
+	return GS_OF(delta) + (int32_t)(mode_view(c->block->mode & ~(uint32_t)MODE_AC) * WINDOW_SLOTS * 8);
 }
 
 bool check_window_value(const struct checker *c, const struct value *from, struct value *v)
@@ -53,6 +53,167 @@ bool check_window_delta(struct checker *c, struct state *s, const ZydisDecodedOp
 	return true;
 }
 
+/* ---- homes ---- */
+
+int check_guest_register(int host)
+{
+	switch (host) {
+	case R15: return RSP;
+	case RSP: case R10: case R11: return -1;
+	default: return host;
+	}
+}
+
+static int host_of(int guest) { return guest == RSP ? R15 : guest; }
+
+uint32_t check_known(const struct state *s)
+{
+	uint32_t set = (s->level ? KNOWN_FP : 0) | (s->level > 1 ? KNOWN_AVX : 0);
+
+	for (unsigned r = 0; r < 16; r++) {
+		if (known_bit(s->facts.home, r) && s->facts.drift[r] <= KNOWN_NEAR)
+			set |= 1u << r;
+	}
+	return set;
+}
+
+bool check_home(struct checker *c, struct state *s, const ZydisDecodedOperand *m)
+{
+	int64_t at = m->mem.disp.value - GS_OF(home);
+	int guest = (int)(at / 8), host = host_of(guest);
+	bool store = m == &c->op[0];
+	const ZydisDecodedOperand *o = &c->op[store];
+	int reg = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? check_register(o->reg.value) : -1;
+
+	if (c->in.mnemonic != ZYDIS_MNEMONIC_MOV || m->mem.index != ZYDIS_REGISTER_NONE || m->size != 64 || at % 8 || reg != TEMP0 ||
+	    check_guest_register(host) != guest || s->ac || (c->block->mode & MODE_CODE32))
+		return check_fail(c, "uses a home in no known way");
+	if (store) {
+		const struct value *v = &s->reg[reg];
+
+		if (v->kind != V_DELTA || v->origin != s->reg[host].number)
+			return check_fail(c, "a home that is not the register's");
+		s->facts.home |= (uint16_t)(1u << guest);
+		s->facts.drift[guest] = 0;
+		return true;
+	}
+	if (!(s->facts.home >> guest & 1))
+		return check_fail(c, "a home that nothing has set");
+	s->reg[reg] = check_data(c, 0);
+	s->reg[reg].kind = V_HOME;
+	s->reg[reg].origin = s->reg[host].number;
+	return true;
+}
+
+/* By how much a constant changes the register; false when it is something else that does. */
+static bool adds_constant(const struct checker *c, int host, uint32_t *by)
+{
+	const ZydisDecodedOperand *o = &c->op[1];
+	int64_t v;
+
+	if (c->op[0].size != 64)
+		return false;
+	switch (c->in.mnemonic) {
+	case ZYDIS_MNEMONIC_INC: case ZYDIS_MNEMONIC_DEC: v = 1; break;
+	case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_SUB:
+		if (o->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+			return false;
+		v = o->imm.value.s;
+		break;
+	case ZYDIS_MNEMONIC_LEA:
+		if (check_register(o->mem.base) != host || o->mem.index != ZYDIS_REGISTER_NONE || c->in.address_width != 64)
+			return false;
+		v = o->mem.disp.value;
+		break;
+	default: return false;
+	}
+	*by = (uint32_t)(v < 0 ? -v : v);
+	return true;
+}
+
+/* Whether the value that the instruction leaves in the register is a number of 32 bits. */
+static bool leaves_small(const struct checker *c, const ZydisDecodedOperand *o)
+{
+	switch (c->in.mnemonic) {
+	case ZYDIS_MNEMONIC_BSF: case ZYDIS_MNEMONIC_BSR: case ZYDIS_MNEMONIC_CMPXCHG: case ZYDIS_MNEMONIC_CMPXCHG8B:
+	case ZYDIS_MNEMONIC_CMPXCHG16B:
+		return false;
+	default: break;
+	}
+	return o->size == 32 || c->in.mnemonic == ZYDIS_MNEMONIC_MOVSXD || c->in.mnemonic == ZYDIS_MNEMONIC_CDQE ||
+	       c->in.mnemonic == ZYDIS_MNEMONIC_MOVZX;
+}
+
+/* RAX makes way for the flags, with a copy in TEMP1, and comes back. */
+static bool rax_returns(const struct checker *c, const struct state *s, const struct value *before)
+{
+	const struct facts *f = &s->facts;
+
+	return f->rax && f->rax == s->reg[TEMP1].number && c->in.mnemonic == ZYDIS_MNEMONIC_MOV && s->reg[RAX].number == f->rax &&
+	       before->number != f->rax;
+}
+
+static void note_rax(struct state *s, const struct value *before)
+{
+	struct facts *f = &s->facts;
+
+	if (s->reg[RAX].number == before->number || s->reg[TEMP1].number != before->number)
+		return;
+	f->rax = before->number;
+	f->rax_home = f->home & 1;
+	f->rax_small = f->small & 1;
+}
+
+void check_facts(const struct checker *c, struct state *s, const struct value *rax_before)
+{
+	struct facts *f = &s->facts;
+
+	note_rax(s, rax_before);
+	if (rax_returns(c, s, rax_before)) {
+		f->home = (uint16_t)((f->home & ~1) | f->rax_home);
+		f->small = (uint16_t)((f->small & ~1) | f->rax_small);
+		f->rax = 0;
+		return;
+	}
+
+	for (unsigned i = 0; i < c->in.operand_count; i++) {
+		const ZydisDecodedOperand *o = &c->op[i];
+		int host = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? check_register(o->reg.value) : -1, guest = check_guest_register(host);
+		uint16_t bit = (uint16_t)(guest < 0 ? 0 : 1u << guest);
+		uint32_t by;
+
+		if (guest < 0 || !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			continue;
+		if (leaves_small(c, o))
+			f->small |= bit;
+		else
+			f->small &= (uint16_t)~bit;
+		if (i == 0 && adds_constant(c, host, &by) && by <= KNOWN_FAR && f->drift[guest] + by <= KNOWN_FAR)
+			f->drift[guest] += by;
+		else
+			f->home &= (uint16_t)~bit;
+	}
+}
+
+/* An access of the register's value and disp was made: had its slot been left, it would have faulted. */
+static void touch(struct state *s, int host, int64_t disp)
+{
+	int guest = check_guest_register(host);
+	uint64_t near = (uint64_t)(disp < 0 ? -disp : disp) + 64;
+
+	if (guest >= 0 && s->facts.drift[guest] > near)
+		s->facts.drift[guest] = (uint32_t)near;
+}
+
+static bool is_small(const struct state *s, int host)
+{
+	int guest = check_guest_register(host);
+
+	return guest >= 0 && (s->facts.small >> guest & 1);
+}
+
+/* ---- accesses ---- */
+
 /* The record that the instruction in hand belongs to, when it is for windows. */
 static const struct bt_rec *record(const struct checker *c)
 {
@@ -82,24 +243,46 @@ static bool sum(const struct checker *c, const struct state *s, const ZydisDecod
 	int64_t disp = m->mem.disp.value;
 	const struct value *a, *d;
 
-	if (base < 0 || base == RSP || (index >= 0 && m->mem.scale > 1))
+	if (base < 0 || base == RSP)
 		return false;
 	a = &s->reg[base];
 	if (index < 0) /* a constant address is the displacement */
 		return constant(c, a, (uint64_t)disp);
 	d = &s->reg[index];
+	if (a->kind == V_DELTA_AT && is_small(s, index) && !(c->block->mode & MODE_CODE32)) /* from the slot of the displacement */
+		return a->imm == ((uint64_t)disp >> SLOT_SHIFT & (WINDOW_SLOTS - 1));
+	if (m->mem.scale > 1)
+		return false;
 	if (a->kind == V_DELTA_AT && d->kind == V_CONST)
 		return !disp && constant(c, a, d->imm);
 	if (d->kind == V_DELTA_AT) /* 32-bit code: all of its memory is in the first slot */
 		return !disp && !d->imm && check_readable(a) && a->narrow;
-	return d->kind == V_DELTA && check_readable(a) && a->number == d->origin;
+	return (d->kind == V_DELTA || d->kind == V_HOME) && check_readable(a) && a->number == d->origin;
+}
+
+/* lea TEMP0, [TEMP0 + index * scale] of a delta: it serves the same register and the index together. */
+static bool indexed(const struct checker *c, struct state *s, const ZydisDecodedOperand *m)
+{
+	int base = check_register(m->mem.base), index = check_register(m->mem.index);
+	struct value *v = &s->reg[TEMP0];
+
+	if (base != TEMP0 || index < 0 || m->mem.disp.value || (v->kind != V_DELTA && v->kind != V_HOME) || v->extended || !is_small(s, index))
+		return false;
+	v->kind = V_HOME;
+	v->extended = true;
+	return true;
 }
 
 bool check_window_lea(struct checker *c, struct state *s, bool *handled)
 {
 	const ZydisDecodedOperand *m = &c->op[1];
 
-	*handled = c->op[0].size == 64 && check_register(c->op[0].reg.value) == TEMP0 && sum(c, s, m);
+	bool to = c->op[0].size == 64 && check_register(c->op[0].reg.value) == TEMP0 && c->in.address_width == 64;
+
+	*handled = to && indexed(c, s, m);
+	if (*handled)
+		return true;
+	*handled = to && sum(c, s, m);
 	if (*handled) {
 		s->reg[TEMP0] = check_data(c, 0);
 		s->reg[TEMP0].kind = V_WINDOW;
@@ -107,7 +290,7 @@ bool check_window_lea(struct checker *c, struct state *s, bool *handled)
 	return true;
 }
 
-bool check_window_operand(struct checker *c, const struct state *s, const ZydisDecodedOperand *m, bool *handled)
+bool check_window_operand(struct checker *c, struct state *s, const ZydisDecodedOperand *m, bool *handled)
 {
 	int base = check_register(m->mem.base), index = check_register(m->mem.index);
 	bool write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE, folded = base >= 0 && s->reg[base].kind == V_WINDOW;
@@ -122,5 +305,7 @@ bool check_window_operand(struct checker *c, const struct state *s, const ZydisD
 		from = r->frame == FRAME_NONE || (c->block->mode & MODE_CODE32) ? 0 : from - r->disp;
 	if (!r || from < 0 || !size || from + size > r->size || write != r->write)
 		return check_fail(c, "a window without a record of the access");
+	if (!folded && index >= 0 && m->mem.scale <= 1 && !s->reg[index].extended)
+		touch(s, base, m->mem.disp.value);
 	return true;
 }

@@ -8,7 +8,7 @@ static struct bt_exit *exit_new(struct tr *t, uint64_t lin, uint8_t live, bool s
 {
 	struct bt_exit *x = &t->b->exits[*id = t->b->exit_count++];
 
-	*x = (struct bt_exit){ .block = t->block, .lin = t->code32 ? (uint32_t)lin : lin, .saved_flags = saved, .live = live };
+	*x = (struct bt_exit){ .block = t->block, .lin = t->code32 ? (uint32_t)lin : lin, .saved_flags = saved, .live = live, .knows = known_here(t) };
 	t->block->exits++;
 	return x;
 }
@@ -171,6 +171,7 @@ static void emit_landing(struct tr *t)
 	struct bt_exit *x;
 	uint32_t id;
 
+	known_landing(t);
 	if (t->code32 || back == (uint64_t)(int64_t)(int32_t)back) {
 		emit_op_reg(&t->e, !t->code32, 0x81, 7, TEMP0);
 		e4(&t->e, (uint32_t)back);
@@ -195,7 +196,6 @@ static void emit_indirect(struct tr *t, bool call, uint32_t id)
 {
 	struct emit *e = &t->e;
 	unsigned mode = lookup_index(t);
-	int32_t table = GS_OF(jump) + (int32_t)(mode * JUMP_SIZE * sizeof(struct bt_jump));
 	int32_t salt = GS_OF(salt) + (mode & MODE_USER ? 8 : 0);
 	uint32_t polled, missed;
 
@@ -207,20 +207,9 @@ static void emit_indirect(struct tr *t, bool call, uint32_t id)
 	}
 	emit_cmp_gs8(e, GS_OF(cpu.poll), 0);
 	polled = emit_jcc(e, CC_NE, 0);
-	emit_mov(e, TEMP1, TEMP0);
-	emit_op_reg(e, true, 0xc1, 5, TEMP1); /* shr */
-	e1(e, 8);
-	emit_op_reg(e, false, 0x33, TEMP1, TEMP0);
-	emit_op_reg(e, false, 0x81, 4, TEMP1);
-	e4(e, JUMP_SIZE - 1);
-	emit_op_reg(e, false, 0xc1, 4, TEMP1); /* shl */
-	e1(e, 4);
-	emit_op_gs(e, true, 0x33, TEMP0, salt);
-	e1(e, 0x65);
-	emit_op_mem(e, true, 0x3b, TEMP0, (struct host_mem){ TEMP1, -1, 0, table });
+	emit_jump_compare(e, mode);
 	missed = emit_jcc(e, CC_NE, 0);
-	e1(e, 0x65);
-	emit_op_mem(e, false, 0xff, call ? 2 : 4, (struct host_mem){ TEMP1, -1, 0, table + 8 });
+	emit_jump_go(e, mode, call);
 	later_add(t, call ? LATER_CALL_MISS : LATER_MISS, polled, 0, id, emit_at(e));
 	later_add(t, call ? LATER_CALL_SALTED : LATER_SALTED, missed, (uint32_t)salt, id, emit_at(e));
 	if (call)
@@ -326,6 +315,8 @@ static void emit_ret(struct tr *t, const struct guest_insn *g)
 	rec = rec_new(t, &id);
 	rec->is_return = true;
 	rec->released = (uint16_t)g->imm;
+	if (!t->window)
+		emit_return_home(t);
 	m = emit_frame(t, rec, id, FRAME_RSP, 0, size, false, false);
 	access_begin(t, rec);
 	emit_op_mem(&t->e, !t->code32, 0x8b, TEMP0, m);

@@ -157,10 +157,7 @@ static void new_salt(struct bt_cpu *b, unsigned which)
 		s = 1;
 		for (unsigned n = 0; n < SPACES; n++)
 			b->space[n].salt = 0;
-		for (unsigned m = 0; m < 4; m++) {
-			for (unsigned i = 0; i < JUMP_SIZE; i++)
-				b->jump[m][i].tag = bt_jump_empty(i);
-		}
+		bt_jumps_forget(b);
 	}
 	b->salt[which] = b->salt_last[which] = s << 48;
 }

@@ -11,7 +11,8 @@
 static uint8_t *arrive(struct bt_cpu *b, unsigned cpl, uint64_t rip)
 {
 	struct icpu *cpu = &b->cpu;
-	const struct bt_jump *j;
+	const struct bt_jumps *j;
+	unsigned i = bt_jump_index(rip);
 
 	cpu->cpl = (uint8_t)cpl;
 	cpu->code_bits = cpu->stack_bits = 64;
@@ -20,10 +21,10 @@ static uint8_t *arrive(struct bt_cpu *b, unsigned cpl, uint64_t rip)
 	if (cpu->stepping || bt_interrupted(b))
 		return NULL;
 	bt_mode_update(b);
-	j = &b->jump[b->mode & MODE_USER][bt_jump_index(rip)];
-	if (!(b->mode & (MODE_AC | MODE_NONE)) && j->tag == (rip ^ b->salt[cpl == 3]) &&
+	j = &b->jump[b->mode & MODE_USER];
+	if (!(b->mode & (MODE_AC | MODE_NONE)) && j->tag[i] == (rip ^ b->salt[cpl == 3]) &&
 	    !atomic_load_explicit(&cpu->poll, memory_order_acquire))
-		return j->target;
+		return j->target[i];
 	return bt_continue(b);
 }
 

@@ -197,6 +197,72 @@ static struct host_mem window_at(struct tr *t, unsigned reg, int32_t disp, bool 
 	return folded(t, (struct host_mem){ (int8_t)reg, (int8_t)temp, 0, disp }, fold && (reg == TEMP0 || reg == TEMP1));
 }
 
+static int32_t home_at(unsigned guest) { return GS_OF(home) + (int32_t)guest * 8; }
+
+void emit_homes(struct tr *t)
+{
+	for (unsigned r = 0; r < 16; r++) {
+		if (!known_bit(t->block->needs, r))
+			continue;
+		emit_delta(t, TEMP0, (unsigned)host_register(r));
+		emit_store_gs(&t->e, TEMP0, home_at(r));
+	}
+}
+
+void emit_return_home(struct tr *t)
+{
+	if (!t->b->windows || t->code32 || known_bit(t->known.home, RSP))
+		return;
+	emit_delta(t, TEMP0, HOST_SP);
+	emit_store_gs(&t->e, TEMP0, home_at(RSP));
+}
+
+/* TEMP0 = the delta for the value of a register that the host keeps in one. */
+static void delta_of(struct tr *t, unsigned guest)
+{
+	if (known_bit(t->known.home, guest)) {
+		emit_load_gs(&t->e, TEMP0, home_at(guest));
+		return;
+	}
+	emit_delta(t, TEMP0, (unsigned)host_register(guest));
+	if (!known_wanted(t, guest))
+		return;
+	emit_store_gs(&t->e, TEMP0, home_at(guest));
+	known_set(t, guest);
+}
+
+/* disp away from where a register points. */
+static struct host_mem window_base(struct tr *t, unsigned guest, int32_t disp, bool fold)
+{
+	int host = host_register(guest);
+
+	if (host < 0)
+		return window_at(t, register_get(t, guest, TEMP1), disp, fold);
+	delta_of(t, guest);
+	known_touch(t, guest, disp);
+	return (struct host_mem){ (int8_t)host, TEMP0, 0, disp };
+}
+
+/* An index of 32 bits leads no further than the guard zones reach: the base's delta, or that of the slot of disp, serves. */
+static bool window_index(struct tr *t, const struct guest_insn *g, struct host_mem *m)
+{
+	int index = g->index < 0 ? -1 : host_register((unsigned)g->index);
+
+	if (index < 0 || g->addrsize != 8 || based_segment(g) >= 0 || !known_bit(t->known.small, (unsigned)g->index))
+		return false;
+	if (g->base < 0) {
+		emit_load_gs(&t->e, TEMP0, delta_at(t, (uint64_t)(int64_t)g->disp));
+		*m = (struct host_mem){ TEMP0, (int8_t)index, g->scale, g->disp };
+		return true;
+	}
+	if (host_register((unsigned)g->base) < 0)
+		return false;
+	delta_of(t, (unsigned)g->base);
+	emit_lea(&t->e, true, TEMP0, (struct host_mem){ TEMP0, (int8_t)index, g->scale, 0 });
+	*m = (struct host_mem){ (int8_t)host_register((unsigned)g->base), TEMP0, 0, g->disp };
+	return true;
+}
+
 /* All of 32-bit code's memory is in one slot. TEMP0 holds the address. */
 static struct host_mem window_32(struct tr *t, bool fold)
 {
@@ -225,6 +291,7 @@ static struct host_mem window_constant(struct tr *t, struct bt_rec *rec, uint64_
 
 static struct host_mem window_operand(struct tr *t, const struct guest_insn *g, struct bt_rec *rec, bool fold)
 {
+	struct host_mem m;
 	uint64_t lin;
 
 	if (constant_address(t, g, &lin)) {
@@ -232,7 +299,9 @@ static struct host_mem window_operand(struct tr *t, const struct guest_insn *g, 
 		return window_constant(t, rec, lin, fold);
 	}
 	if (!t->code32 && g->addrsize == 8 && g->base >= 0 && g->index < 0 && based_segment(g) < 0)
-		return window_at(t, register_get(t, (unsigned)g->base, TEMP1), g->disp, fold);
+		return window_base(t, (unsigned)g->base, g->disp, fold);
+	if (!t->code32 && window_index(t, g, &m))
+		return m;
 	emit_address(t, g);
 	return t->code32 ? window_32(t, fold) : window_at(t, TEMP0, 0, fold);
 }
@@ -336,7 +405,7 @@ struct host_mem emit_frame(struct tr *t, struct bt_rec *rec, uint32_t id, enum b
 	rec->size = (uint8_t)size;
 	rec->write = write;
 	if (t->window && !t->code32)
-		return window_at(t, reg, disp, fold);
+		return window_base(t, frame == FRAME_RSP ? RSP : RBP, disp, fold);
 	if (disp)
 		emit_lea(&t->e, !t->code32, TEMP0, (struct host_mem){ (int8_t)reg, -1, 0, disp });
 	else

@@ -64,7 +64,7 @@ static bool resume(struct bt_cpu *b, const siginfo_t *info, ucontext_t *uc)
  */
 static void leave_soon(struct bt_cpu *b, const greg_t *r)
 {
-	const struct bt_jump *table = b->jump[b->mode & (MODE_USER | MODE_CODE32)];
+	const struct bt_jumps *table = &b->jump[b->mode & (MODE_USER | MODE_CODE32)];
 	const uint8_t *rip = (const uint8_t *)r[REG_RIP];
 
 	/* For the next time that C is left: this may be the way into it. */
@@ -78,8 +78,8 @@ static void leave_soon(struct bt_cpu *b, const greg_t *r)
 	} else {
 		return;
 	}
-	/* It may be an indirect jump that has looked at `poll` already: where the address in TEMP0 would lead. */
-	bt_unchain(b, table[bt_jump_index((uint64_t)r[REG_R10])].target, (const uint64_t *)r[REG_RSP]);
+	/* It may be an indirect jump that has looked at `poll` already: where the address in TEMP0, salted or not, would lead. */
+	bt_unchain(b, table->target[bt_jump_index((uint64_t)r[REG_R10])], (const uint64_t *)r[REG_RSP]);
 }
 
 static void on_poke(int sig, siginfo_t *info, void *context)

@@ -6,6 +6,7 @@ static unsigned opcode_register(const struct guest_insn *g) { return (g->op & 7u
 static void stack_move(struct tr *t, int disp)
 {
 	emit_lea(&t->e, !t->code32, HOST_SP, (struct host_mem){ HOST_SP, -1, 0, disp });
+	known_drift(t, RSP, disp);
 }
 
 static void store_imm(struct tr *t, struct host_mem m, uint32_t v)

@@ -105,26 +105,14 @@ static uint32_t emit_saving(struct emit *e, uint32_t to)
 /* The mode's look-up of the guest address in TEMP0. */
 static uint32_t emit_lookup(struct emit *e, struct bt_cpu *b, unsigned mode)
 {
-	int32_t table = GS_OF(jump) + (int32_t)(mode * JUMP_SIZE * sizeof(struct bt_jump));
 	int32_t salt = GS_OF(salt) + (mode & MODE_USER ? 8 : 0);
 	uint32_t at = emit_at(e), missed;
 
 	emit_cmp_gs8(e, GS_OF(cpu.poll), 0);
 	emit_jcc(e, CC_NE, b->stub_miss);
-	emit_mov(e, TEMP1, TEMP0);
-	emit_op_reg(e, true, 0xc1, 5, TEMP1);
-	e1(e, 8);
-	emit_op_reg(e, false, 0x33, TEMP1, TEMP0);
-	emit_op_reg(e, false, 0x81, 4, TEMP1);
-	e4(e, JUMP_SIZE - 1);
-	emit_op_reg(e, false, 0xc1, 4, TEMP1);
-	e1(e, 4);
-	emit_op_gs(e, true, 0x33, TEMP0, salt);
-	e1(e, 0x65);
-	emit_op_mem(e, true, 0x3b, TEMP0, (struct host_mem){ TEMP1, -1, 0, table });
+	emit_jump_compare(e, mode);
 	missed = emit_jcc(e, CC_NE, 0);
-	e1(e, 0x65);
-	emit_op_mem(e, false, 0xff, 4, (struct host_mem){ TEMP1, -1, 0, table + 8 });
+	emit_jump_go(e, mode, false);
 	emit_patch(e->base, missed, emit_at(e));
 	emit_op_gs(e, true, 0x33, TEMP0, salt);
 	emit_jmp(e, b->stub_miss);

@@ -239,6 +239,7 @@ bool tier_fault(struct bt_cpu *b, struct bt_rec *rec)
 	b->stats.window_faults++;
 	ok = address_of(b, rec, &lin) && !(lin & rec->align) && !(rec == h->last_rec && lin == h->last_lin) &&
 	     windows_fill(b, lin, rec->size, rec->write, mode_view(rec->block->mode));
+	windows_home(b, mode_view(rec->block->mode));
 	/* What a window has just been given must not miss again: whatever it is, the interpreter knows. */
 	h->last_rec = ok ? rec : NULL;
 	h->last_lin = lin;

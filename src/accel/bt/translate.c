@@ -168,15 +168,43 @@ static bool reads_first(const struct guest_insn *g, bool tier2)
 	return g->kind == G_JCC || g->kind == G_LOOP || (g->kind == G_PLAIN && (tier2 || !guest_mem(g)) && g->flags_touched) || g->flags_read;
 }
 
-/* The two entries: flags in the register, flags in the image. */
+/* The entries that find the homes good follow those that set them. */
+static void emit_entries_of(struct tr *t, bool any, bool save, uint32_t *direct, uint32_t *indirect)
+{
+	*direct = *indirect = emit_at(&t->e);
+	if (!any)
+		return;
+	if (save) {
+		emit_flags_save(&t->e);
+		*indirect = emit_at(&t->e);
+	} else {
+		emit_flags_load(&t->e);
+		*direct = emit_at(&t->e);
+	}
+}
+
+/* The vector unit is the guest's from here on. Destroys the flags. */
+static void emit_level(struct tr *t)
+{
+	struct bt_rec *rec;
+	uint32_t id;
+
+	t->lin = t->block->lin;
+	rec = rec_new(t, &id);
+	rec->level = known_level(t->block->needs);
+	emit_cmp_gs8(&t->e, GS_OF(fp_level), rec->level);
+	later_add(t, LATER_FP, emit_jcc(&t->e, CC_B, 0), id, 0, 0);
+	t->block->uses_fp = true;
+}
+
+/* Two entries: flags in the register, flags in the image; and two for who knows the homes. */
 static void emit_entries(struct tr *t)
 {
 	bool save = !t->count; /* the interpreter's: flags in the image */
+	struct bt_block *k = t->block;
+	uint32_t over = 0;
 
-	t->block->direct = t->block->indirect = emit_at(&t->e);
 	t->flags = FLAGS_IMAGE;
-	if (!t->live[0])
-		return;
 	for (unsigned i = 0; i < t->count; i++) {
 		if (clobbers_first(&t->insn[i], t->tier2)) {
 			save = true;
@@ -185,21 +213,32 @@ static void emit_entries(struct tr *t)
 		if (reads_first(&t->insn[i], t->tier2))
 			break;
 	}
-	if (save) {
-		emit_flags_save(&t->e);
-		t->block->indirect = emit_at(&t->e);
+	save |= known_level(k->needs) > 0;
+	emit_entries_of(t, t->live[0], save, &k->direct, &k->indirect);
+	if (k->needs) {
+		if (known_level(k->needs))
+			emit_level(t);
+		emit_homes(t);
+		if (t->live[0])
+			over = emit_jmp(&t->e, 0);
+		emit_entries_of(t, t->live[0], save, &k->known_direct, &k->known_indirect);
+		if (over)
+			emit_patch(t->e.base, over, save ? k->known_indirect : k->known_direct);
 	} else {
-		emit_flags_load(&t->e);
-		t->block->direct = emit_at(&t->e);
-		t->flags = FLAGS_HOST;
+		k->known_direct = k->direct;
+		k->known_indirect = k->indirect;
 	}
+	if (t->live[0] && !save)
+		t->flags = FLAGS_HOST;
 }
 
-static bool window_serves(const struct tr *t, const struct guest_insn *g)
+bool window_serves(const struct tr *t, unsigned i)
 {
+	const struct guest_insn *g = &t->insn[i];
+
 	if (!t->tier2 || (t->mode & MODE_AC))
 		return false;
-	if (tier_is_cold(t->b, t->block->gpa + t->offset[t->at])) {
+	if (tier_is_cold(t->b, t->block->gpa + t->offset[i])) {
 		t->block->refused = true;
 		return false;
 	}
@@ -216,7 +255,7 @@ static void emit_insn(struct tr *t)
 {
 	const struct guest_insn *g = &t->insn[t->at];
 
-	t->window = window_serves(t, g);
+	t->window = window_serves(t, t->at);
 	switch (g->kind) {
 	case G_INTERP: emit_interp(t, (g->ops & GO_ENDS) || !g->length); break;
 	case G_PLAIN: emit_plain(t, g); break;
@@ -247,8 +286,12 @@ static void emit_body(struct tr *t)
 	uint64_t next;
 
 	for (t->at = 0; t->at < t->count; t->at++) {
+		unsigned first = t->at;
+
 		t->lin = t->block->lin + t->offset[t->at];
 		emit_insn(t);
+		for (unsigned i = first; i <= t->at; i++)
+			known_step(t, &t->insn[i]);
 		if (t->laters > BLOCK_LATER - 8 || ends_here(t)) {
 			t->at++;
 			break;
@@ -397,6 +440,9 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	}
 	t.block->tier2 = t.tier2;
 	find_live(&t);
+	t.homes = t.tier2 && !t.code32;
+	t.block->needs = t.homes ? known_needs(&t) : 0;
+	known_begin(&t);
 	emit_entries(&t);
 	if (t.block->tail)
 		emit_tail_check(&t, next);

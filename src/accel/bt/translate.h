@@ -4,6 +4,7 @@
 
 #include "accel/bt/emit.h"
 #include "accel/bt/guest.h"
+#include "accel/bt/known.h"
 
 #define BLOCK_LATER 96
 /* No block's code is longer. */
@@ -38,6 +39,8 @@ struct tr {
 	uint64_t lin;     /* of this instruction */
 	enum flags_place flags;
 	bool window;      /* this instruction's memory operand is in a window */
+	bool homes;       /* 64-bit code of tier 2: registers' homes are used */
+	struct known known;
 	uint8_t fp_checked;
 	struct later later[BLOCK_LATER];
 	unsigned laters;
@@ -64,6 +67,10 @@ static inline void reloc_add(struct tr *t, enum bt_reloc_kind kind, unsigned byt
 	t->b->relocs[t->b->reloc_count++] = (struct bt_reloc){ kind, (uint16_t)(emit_at(&t->e) - bytes - t->block->host) };
 	t->block->relocs++;
 }
+
+/* ---- translate.c ---- */
+/* Whether the block's instruction i accesses memory in a window. */
+bool window_serves(const struct tr *t, unsigned i);
 
 /* ---- operands.c ---- */
 /* A linear address into a register, one that counts from the block's own: it moves with it. */
@@ -97,6 +104,12 @@ void access_end(struct tr *t, struct bt_rec *rec);
 struct host_mem emit_probe(struct tr *t, struct bt_rec *rec, uint32_t id, unsigned size, bool write, bool fold);
 /* Address and probe of the instruction's memory operand. */
 struct host_mem emit_operand(struct tr *t, const struct guest_insn *g, struct bt_rec *rec, uint32_t id, unsigned size, bool write, bool fold);
+
+/* Sets the homes that the block needs. Destroys TEMP0. */
+void emit_homes(struct tr *t);
+
+/* Sets RSP's home, as all who return do. Destroys TEMP0. */
+void emit_return_home(struct tr *t);
 
 /* The same for what is at a frame's register and a displacement. */
 struct host_mem emit_frame(struct tr *t, struct bt_rec *rec, uint32_t id, enum bt_frame frame, int disp, unsigned size, bool write, bool fold);

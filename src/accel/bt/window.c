@@ -1,5 +1,6 @@
 /* Guest pages in the host's own page tables: what is mapped where, and how it goes again. See window.h. */
 #include "accel/bt/window.h"
+#include "accel/bt/known.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -9,8 +10,8 @@
 
 #define SLOT_SHIFT 39
 #define SLOT_SIZE (UINT64_C(1) << SLOT_SHIFT)
-/* Above and below: more than a displacement of 32 bits and the widest access. */
-#define GUARD ((UINT64_C(2) << 30) + (1 << 20))
+/* Above and below: more than a displacement of 32 bits, an index and a drift (known.h) and the widest access. */
+#define GUARD ((UINT64_C(2) << 30) + KNOWN_INDEX + 2 * KNOWN_FAR)
 #define LARGE (UINT64_C(1) << 21)
 #define WINDOWS_MAX 32u
 /* Of all vCPUs together, but no fewer than PAGES_MIN for each: 1 GiB and more of small pages. */
@@ -328,6 +329,12 @@ static int window_for(struct bt_cpu *b, uint64_t lin, unsigned view)
 	w->used = true;
 	window_lead(b, n);
 	return (int)n;
+}
+
+void windows_home(struct bt_cpu *b, enum mmu_view view)
+{
+	for (unsigned r = 0; r < ARRAY_LEN(b->home); r++)
+		b->home[r] = b->delta[view][slot_of(b->cpu.s.gpr[r])];
 }
 
 /* ---- filling ---- */

@@ -1,0 +1,264 @@
+/* Which registers' homes are good where in a block. See known.h. */
+#include "accel/bt/translate.h"
+
+#define ALL 0xffffu
+#define BIT(r) (uint16_t)(1u << (r))
+
+static unsigned opcode_register(const struct guest_insn *g) { return (g->op & 7u) | (g->rex & 1u) << 3; }
+
+/* A byte register's number may mean AH and its like. */
+static uint16_t register_bit(const struct guest_insn *g, unsigned reg, bool byte)
+{
+	return byte && !g->has_rex && !g->vex && reg >= 4 && reg < 8 ? BIT(reg - 4) : BIT(reg);
+}
+
+static uint16_t implied(const struct guest_insn *g)
+{
+	if (g->ops & GO_X87)
+		return BIT(RAX);
+	if (g->vex)
+		return g->map == 3 && (g->op & 0xfc) == 0x60 ? BIT(RCX) : 0;
+	switch (g->map) {
+	case 0:
+		if (g->ops & GO_ACC)
+			return g->op == 0x99 ? BIT(RDX) : BIT(RAX);
+		if ((g->op & 0xfe) == 0xf6)
+			return (g->reg & 7) >= 4 ? BIT(RAX) | BIT(RDX) : 0;
+		return (g->op & 0xf8) == 0x90 ? BIT(RAX) : 0;
+	case 1: return g->op == 0xb0 || g->op == 0xb1 ? BIT(RAX) : g->op == 0xc7 ? BIT(RAX) | BIT(RDX) : 0;
+	default: return g->map == 3 && (g->op & 0xfc) == 0x60 ? BIT(RCX) : 0;
+	}
+}
+
+/* General registers that the instruction may change, RSP as the stack's pointer apart. */
+static uint16_t written(const struct guest_insn *g)
+{
+	uint16_t set = 0;
+
+	switch (g->kind) {
+	case G_PLAIN:
+		if ((g->ops & GO_REG_W) && (g->ops & GO_REG_GPR))
+			set |= register_bit(g, g->reg, g->ops & GO_BYTE);
+		if (!guest_mem(g) && (g->ops & GO_RM_W) && (g->ops & (GO_RM_GPR | GO_OPREG)))
+			set |= register_bit(g, g->ops & GO_OPREG ? opcode_register(g) : g->rm, g->ops & GO_BYTE);
+		if (g->ops & GO_VVVV_W)
+			set |= BIT(g->vvvv);
+		return set | implied(g);
+	case G_LEA: return BIT(g->reg);
+	case G_POP_REG: return BIT(opcode_register(g));
+	case G_LEAVE: return BIT(RSP) | BIT(RBP);
+	case G_LOOP: return BIT(RCX);
+	case G_RDTSC: return BIT(RAX) | BIT(RDX) | BIT(RCX);
+	case G_READ_SEG: case G_READ_CR: case G_READ_BASE: return BIT(g->rm);
+	case G_NOP: case G_JCC: case G_JMP: case G_PUSH_REG: case G_PUSH_IMM: case G_PUSH_MEM: case G_PUSHF: case G_BIT_STRING:
+	case G_CLI: case G_STI: case G_CLD: case G_STD: case G_STAC: case G_CLAC: case G_SWAPGS: case G_WRITE_BASE:
+		return 0;
+	default: return ALL;
+	}
+}
+
+/* A constant is added to a register of 64 bits. */
+static bool adds_constant(const struct guest_insn *g, unsigned *reg, int64_t *by)
+{
+	if (g->kind == G_LEA && g->opsize == 8 && g->addrsize == 8 && g->base == g->reg && g->index < 0) {
+		*reg = g->reg;
+		*by = g->disp;
+		return true;
+	}
+	if (g->kind != G_PLAIN || g->map || g->vex || guest_mem(g) || g->opsize != 8)
+		return false;
+	*reg = g->rm;
+	if ((g->op == 0x83 || g->op == 0x81) && (g->reg & 7) == 0)
+		*by = (int64_t)g->imm;
+	else if ((g->op == 0x83 || g->op == 0x81) && (g->reg & 7) == 5)
+		*by = -(int64_t)g->imm;
+	else if (g->op == 0xff && (g->reg & 7) < 2)
+		*by = g->reg & 7 ? -1 : 1;
+	else
+		return false;
+	return true;
+}
+
+/* Of what it writes, whether the results are numbers of 32 bits. */
+static bool results_small(const struct guest_insn *g)
+{
+	bool general = !(g->ops & (GO_X87 | GO_SIMD | GO_BYTE)) && !g->vex;
+
+	if (g->kind == G_LEA)
+		return g->opsize == 4;
+	if (g->kind != G_PLAIN || !general || g->map > 1)
+		return false;
+	if (g->map == 0 && (g->op == 0x63 || (g->op == 0x98 && g->opsize == 8)))
+		return true;
+	if (g->map == 1 && (g->op == 0xb6 || g->op == 0xb7))
+		return g->opsize >= 4;
+	/* BSF and BSR of nothing leave the register as it is, and CMPXCHG may do so. */
+	return g->opsize == 4 && !(g->map == 1 && (g->op == 0xbc || g->op == 0xbd || g->op == 0xb1 || g->op == 0xc7));
+}
+
+void known_drift(struct tr *t, unsigned guest, int64_t by)
+{
+	struct known *k = &t->known;
+	uint64_t far = (by < 0 ? -(uint64_t)by : (uint64_t)by) + k->drift[guest];
+
+	if (far > KNOWN_FAR)
+		k->home &= (uint16_t)~BIT(guest);
+	else
+		k->drift[guest] = (uint32_t)far;
+}
+
+void known_step(struct tr *t, const struct guest_insn *g)
+{
+	uint16_t gone = written(g);
+	unsigned reg;
+	int64_t by;
+
+	if (!t->homes)
+		return;
+	if (adds_constant(g, &reg, &by)) {
+		known_drift(t, reg, by);
+		t->known.small &= (uint16_t)~BIT(reg);
+		return;
+	}
+	t->known.home &= (uint16_t)~gone;
+	if (results_small(g))
+		t->known.small |= gone;
+	else
+		t->known.small &= (uint16_t)~gone;
+}
+
+void known_landing(struct tr *t)
+{
+	t->known.home = t->homes ? BIT(RSP) : 0;
+	t->known.drift[RSP] = KNOWN_NEAR;
+	t->known.small = 0;
+	t->fp_checked = 0;
+}
+
+void known_touch(struct tr *t, unsigned guest, int32_t disp)
+{
+	uint32_t near = (disp < 0 ? -(uint32_t)disp : (uint32_t)disp) + 64;
+
+	if (t->known.drift[guest] > near)
+		t->known.drift[guest] = near;
+}
+
+void known_set(struct tr *t, unsigned guest)
+{
+	t->known.home |= BIT(guest);
+	t->known.drift[guest] = 0;
+}
+
+static uint32_t level_bits(unsigned level) { return level > 1 ? KNOWN_FP | KNOWN_AVX : level ? KNOWN_FP : 0; }
+
+uint32_t known_here(const struct tr *t)
+{
+	uint32_t set;
+
+	if (!t->homes || t->mode != t->block->mode)
+		return 0;
+	set = level_bits(t->fp_checked);
+	for (unsigned r = 0; r < 16; r++) {
+		if (known_bit(t->known.home, r) && t->known.drift[r] <= KNOWN_NEAR)
+			set |= BIT(r);
+	}
+	return set;
+}
+
+/* ---- looking ahead ---- */
+
+/* The registers that its accesses count from. */
+static uint16_t used(const struct tr *t, unsigned i)
+{
+	const struct guest_insn *g = &t->insn[i];
+	uint16_t set = 0;
+
+	if (!window_serves(t, i))
+		return 0;
+	if (guest_mem(g) && g->base >= 0 && g->addrsize == 8 && g->seg != SEG_FS && g->seg != SEG_GS && host_register((unsigned)g->base) >= 0)
+		set |= BIT(g->base);
+	switch (g->kind) {
+	case G_PUSH_REG: case G_PUSH_IMM: case G_PUSH_MEM: case G_POP_REG: case G_PUSHF: case G_CALL: case G_CALL_IND: case G_RET:
+		return set | BIT(RSP);
+	case G_LEAVE: return BIT(RBP);
+	default: return set;
+	}
+}
+
+static bool changes(const struct guest_insn *g, unsigned guest)
+{
+	unsigned reg;
+	int64_t by;
+
+	return known_bit(written(g), guest) && !(adds_constant(g, &reg, &by) && reg == guest);
+}
+
+static bool is_loop(const struct tr *t)
+{
+	for (unsigned i = 0; i < t->count; i++) {
+		if ((t->insn[i].kind == G_JCC || t->insn[i].kind == G_JMP) && branch_target_at(t, i) == t->block->lin)
+			return true;
+	}
+	return false;
+}
+
+/* The level that the block surely needs, or needs in each round of a loop. */
+static unsigned level_needed(const struct tr *t, bool loop)
+{
+	unsigned level = 0;
+
+	for (unsigned i = 0; i < t->count && (loop || t->insn[i].kind != G_JCC); i++) {
+		if (t->insn[i].kind == G_PLAIN && (t->insn[i].ops & (GO_X87 | GO_SIMD)))
+			level = MAX(level, t->insn[i].ops & GO_AVX ? 2u : 1u);
+	}
+	return level;
+}
+
+uint32_t known_needs(const struct tr *t)
+{
+	unsigned uses[16] = { 0 };
+	uint16_t changed = 0;
+	bool loop = is_loop(t);
+	uint32_t set = level_bits(level_needed(t, loop));
+
+	for (unsigned i = 0; i < t->count; i++) {
+		uint16_t here = used(t, i) & (uint16_t)~changed;
+
+		for (unsigned r = 0; r < 16; r++) {
+			uses[r] += known_bit(here, r);
+			if (changes(&t->insn[i], r))
+				changed |= BIT(r);
+		}
+	}
+	for (unsigned r = 0; r < 16; r++) {
+		bool often = uses[r] > 1 || (uses[r] && ((loop && !known_bit(changed, r)) || r == RSP));
+
+		if (often)
+			set |= BIT(r);
+	}
+	return set;
+}
+
+void known_begin(struct tr *t)
+{
+	t->known.home = t->block->needs & KNOWN_REGISTERS;
+	t->fp_checked = known_level(t->block->needs);
+	t->known.small = 0;
+	for (unsigned r = 0; r < 16; r++)
+		t->known.drift[r] = KNOWN_NEAR;
+}
+
+bool known_wanted(const struct tr *t, unsigned guest)
+{
+	if (t->insn[t->at].kind == G_RET)
+		return true;
+	if (changes(&t->insn[t->at], guest))
+		return false;
+	for (unsigned i = t->at + 1; i < t->count; i++) {
+		if (known_bit(used(t, i), guest))
+			return true;
+		if (changes(&t->insn[i], guest))
+			return false;
+	}
+	return known_bit(t->block->needs, guest) && is_loop(t);
+}

@@ -205,8 +205,6 @@ static void put_bytes(uint8_t **p, const void *bytes, unsigned n)
 #define PUT(...) put_bytes(&p, (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }))
 #define ADDRESS(v) (v) & 0xff, (v) >> 8 & 0xff, (v) >> 16 & 0xff, (v) >> 24
 
-static uint32_t entry_of(uint32_t page) { return 0x4000 + (page >> 21) * 0x1000 + 8 * (page >> 12 & 511); }
-
 static void put_return(uint8_t **at, bool wide)
 {
 	uint8_t *p = *at;
@@ -235,7 +233,7 @@ static void make_service(enum service which, bool wide)
 	case RELOAD_CR3: PUT(0x50, 0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8, 0x58); break;
 	case TAKE_UNIT: PUT(0x50, 0x0f, 0x20, 0xc0, 0x0c, 0x08, 0x0f, 0x22, 0xc0, 0x58); break;
 	case UNMAP: /* mov dword [entry], 0; invlpg [HOLE] */
-		PUT(0xc7, 0x04, 0x25, ADDRESS(entry_of(HOLE)), 0, 0, 0, 0, 0x0f, 0x01, 0x3c, 0x25, ADDRESS(HOLE));
+		PUT(0xc7, 0x04, 0x25, ADDRESS(page_entry_at(HOLE)), 0, 0, 0, 0, 0x0f, 0x01, 0x3c, 0x25, ADDRESS(HOLE));
 		break;
 	default: break;
 	}
@@ -250,7 +248,7 @@ static void make_repair(enum service which, bool wide)
 	uint8_t word = wide ? 8 : 4, error = which == MAP_PAGE ? word : 0;
 
 	if (which == MAP_PAGE)
-		PUT(0xc7, 0x04, 0x25, ADDRESS(entry_of(HOLE)), ADDRESS(HOLE | 7u), 0xc7, 0x04, 0x25, ADDRESS(entry_of(READ_ONLY)), ADDRESS(READ_ONLY | 7u));
+		PUT(0xc7, 0x04, 0x25, ADDRESS(page_entry_at(HOLE)), ADDRESS(HOLE | 7u), 0xc7, 0x04, 0x25, ADDRESS(page_entry_at(READ_ONLY)), ADDRESS(READ_ONLY | 7u));
 	else
 		PUT(0x0f, 0x06); /* clts */
 	/* inc dword [REPAIRS]; cmp dword [REPAIRS], 40; jb +1; hlt: it may be another page that is missing */
@@ -357,26 +355,12 @@ static void make_plan(unsigned *count)
 	}
 }
 
-static uint8_t first_tables[IDT - TABLES];
-
 /* Nothing is known to be hot or cold. */
 static void cool(void)
 {
 	memset(translator->heat.hot, 0, sizeof(translator->heat.hot));
 	memset(translator->heat.cold, 0, sizeof(translator->heat.cold));
 	memset(translator->heat.page, 0, sizeof(translator->heat.page));
-}
-
-/* Then it is the processor's choice what it still remembers of them. */
-static bool tables_changed(void)
-{
-	for (unsigned i = TABLES; i < IDT; i++) {
-		uint32_t entry = i & ~7u;
-
-		if (entry != entry_of(HOLE) && entry != entry_of(READ_ONLY) && ((in.ram->host[i] ^ first_tables[i - TABLES]) & (i & 7 ? 0xff : 0x9f)))
-			return true;
-	}
-	return false;
 }
 
 struct outcome {
@@ -409,7 +393,7 @@ static bool case_run(struct outcome *o, bool all)
 	put64(&in, SEEN, 0);
 	put64(&in, REPAIRS, 0);
 	copy_world(&in, &bt, FP_AREA + 0x400, all);
-	memcpy(first_tables, in.ram->host + TABLES, sizeof(first_tables));
+	keep_tables(&in);
 	if (pick(2))
 		cool();
 	accel_interp_ops.set_state(in.vcpu, &start);
@@ -424,7 +408,7 @@ static bool case_run(struct outcome *o, bool all)
 	o->wrong = replay(&o->ea);
 	accel_interp_ops.get_state(in.vcpu, &o->a);
 	accel_bt_ops.get_state(bt.vcpu, &o->b);
-	if (tables_changed())
+	if (tables_changed(&in))
 		return false;
 	o->faulted = o->a.rip < CODE || o->ea.kind != VCPU_EXIT_HALT;
 	o->state = o->wrong ? 0 : different(&o->a, &o->b, o->faulted);

@@ -512,6 +512,26 @@ static int different(const struct cpu_state *a, const struct cpu_state *b, bool 
 	return memcmp(a->xsave + 160, b->xsave + 160, 256) ? 2 : 0;
 }
 
+/*
+ * A sequence that writes over its page tables says nothing: it is the processor's choice what it still remembers of them.
+ * The two pages that are missing may come and go.
+ */
+static uint8_t first_tables[IDT - TABLES];
+
+static uint32_t page_entry_at(uint32_t page) { return 0x4000 + (page >> 21) * 0x1000 + 8 * (page >> 12 & 511); }
+static void keep_tables(const struct machine *m) { memcpy(first_tables, m->ram->host + TABLES, sizeof(first_tables)); }
+
+static bool tables_changed(const struct machine *m)
+{
+	for (uint32_t i = TABLES; i < IDT; i++) {
+		uint32_t entry = i & ~7u;
+
+		if (entry != page_entry_at(HOLE) && entry != page_entry_at(READ_ONLY) && ((m->ram->host[i] ^ first_tables[i - TABLES]) & (i & 7 ? 0xff : 0x9f)))
+			return true;
+	}
+	return false;
+}
+
 /* The frame of a fault holds flags, which may differ. */
 static int memory_different(struct machine *a, struct machine *b, bool faulted)
 {
@@ -604,6 +624,7 @@ int main(int argc, char **argv)
 		length = make_sequence(&in, wide);
 		put64(&in, COUNTER, 1 + pick(4));
 		copy_world(&in, &bt, DATA + 0x12000, !ended || n % 256 == 0);
+		keep_tables(&in);
 		accel_interp_ops.set_state(in.vcpu, &start);
 		accel_bt_ops.set_state(bt.vcpu, &start);
 		run(in.vcpu, &ea);
@@ -611,8 +632,8 @@ int main(int argc, char **argv)
 		accel_interp_ops.get_state(in.vcpu, &a);
 		accel_bt_ops.get_state(bt.vcpu, &b);
 		faulted = a.rip < CODE || ea.kind != VCPU_EXIT_HALT;
-		ended = ea.kind != VCPU_EXIT_KICKED && eb.kind != VCPU_EXIT_KICKED;
-		if (ea.kind == VCPU_EXIT_KICKED) {
+		ended = ea.kind != VCPU_EXIT_KICKED && eb.kind != VCPU_EXIT_KICKED && !tables_changed(&in);
+		if (ea.kind == VCPU_EXIT_KICKED || tables_changed(&in)) {
 			skipped++;
 			continue;
 		}
@@ -626,7 +647,7 @@ int main(int argc, char **argv)
 		}
 	}
 	accel_bt_ops.print_stats(bt.accel, stats);
-	printf("# %u cases, %u ended in a fault, %u did not end\n", cases, faults, skipped);
+	printf("# %u cases, %u ended in a fault, %u say nothing\n", cases, faults, skipped);
 	if (getenv("BT_STATS"))
 		printf("%s", stats->str);
 	g_string_free(stats, TRUE);

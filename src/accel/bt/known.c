@@ -231,9 +231,10 @@ uint32_t known_needs(const struct tr *t)
 		}
 	}
 	for (unsigned r = 0; r < 16; r++) {
-		bool often = uses[r] > 1 || (uses[r] && ((loop && !known_bit(changed, r)) || r == RSP));
+		/* What a loop changes it cannot promise itself, and then it would have to set all the others again. */
+		bool kept = !loop || !known_bit(changed, r);
 
-		if (often)
+		if (kept && (uses[r] > 1 || (uses[r] && (loop || r == RSP))))
 			set |= BIT(r);
 	}
 	return set;
@@ -250,15 +251,19 @@ void known_begin(struct tr *t)
 
 bool known_wanted(const struct tr *t, unsigned guest)
 {
+	unsigned uses = 0;
+
 	if (t->insn[t->at].kind == G_RET)
 		return true;
 	if (changes(&t->insn[t->at], guest))
 		return false;
 	for (unsigned i = t->at + 1; i < t->count; i++) {
-		if (known_bit(used(t, i), guest))
-			return true;
+		uses += known_bit(used(t, i), guest);
+		/* A pointer that leads to the next: once more by way of memory would take longer than to look up. */
 		if (changes(&t->insn[i], guest))
-			return false;
+			return uses > 1 || (uses && !known_bit(used(t, i), guest));
 	}
+	if (uses)
+		return true;
 	return known_bit(t->block->needs, guest) && is_loop(t);
 }

@@ -35,8 +35,12 @@ static void use(struct cache *c, struct table *t)
 
 struct table *cache_peek(struct cache *c, uint64_t offset)
 {
-	struct table *t = g_hash_table_lookup(c->tables, &offset);
+	struct table *t = c->recent.head ? c->recent.head->data : NULL;
 
+	/* Most often it is the one that was used last. */
+	if (t && t->offset == offset)
+		return t;
+	t = g_hash_table_lookup(c->tables, &offset);
 	if (t)
 		use(c, t);
 	return t;

@@ -39,7 +39,11 @@ static struct step step[STEPS];
 
 static void emit(const char *bytes, unsigned n) { memcpy(at_code, bytes, n), at_code += n; }
 #define EMIT(s) emit(s, sizeof(s) - 1)
-static void emit_n(uint64_t v, unsigned n) { memcpy(at_code, &v, n), at_code += n; }
+static void emit_n(uint64_t v, unsigned n)
+{
+	for (; n; n--, v >>= 8)
+		*at_code++ = (uint8_t)v;
+}
 
 static uint64_t top_of(unsigned space) { return TOPS + space * 0x4000; }
 static uint64_t entry_of(unsigned space, uint64_t lin) { return top_of(space) + 0x3000 + (lin >> 12 & 511) * 8; }

@@ -73,7 +73,7 @@ test-kvm-nested: build guest
 test-desktop: guest-desktop
 	@tests/boot/run.py $(BUILD)/guise desktop_amd64 desktop_i386
 
-# Debian's installer onto an empty disk, from a package mirror on this host; a quarter of an hour (docs/installation-test.md).
+# Debian's installer onto an empty disk, from a package mirror on this host; some five minutes (docs/installation-test.md).
 test-install: build
 	@python3 tests/boot/install.py $(BUILD)/guise || [ $$? = 77 ]
 

@@ -484,8 +484,10 @@ void pc_destroy(struct pc *pc)
 		chardev_destroy(pc->serial[i]);
 	chardev_destroy(pc->console);
 	chardev_destroy(pc->debugcon);
-	for (unsigned i = 0; i < VM_MAX_NICS; i++)
+	for (unsigned i = 0; i < VM_MAX_NICS; i++) {
 		netdev_destroy(pc->net[i]);
+		pc->net[i] = NULL; /* memory that goes is still told to those that are there */
+	}
 	pc_memory_destroy(pc);
 	pc_flash_close(pc);
 	g_free(pc->video_rom);

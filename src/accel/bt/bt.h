@@ -72,7 +72,7 @@ struct bt_rec {
 	bool window;         /* its access is in a window */
 	bool flags_host;     /* and the guest's flags are in the flags register then */
 	uint8_t frame;       /* enum bt_frame: what its address counts from */
-	uint8_t useless;     /* misses that windows could not help */
+	uint8_t useless;     /* misses that windows could not help; in tier 1, accesses across pages */
 	uint32_t end;        /* of its code, when `next` is 0 */
 	uint16_t x87;        /* what FOP becomes; above it the operand's segment, and whether there is one */
 	uint16_t released;   /* by a return, of the stack behind the address */
@@ -361,6 +361,8 @@ void bt_block_add(struct bt_cpu *b, struct bt_block *block);
 void bt_block_kill(struct bt_cpu *b, struct bt_block *block);
 /* No jump leads to it or from it any more. */
 void bt_block_unlink(struct bt_cpu *b, struct bt_block *block);
+/* The blocks that start on the page at gpa, by page_next. */
+struct bt_block *bt_page_blocks(struct bt_cpu *b, uint64_t gpa);
 /* Drops the translations of [gpa, gpa + len). */
 void bt_code_changed(struct bt_cpu *b, uint64_t gpa, uint64_t len);
 void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target);

@@ -229,6 +229,13 @@ static struct bt_page **page_place(struct bt_cpu *b, uint64_t gpa)
 	return p;
 }
 
+struct bt_block *bt_page_blocks(struct bt_cpu *b, uint64_t gpa)
+{
+	const struct bt_page *p = *page_place(b, gpa);
+
+	return p ? p->blocks : NULL;
+}
+
 /* The 64-byte lines of a page that hold [offset, offset + len). */
 static uint64_t lines_of(unsigned offset, unsigned len)
 {

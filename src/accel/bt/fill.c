@@ -18,6 +18,12 @@ static uint8_t *fill(struct bt_cpu *b, struct bt_rec *rec, uint64_t lin, enum mm
 	uint32_t error;
 
 	b->stats.slow_fill++;
+	if (!whole && ++rec->useless >= CROSSINGS_HOT) {
+		rec->useless = 0;
+		if (b->fp_level)
+			bt_fp_save(b);
+		tier_crossed(b, rec);
+	}
 	if (!whole || (lin & rec->align) || !bt_canonical(lin))
 		return bt_interp_rec(b, rec);
 	switch (mmu_fill(&b->cpu, lin, rec->write ? ACCESS_WRITE : ACCESS_READ, view, &error)) {

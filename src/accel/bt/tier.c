@@ -11,8 +11,9 @@
 #define SAMPLE_NS 1000000
 /* A page of code is hot when it has been met this often. */
 #define PAGE_HOT 2
-/* Blocks made hot by one sample: what it hit, and where that leads. */
-#define SPREAD 48
+/* Blocks made hot by one sample: what it hit, and where that leads; and with those on the same page. */
+#define SPREAD_NEXT 48
+#define SPREAD 256
 /* Samples after which pages cool down, and sites get another chance. */
 #define COOL_AFTER 512
 #define FORGIVE_AFTER 512
@@ -93,7 +94,10 @@ static void kill_all(struct bt_cpu *b, uint64_t gpa, uint32_t mode)
 	}
 }
 
-/* The block and those it leads to, nearest first. They are made anew when they are next looked for. */
+/*
+ * The block, those it leads to, nearest first, and the others on its page: what is hot lies close together, and samples
+ * are few. They are made anew when they are next looked for.
+ */
 static void make_hot(struct bt_cpu *b, struct bt_block *first)
 {
 	struct bt_block *queue[SPREAD];
@@ -104,7 +108,7 @@ static void make_hot(struct bt_cpu *b, struct bt_block *first)
 		queue[count++] = first;
 	}
 	for (unsigned i = 0; i < count; i++) {
-		for (unsigned x = 0; x < queue[i]->exits && count < SPREAD; x++) {
+		for (unsigned x = 0; x < queue[i]->exits && count < SPREAD_NEXT; x++) {
 			struct bt_block *to = b->exits[queue[i]->first_exit + x].target;
 
 			if (!to || !may_be_hot(b, to))
@@ -113,9 +117,21 @@ static void make_hot(struct bt_cpu *b, struct bt_block *first)
 			queue[count++] = to;
 		}
 	}
+	for (struct bt_block *k = bt_page_blocks(b, first->gpa & ~(uint64_t)(PAGE_SIZE - 1)); k && count < SPREAD; k = k->page_next) {
+		if (!may_be_hot(b, k))
+			continue;
+		bit_set(b->heat.hot, tier_hash(k->gpa, k->mode));
+		queue[count++] = k;
+	}
 	for (unsigned i = 0; i < count; i++)
 		kill_all(b, queue[i]->gpa, queue[i]->mode);
 	b->stats.promoted += count;
+}
+
+void tier_crossed(struct bt_cpu *b, const struct bt_rec *rec)
+{
+	if (bt_of(b)->tier2 == TIER2_AUTO && b->windows && !rec->block->tier2 && !rec->block->dead)
+		make_hot(b, rec->block);
 }
 
 static void cool_down(struct bt_cpu *b)

@@ -31,4 +31,8 @@ bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa);
 /* An access of the record's instruction is not in a window yet; false when the interpreter has to do it. */
 bool tier_fault(struct bt_cpu *b, struct bt_rec *rec);
 
+/* An instruction of tier 1 goes across pages again and again: a frame lies so, and windows would not mind. */
+#define CROSSINGS_HOT 32
+void tier_crossed(struct bt_cpu *b, const struct bt_rec *rec);
+
 #endif

@@ -471,5 +471,7 @@ int main(int argc, char **argv)
 	printf("# %u cases, %u ended in a fault, %u say nothing; %lu interrupts, %lu of them in translated code; %lu loops made hot\n", n, faults,
 	       skipped, plan.total, plan.in_code, plan.promoted);
 	printf("1..1\n%s 1 - interrupts in random sequences\n", bad ? "not ok" : "ok");
+	machine_free(&in);
+	machine_free(&bt);
 	return bad ? 1 : 0;
 }

@@ -341,5 +341,7 @@ int main(void)
 	printf("# %u tried, kinds %x\n", tried, kinds_tried);
 	check(ok && tried > 20 && kinds_tried == (((struct bt *)bt.accel)->tier2 == TIER2_ALWAYS ? 0xbu : 0x7u), "relocations left out are noticed");
 	printf("1..%u\n", tests);
+	machine_free(&in);
+	machine_free(&bt);
 	return failures != 0;
 }

@@ -202,5 +202,6 @@ int main(void)
 	sem_post(&go);
 	pthread_join(thread, NULL);
 	printf("1..%u\n", (unsigned)G_N_ELEMENTS(loops));
+	machine_free(&bt);
 	return bad != 0;
 }

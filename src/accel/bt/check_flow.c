@@ -386,7 +386,8 @@ static bool jump(struct checker *c, struct state *s)
 		return id_stub(c, s, to);
 	if (id >= 0)
 		return exit_taken(c, s, id, to);
-	if (c->block->needs && (to == c->block->known_direct || to == c->block->known_indirect))
+	/* Behind the entries of who knows: the flags have been moved. */
+	if (c->block->needs && to == MAX(c->block->known_direct, c->block->known_indirect))
 		return check_reach(c, to, s);
 	if (s->landing && is_landing(c, to))
 		return s->reg[TEMP0].kind == V_DATA && check_resume(c, to, s);

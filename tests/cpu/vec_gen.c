@@ -472,8 +472,11 @@ static void plausible_state(struct outcome *o, const struct program *p)
 		if (pick(2))
 			st64le(image + IMG_COMP, 1ull << 63 | pick(8) | image[IMG_BV]);
 		if (!pick(8))
-			image[IMG_BV + pick(24)] = (uint8_t)rnd(); /* not every CPU looks at what is reserved behind */
-		image[IMG_BV + 1] &= 0xfd; /* the host's protection keys */
+			image[IMG_BV + pick(64)] = (uint8_t)rnd();
+		/* The host's AVX-512 and protection keys. */
+		image[IMG_BV] &= 0x1f;
+		image[IMG_COMP] &= 0x1f;
+		image[IMG_BV + 1] &= 0xfd;
 		image[IMG_COMP + 1] &= 0xfd;
 		memcpy(o->window + at, image, IMG_SIZE);
 	}

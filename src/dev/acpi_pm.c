@@ -341,6 +341,9 @@ static int acpi_pm_state(struct device *d, struct state *s)
 {
 	struct acpi_pm *pm = (struct acpi_pm *)d;
 
+	/* An overflow that nobody has looked for yet. */
+	if (!state_loading(s))
+		timer_look(pm);
 	pci_dev_state(&pm->pci, s);
 	state_u16(s, "status", &pm->status);
 	state_u16(s, "enable", &pm->enable);

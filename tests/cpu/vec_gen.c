@@ -473,9 +473,11 @@ static void plausible_state(struct outcome *o, const struct program *p)
 			st64le(image + IMG_COMP, 1ull << 63 | pick(8) | image[IMG_BV]);
 		if (!pick(8))
 			image[IMG_BV + pick(64)] = (uint8_t)rnd();
-		/* The host's AVX-512 and protection keys. */
-		image[IMG_BV] &= 0x1f;
-		image[IMG_COMP] &= 0x1f;
+		/* The host's AVX-512, where it has that, and protection keys. */
+		if (host_has_avx512()) {
+			image[IMG_BV] &= 0x1f;
+			image[IMG_COMP] &= 0x1f;
+		}
 		image[IMG_BV + 1] &= 0xfd;
 		image[IMG_COMP + 1] &= 0xfd;
 		memcpy(o->window + at, image, IMG_SIZE);

@@ -36,6 +36,15 @@ extern struct oracle host;
 extern struct icpu *cpu;
 extern ZydisDecoder decoder;
 
+/* Its state is enabled: XCR0 bits 5 to 7 (SDM 1, 13.3). The tests need a host with AVX, so there is XGETBV. */
+static inline bool host_has_avx512(void)
+{
+	uint32_t low, high;
+
+	__asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+	return (low & 0xe0) == 0xe0;
+}
+
 /* One instruction, or several, placed in the host's code. */
 void program_make(struct program *p);
 /* Registers and the memory around the operands; false when no registers can make such a program's operands lie in

@@ -298,7 +298,7 @@ static bool is_mask_instruction(const uint8_t *bytes)
 
 static bool executes_anyway(const uint8_t *bytes)
 {
-	if (is_mask_instruction(bytes))
+	if (host_has_avx512() && is_mask_instruction(bytes))
 		return true;
 	return bytes[0] == 0xc4 && (bytes[1] & 0x1f) == 3 && !(bytes[2] & 0x80) && bytes[3] <= 1;
 }

@@ -20,6 +20,7 @@ struct one {
 	bool last;   /* at the end of the last page of the lower half */
 	unsigned crossing; /* bytes before the end of a page that the first physical one follows */
 	bool hole;         /* or none */
+	unsigned compat;   /* where its 32-bit code begins, that JMP FAR [RBX] leads to */
 };
 
 #define BYTES(...) (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ })
@@ -74,6 +75,21 @@ static const struct one cases[] = {
 	{ "MOVDQA, misaligned", BYTES(0x66, 0x0f, 0x7f, 0x83, 0x04, 0x20, 0, 0) },
 	{ "VMOVAPS, misaligned", BYTES(0xc5, 0xfc, 0x29, 0x83, 0x10, 0x20, 0, 0) },
 	{ "MOVDQU, misaligned", BYTES(0xf3, 0x0f, 0x7f, 0x83, 0x04, 0x20, 0, 0) },
+	{ "NOT fs:m32 over 4 GiB, 32-bit", BYTES(0x31, 0xdb, 0x64, 0xf7, 0x53, 0xff), .narrow = true },
+	{ "NOT fs:m8 up to 4 GiB, 32-bit", BYTES(0x31, 0xdb, 0x64, 0xf6, 0x53, 0xff), .narrow = true },
+	{ "MOV fs:m32 up to 4 GiB, 32-bit", BYTES(0x31, 0xdb, 0x64, 0x8b, 0x43, 0xfc), .narrow = true },
+	{ "MOVDQU fs:m128 over 4 GiB, 32-bit", BYTES(0x31, 0xdb, 0x64, 0xf3, 0x0f, 0x6f, 0x43, 0xf1), .narrow = true },
+	{ "MOVDQU fs:m128 up to 4 GiB, 32-bit", BYTES(0x31, 0xdb, 0x64, 0xf3, 0x0f, 0x6f, 0x43, 0xf0), .narrow = true },
+	{ "MOV fs:moffs over 4 GiB, 32-bit", BYTES(0x64, 0xa1, 0xfd, 0xff, 0xff, 0xff), .narrow = true },
+	{ "ADD fs:disp32 over 4 GiB, 32-bit", BYTES(0x64, 0x01, 0x1d, 0xfe, 0xff, 0xff, 0xff), .narrow = true },
+	{ "CMP fs:disp32 up to 4 GiB, 32-bit", BYTES(0x64, 0x39, 0x1d, 0xfc, 0xff, 0xff, 0xff), .narrow = true },
+	{ "PUSH fs:m32 over 4 GiB, 32-bit", BYTES(0x31, 0xdb, 0x64, 0xff, 0x73, 0xfe), .narrow = true },
+	{ "BTS fs:m32 over 4 GiB, 32-bit", BYTES(0x31, 0xdb, 0x31, 0xc0, 0x64, 0x0f, 0xab, 0x43, 0xfe), .narrow = true },
+	{ "flags across fs:m32, 32-bit", BYTES(0x31, 0xdb, 0x39, 0xd8, 0x64, 0x8b, 0x4b, 0x20, 0x64, 0x13, 0x4b, 0x24, 0x74, 0x01, 0x40), .narrow = true },
+	{ "flags across MOV fs:m32 over 4 GiB, 32-bit", BYTES(0x31, 0xdb, 0xf9, 0x64, 0x8b, 0x4b, 0xfd, 0x72, 0x01, 0x40), .narrow = true },
+	{ "MOV ds:m32 over 4 GiB, 32-bit", BYTES(0x31, 0xdb, 0x8b, 0x43, 0xfe), .narrow = true },
+	{ "MOV ds:m32 over 4 GiB below 64-bit data", BYTES(0x48, 0xb8, 0, 0, 0, 0, 1, 0, 0, 0, 0x48, 0x8b, 0x08, 0xff, 0x2b, 0x31, 0xdb, 0x8b, 0x43, 0xfe),
+	  .compat = 15 },
 };
 
 /* The page that shows the code's is the last one below the hole in the address space. */
@@ -83,6 +99,16 @@ static void map_last(struct machine *m)
 	put64(m, 0x2000 + 8 * 511, 0x3000 | 7);
 	put64(m, 0x3000 + 8 * 511, 0x4000 | 7);
 	put64(m, 0x4000 + 8 * 511, CODE | 7);
+}
+
+/* Pages below and above 4 GiB, and a segment for 32-bit code of a 64-bit system. */
+static void map_compat(struct machine *m, unsigned offset)
+{
+	put64(m, 0x2000 + 8 * 3, 0x3000 | 7);
+	put64(m, 0x2000 + 8 * 4, 0x3000 | 7);
+	put64(m, 0x3000 + 8 * 511, 0x200000 | 0x87);
+	put64(m, GDT + 0x18, 0x00cf9b000000ffff);
+	put64(m, DATA + 0x1000, UINT64_C(0x18) << 32 | (code_at + offset));
 }
 
 static void prepare(struct machine *m, struct cpu_state *s, const struct one *c)
@@ -101,6 +127,10 @@ static void prepare(struct machine *m, struct cpu_state *s, const struct one *c)
 		s->rip = LAST_PAGE + 0xf00;
 	}
 	memset(m->ram->host + DATA, 0, STACK - DATA);
+	if (c->compat) {
+		map_compat(m, c->compat);
+		s->gdtr.limit = 0x1f;
+	}
 	memset(code, 0xf4, 64);
 	memcpy(code, c->code, c->length);
 	if (c->crossing) {

@@ -3,13 +3,17 @@
  * with operands in registers and in memory, across pages, with faults in the middle, code that changes itself.
  * Registers, flags, vector state and memory must be equal in the end.
  *
- *	cpu-bt [cases [seed]]
+ *	cpu-bt [cases [seed]] [--shrink]
+ *
+ * With --shrink a case that differs is made as small as it gets, and listed.
  */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
+
+#include <Zydis/Zydis.h>
 
 #include "accel/accel.h"
 #include "base/bytes.h"
@@ -554,6 +558,8 @@ static void show(const struct cpu_state *a, const struct cpu_state *b, struct ma
 		if (memcmp(a->xsave + 160 + 16 * i, b->xsave + 160 + 16 * i, 16))
 			printf("# xmm%u differs\n", i);
 	}
+	if (!length)
+		return;
 	printf("# code");
 	for (unsigned i = 0; i < length; i++)
 		printf(" %02x", m->ram->host[code_at + i]);
@@ -592,15 +598,153 @@ static void copy_world(struct machine *from, struct machine *to, uint64_t end, b
 	mem_write(from->mem, CODE, from->ram->host + CODE, 0x2000);
 }
 
+/* ---- one case ---- */
+
+struct compared {
+	struct cpu_state a, b; /* interpreter, translator */
+	struct vcpu_exit ea, eb;
+	bool faulted, says_nothing, ended;
+	int state, where; /* what differs: 0, nothing */
+	bool bad;
+};
+
+static void run_case(struct machine *in, struct machine *bt, const struct cpu_state *start, struct compared *o)
+{
+	keep_tables(in);
+	accel_interp_ops.set_state(in->vcpu, start);
+	accel_bt_ops.set_state(bt->vcpu, start);
+	run(in->vcpu, &o->ea);
+	run(bt->vcpu, &o->eb);
+	accel_interp_ops.get_state(in->vcpu, &o->a);
+	accel_bt_ops.get_state(bt->vcpu, &o->b);
+	o->faulted = o->a.rip < CODE || o->ea.kind != VCPU_EXIT_HALT;
+	o->says_nothing = o->ea.kind == VCPU_EXIT_KICKED || tables_changed(in);
+	o->ended = !o->says_nothing && o->eb.kind != VCPU_EXIT_KICKED;
+	o->state = different(&o->a, &o->b, o->faulted);
+	o->where = memory_different(in, bt, o->faulted);
+	o->bad = !o->says_nothing && (o->ea.kind != o->eb.kind || o->state || o->where);
+}
+
+static unsigned make_case(struct machine *in, struct cpu_state *start, bool wide)
+{
+	unsigned length;
+
+	make_tables(in, wide);
+	make_gates(in, wide);
+	start_state(start, wide);
+	for (unsigned i = 0; i < 0x12000; i += 8)
+		put64(in, DATA + i, rnd());
+	length = make_sequence(in, wide);
+	put64(in, COUNTER, 1 + pick(4));
+	return length;
+}
+
+/* ---- the smallest case ---- */
+
+#define WORLD 0x220000u
+/* HLT and the jump back to it: without them data would become code, of which engines keep a memory. */
+#define ENDING 3u
+
+/* Both engines on the same world, with other code in it. */
+static bool still_bad(struct machine *in, struct machine *bt, const uint8_t *world, const struct cpu_state *start, struct compared *o)
+{
+	mem_write(in->mem, 0, world, WORLD);
+	mem_write(bt->mem, 0, world, WORLD);
+	run_case(in, bt, start, o);
+	return o->bad;
+}
+
+static unsigned insn_at(const uint8_t *code, unsigned left, bool wide, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op)
+{
+	ZydisDecoder d;
+
+	if (wide)
+		ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	else
+		ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, code, left, zi, op)) ? zi->length : 1;
+}
+
+static void list(const uint8_t *code, unsigned length, bool wide)
+{
+	ZydisFormatter f;
+
+	ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
+	for (unsigned at = 0, n; at < length; at += n) {
+		ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+		ZydisDecodedInstruction zi = { 0 };
+		char text[96] = "?";
+
+		n = insn_at(code + at, length - at, wide, &zi, op);
+		if (n == 1 && code[at] == 0x90)
+			continue;
+		if (zi.length)
+			ZydisFormatterFormatInstruction(&f, &zi, op, zi.operand_count_visible, text, sizeof(text), code_at + at, NULL);
+		printf("# %x:", code_at + at);
+		for (unsigned i = 0; i < n; i++)
+			printf(" %02x", code[at + i]);
+		printf("\t%s\n", text);
+	}
+}
+
+/*
+ * Instructions become NOPs of the same length, from many at once to single ones, as long as the engines go on to
+ * differ; the rest stays where it was, so addresses in the code keep their meaning.
+ */
+static void shrink(struct machine *in, struct machine *bt, uint8_t *world, const struct cpu_state *start, unsigned length, bool wide)
+{
+	static struct compared o;
+	uint8_t *code = world + code_at, kept[512];
+	unsigned at[512], count = 0;
+
+	for (unsigned i = 0; i < length - ENDING && count < 511; count++) {
+		ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+		ZydisDecodedInstruction zi;
+
+		at[count] = i;
+		i += insn_at(code + i, length - i, wide, &zi, op);
+	}
+	at[count] = length - ENDING;
+	for (unsigned n = count / 2; n; n /= 2) {
+		for (unsigned i = 0; i < count; i += n) {
+			unsigned from = at[i], len = at[MIN(i + n, count)] - from;
+
+			memcpy(kept, code + from, len);
+			memset(code + from, 0x90, len);
+			if (memcmp(kept, code + from, len) && !still_bad(in, bt, world, start, &o))
+				memcpy(code + from, kept, len);
+		}
+	}
+	for (unsigned rounds = 1; rounds < ld32le(world + COUNTER); rounds++) {
+		uint32_t was = ld32le(world + COUNTER);
+
+		st32le(world + COUNTER, rounds);
+		if (still_bad(in, bt, world, start, &o))
+			break;
+		st32le(world + COUNTER, was);
+	}
+	if (!still_bad(in, bt, world, start, &o)) {
+		printf("# does not come again\n");
+		return;
+	}
+	printf("# what is left, %u times round: exit %d %d, state %d, memory at %x\n", ld32le(world + COUNTER), o.ea.kind, o.eb.kind, o.state, o.where);
+	list(code, length, wide);
+	show(&o.a, &o.b, in, 0);
+}
+
 int main(int argc, char **argv)
 {
-	unsigned cases = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 0) : 4000, bad = 0, faults = 0, skipped = 0;
+	unsigned bad = 0, faults = 0, skipped = 0, cases;
+	bool small = argc > 1 && !strcmp(argv[argc - 1], "--shrink");
 	const char *traced = getenv("BT_TRACE");
 	struct sigaction sa = { .sa_handler = on_alarm, .sa_flags = SA_ONSTACK };
+	uint8_t *world = g_malloc(WORLD);
 	struct machine in, bt;
 	GString *stats = g_string_new(NULL);
 	bool ended = false;
 
+	argc -= small;
+	cases = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 0) : 4000;
 	seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 0x9e3779b97f4a7c15;
 	sigaction(SIGVTALRM, &sa, NULL);
 	if (traced)
@@ -609,48 +753,34 @@ int main(int argc, char **argv)
 	machine_make(&bt, &accel_bt_ops);
 	for (unsigned n = 0; n < cases && bad < 5; n++) {
 		uint64_t was = seed;
-		bool wide = pick(3), faulted;
-		static struct cpu_state start, a, b;
-		struct vcpu_exit ea, eb;
+		bool wide = pick(3);
+		static struct cpu_state start;
+		static struct compared o;
 		unsigned length;
-		int d, where;
 
 		code_at = pick(2) ? CODE : CODE_LATE;
-		make_tables(&in, wide);
-		make_gates(&in, wide);
-		start_state(&start, wide);
-		for (unsigned i = 0; i < 0x12000; i += 8)
-			put64(&in, DATA + i, rnd());
-		length = make_sequence(&in, wide);
-		put64(&in, COUNTER, 1 + pick(4));
+		length = make_case(&in, &start, wide);
 		copy_world(&in, &bt, DATA + 0x12000, !ended || n % 256 == 0);
-		keep_tables(&in);
-		accel_interp_ops.set_state(in.vcpu, &start);
-		accel_bt_ops.set_state(bt.vcpu, &start);
-		run(in.vcpu, &ea);
-		run(bt.vcpu, &eb);
-		accel_interp_ops.get_state(in.vcpu, &a);
-		accel_bt_ops.get_state(bt.vcpu, &b);
-		faulted = a.rip < CODE || ea.kind != VCPU_EXIT_HALT;
-		ended = ea.kind != VCPU_EXIT_KICKED && eb.kind != VCPU_EXIT_KICKED && !tables_changed(&in);
-		if (ea.kind == VCPU_EXIT_KICKED || tables_changed(&in)) {
-			skipped++;
+		if (small)
+			memcpy(world, in.ram->host, WORLD);
+		run_case(&in, &bt, &start, &o);
+		ended = o.ended;
+		skipped += o.says_nothing;
+		faults += !o.says_nothing && o.faulted;
+		if (!o.bad)
 			continue;
-		}
-		d = different(&a, &b, faulted);
-		where = memory_different(&in, &bt, faulted);
-		faults += faulted;
-		if (ea.kind != eb.kind || d || where) {
-			printf("# case %u seed %#lx %s: exit %d %d, state %d, memory at %x\n", n, was, wide ? "64" : "32", ea.kind, eb.kind, d, where);
-			show(&a, &b, &in, length);
-			bad++;
-		}
+		printf("# case %u seed %#lx %s: exit %d %d, state %d, memory at %x\n", n, was, wide ? "64" : "32", o.ea.kind, o.eb.kind, o.state, o.where);
+		show(&o.a, &o.b, &in, length);
+		if (small)
+			shrink(&in, &bt, world, &start, length, wide);
+		bad++;
 	}
 	accel_bt_ops.print_stats(bt.accel, stats);
 	printf("# %u cases, %u ended in a fault, %u say nothing\n", cases, faults, skipped);
 	if (getenv("BT_STATS"))
 		printf("%s", stats->str);
 	g_string_free(stats, TRUE);
+	g_free(world);
 	machine_free(&in);
 	machine_free(&bt);
 	printf("1..1\n%s 1 - random sequences\n", bad ? "not ok" : "ok");

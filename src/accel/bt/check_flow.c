@@ -338,13 +338,28 @@ static bool own_test(struct checker *c, struct state *s)
 	return check_reach(c, next_at(c), s);
 }
 
+/* 32-bit code: an offset near 4 GiB, whose access the interpreter does. */
+static bool offset_test(const struct checker *c, const struct state *s, struct way *w)
+{
+	return s->test.kind == T_LANDING && !s->landing && (c->block->mode & MODE_CODE32) && c->in.mnemonic == ZYDIS_MNEMONIC_JNBE &&
+	       way_at(c, target_of(c), w) && w->stub == c->b->stub_insn && w->id >= 0 && rec_fits(c, w->id, c->block->host + c->at);
+}
+
 static bool conditional(struct checker *c, struct state *s)
 {
 	int32_t id = exit_at(c, next_at(c) - 4), behind = exit_behind(c);
 	bool landing_test = s->test.kind == T_LANDING && s->landing;
+	struct way w;
 
 	if (landing_test || (s->test.kind && s->test.kind != T_LANDING))
 		return own_test(c, s);
+	if (offset_test(c, s, &w)) {
+		struct state failed = *s;
+
+		failed.test = s->test = (struct test){ 0 };
+		failed.expect = w.stub;
+		return check_reach(c, target_of(c), &failed) && check_reach(c, next_at(c), s);
+	}
 	s->test = (struct test){ 0 };
 	if (c->in.raw.imm[0].size == 32 && id >= 0)
 		return exit_taken(c, s, id, target_of(c)) && check_reach(c, next_at(c), s);

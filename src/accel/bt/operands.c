@@ -111,11 +111,11 @@ static bool moves(struct tr *t, const struct guest_insn *g)
 	return g->rip_relative;
 }
 
-void emit_address(struct tr *t, const struct guest_insn *g)
+/* The address in its segment into TEMP0. */
+static void emit_offset(struct tr *t, const struct guest_insn *g)
 {
 	bool wide = !t->code32 && g->addrsize == 8;
 	struct host_mem m = { -1, -1, g->scale, g->disp };
-	int seg = based_segment(g);
 
 	if (g->base < 0 && g->index < 0) {
 		uint64_t v = (uint64_t)(int64_t)g->disp + (g->rip_relative ? t->lin + g->length : 0);
@@ -134,6 +134,13 @@ void emit_address(struct tr *t, const struct guest_insn *g)
 		else
 			emit_lea(&t->e, wide, TEMP0, m);
 	}
+}
+
+/* From there to the linear address. */
+static void emit_base(struct tr *t, const struct guest_insn *g)
+{
+	int seg = based_segment(g);
+
 	if (seg < 0)
 		return;
 	if (t->window) { /* the flags stay */
@@ -142,6 +149,33 @@ void emit_address(struct tr *t, const struct guest_insn *g)
 	} else {
 		emit_op_gs(&t->e, !t->code32, 0x03, TEMP0, GS_OF(cpu.s.seg) + seg * (int)sizeof(struct x86_segment));
 	}
+}
+
+void emit_address(struct tr *t, const struct guest_insn *g)
+{
+	emit_offset(t, g);
+	emit_base(t, g);
+}
+
+/*
+ * An access that begins below an offset of 4 GiB and ends above it faults. Where a segment begins at 0 it leaves its page;
+ * where it has a base nothing else tells.
+ */
+static bool may_wrap(const struct tr *t, const struct guest_insn *g, unsigned size)
+{
+	return t->code32 && size > 1 && based_segment(g) >= 0 && (g->base >= 0 || g->index >= 0);
+}
+
+/* The linear address of an access into TEMP0; one that wraps is the interpreter's. The flags are destroyed if it may. */
+static void emit_linear(struct tr *t, const struct guest_insn *g, uint32_t id, unsigned size)
+{
+	emit_offset(t, g);
+	if (may_wrap(t, g, size)) {
+		emit_op_reg(&t->e, false, 0x81, 7, TEMP0); /* cmp */
+		e4(&t->e, (uint32_t)-size);
+		later_add(t, LATER_INSN, emit_jcc(&t->e, CC_A, 0), id, 0, 0);
+	}
+	emit_base(t, g);
 }
 
 /* ---- in a window ---- */
@@ -289,7 +323,7 @@ static struct host_mem window_constant(struct tr *t, struct bt_rec *rec, uint64_
 	return folded(t, (struct host_mem){ TEMP0, TEMP1, 0, 0 }, fold);
 }
 
-static struct host_mem window_operand(struct tr *t, const struct guest_insn *g, struct bt_rec *rec, bool fold)
+static struct host_mem window_operand(struct tr *t, const struct guest_insn *g, struct bt_rec *rec, uint32_t id, bool fold)
 {
 	struct host_mem m;
 	uint64_t lin;
@@ -302,7 +336,9 @@ static struct host_mem window_operand(struct tr *t, const struct guest_insn *g, 
 		return window_base(t, (unsigned)g->base, g->disp, fold);
 	if (!t->code32 && window_index(t, g, &m))
 		return m;
-	emit_address(t, g);
+	if (may_wrap(t, g, rec->size))
+		flags_clobber(t);
+	emit_linear(t, g, id, rec->size);
 	return t->code32 ? window_32(t, fold) : window_at(t, TEMP0, 0, fold);
 }
 
@@ -387,12 +423,12 @@ struct host_mem emit_operand(struct tr *t, const struct guest_insn *g, struct bt
 	rec->size = (uint8_t)size;
 	rec->write = write;
 	if (t->window)
-		return window_operand(t, g, rec, fold);
+		return window_operand(t, g, rec, id, fold);
 	if (constant_address(t, g, &lin) && (lin & (PAGE_SIZE - 1)) + size <= PAGE_SIZE) {
 		rec->moves = moves(t, g);
 		return constant_probe(t, rec, id, lin, size, write);
 	}
-	emit_address(t, g);
+	emit_linear(t, g, id, size);
 	return emit_probe(t, rec, id, size, write, fold);
 }
 

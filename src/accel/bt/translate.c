@@ -23,6 +23,13 @@ static bool segment_usable(const struct tr *t, const struct guest_insn *g)
 	return !t->code32 || (t->mode & MODE_SEG << guest_segment(g));
 }
 
+/* A constant offset in FS or GS from which the access leads past 4 GiB. */
+static bool wraps(const struct tr *t, const struct guest_insn *g)
+{
+	return t->code32 && (g->seg == SEG_FS || g->seg == SEG_GS) && g->base < 0 && g->index < 0 && g->mem_size &&
+	       (uint32_t)g->disp > (uint32_t)-g->mem_size;
+}
+
 static bool stack_usable(const struct tr *t) { return !t->code32 || (t->mode & MODE_SEG << SEG_SS); }
 
 /* A branch to an address that is not canonical: the fault is its own. */
@@ -74,12 +81,12 @@ static void judge(const struct tr *t, struct guest_insn *g, const uint8_t *bytes
 {
 	bool supervisor = !(t->mode & MODE_USER), ok = true;
 
-	if (guest_mem(g) && g->kind != G_LEA && g->kind != G_NOP && !segment_usable(t, g))
+	if (guest_mem(g) && g->kind != G_LEA && g->kind != G_NOP && (!segment_usable(t, g) || wraps(t, g)))
 		ok = false;
 	switch (g->kind) {
 	case G_PLAIN: ok &= plain_supported(g) && encoding_known(t, g, bytes); break;
 	case G_LEA: ok &= g->mod != 3 && g->opsize != 2; break;
-	case G_BIT_STRING: ok &= g->opsize != 2 && encoding_known(t, g, bytes); break;
+	case G_BIT_STRING: ok &= g->opsize != 2 && !(t->code32 && g->seg >= SEG_FS) && encoding_known(t, g, bytes); break;
 	case G_PUSH_MEM: ok &= g->opsize == word(t) && stack_usable(t); break;
 	case G_PUSH_REG: case G_PUSH_IMM: case G_POP_REG: case G_LEAVE: case G_CALL: case G_RET: case G_CALL_IND:
 		ok &= stack_usable(t);

@@ -13,6 +13,8 @@
 /* Above and below: more than a displacement of 32 bits, an index and a drift (known.h) and the widest access. */
 #define GUARD ((UINT64_C(2) << 30) + KNOWN_INDEX + 2 * KNOWN_FAR)
 #define LARGE (UINT64_C(1) << 21)
+/* Nothing is ever mapped on the page that begins here: an access of 32-bit code that goes over its end must miss. */
+#define END_32 (UINT64_C(1) << 32)
 #define WINDOWS_MAX 32u
 /* Of all vCPUs together, but no fewer than PAGES_MIN for each: 1 GiB and more of small pages. */
 #define PAGES_MAX 327680u
@@ -408,7 +410,7 @@ static bool joins(struct bt_cpu *b, unsigned window, const struct mmu_page *m, i
 {
 	uint64_t lin = m->lin + (uint64_t)(pages * (int64_t)PAGE_SIZE);
 
-	return mmu_page(&b->cpu, lin, write ? ACCESS_WRITE : ACCESS_READ, (enum mmu_view)b->windows->window[window].view, false, next) &&
+	return lin != END_32 && mmu_page(&b->cpu, lin, write ? ACCESS_WRITE : ACCESS_READ, (enum mmu_view)b->windows->window[window].view, false, next) &&
 	       next->size == PAGE_SIZE && next->gpa == m->gpa + (uint64_t)(pages * (int64_t)PAGE_SIZE) && next->slot == m->slot &&
 	       next->global == m->global && (next->writable && !is_code(b, next->gpa)) == writable && !page_at(b->windows, window, lin);
 }
@@ -465,9 +467,9 @@ static bool fill_page(struct bt_cpu *b, uint64_t lin, bool write, enum mmu_view 
 
 	if (!bt_canonical(lin) || !mmu_page(&b->cpu, lin, write ? ACCESS_WRITE : ACCESS_READ, view, true, &m) || m.slot->ram->log_dirty)
 		return false;
-	if (write && is_code(b, m.gpa + (lin - m.lin)))
+	if ((write && is_code(b, m.gpa + (lin - m.lin))) || lin >> PAGE_SHIFT == END_32 >> PAGE_SHIFT)
 		return false;
-	if (m.size == LARGE && (!in_slot(&m, LARGE) || (m.gpa & (LARGE - 1)))) {
+	if (m.size == LARGE && (!in_slot(&m, LARGE) || (m.gpa & (LARGE - 1)) || m.lin == END_32)) {
 		m.gpa += (lin - m.lin) & ~(uint64_t)(PAGE_SIZE - 1);
 		m.lin = lin & ~(uint64_t)(PAGE_SIZE - 1);
 		m.size = PAGE_SIZE;

@@ -19,25 +19,38 @@ static bool fail(GError **error, const char *fmt, ...)
 	return false;
 }
 
-static bool take_word(struct display_option *d, const char *word, GError **error)
+static bool take_vnc_word(struct display_option *d, const char *word)
 {
-	static const char *const names[] = { "full-screen", "password-file=", "tls-cert=", "tls-key=" };
-	char **const files[] = { NULL, &d->password_file, &d->tls_certificate, &d->tls_key };
-	bool vnc = !strcmp(d->kind, "vnc");
+	static const char *const names[] = { "password-file=", "tls-cert=", "tls-key=" };
+	char **const files[] = { &d->password_file, &d->tls_certificate, &d->tls_key };
 
-	if (!strcmp(d->kind, "window") && !strcmp(word, names[0])) {
-		d->full_screen = true;
-		return true;
-	}
-	for (unsigned i = 1; vnc && i < G_N_ELEMENTS(names); i++) {
+	if (!strcmp(word, "tls=anonymous"))
+		return d->tls_anonymous = true;
+	if (!strcmp(word, "allow-plain"))
+		return d->allow_plain = true;
+	for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
 		if (g_str_has_prefix(word, names[i])) {
 			g_free(*files[i]);
 			*files[i] = g_strdup(word + strlen(names[i]));
 			return true;
 		}
 	}
+	return false;
+}
+
+static bool take_word(struct display_option *d, const char *word, GError **error)
+{
+	bool vnc = !strcmp(d->kind, "vnc");
+
+	if (!strcmp(d->kind, "window") && !strcmp(word, "full-screen")) {
+		d->full_screen = true;
+		return true;
+	}
+	if (vnc && take_vnc_word(d, word))
+		return true;
 	return fail(error, "--display %s: '%s' is not known there; %s", d->kind, word,
-		    vnc ? "it takes password-file=FILE, tls-cert=FILE and tls-key=FILE" : "window takes full-screen");
+		    vnc ? "it takes password-file=FILE, tls-cert=FILE, tls-key=FILE, tls=anonymous and allow-plain"
+			: "window takes full-screen");
 }
 
 bool display_option_parse(struct display_option *d, const char *text, GError **error)
@@ -67,6 +80,8 @@ bool display_option_parse(struct display_option *d, const char *text, GError **e
 			return false;
 	if (!d->tls_certificate != !d->tls_key)
 		return fail(error, "--display vnc: tls-cert and tls-key go together");
+	if (d->allow_plain && !d->tls_certificate && !d->tls_anonymous)
+		return fail(error, "--display vnc: allow-plain goes with tls-cert or tls=anonymous; without these nothing is encrypted");
 	return true;
 }
 

@@ -8,6 +8,7 @@
 struct display_option {
 	char *kind; /* auto, none, text, window, vnc */
 	char *address, *password_file, *tls_certificate, *tls_key; /* vnc */
+	bool tls_anonymous, allow_plain; /* vnc */
 	bool full_screen; /* window */
 };
 

@@ -100,11 +100,11 @@ static void check_display(void)
 	if (!where)
 		where = g_getenv("DISPLAY");
 	if (where) {
-		g_autofree char *text = g_strdup_printf("window on %s, VNC, text in the terminal", where);
+		g_autofree char *text = g_strdup_printf("window on %s, VNC (TLS too), text in the terminal", where);
 
 		line(FINE, "display", text, NULL);
 	} else {
-		line(OPTIONAL, "display", "VNC, text in the terminal; no window, for neither DISPLAY nor WAYLAND_DISPLAY is set",
+		line(OPTIONAL, "display", "VNC (TLS too), text in the terminal; no window, for neither DISPLAY nor WAYLAND_DISPLAY is set",
 		     "run it in a graphical session, or use --display vnc");
 	}
 }

@@ -62,14 +62,17 @@ static bool start_vnc(struct front_end *f, const struct display_option *d, struc
 	struct vnc_config c = {
 		.source = pc_display(vm->pc), .input = &vm->pc->input, .lock = &vm->lock, .name = vm->config.name,
 		.address = d->address, .tls_certificate = d->tls_certificate, .tls_key = d->tls_key,
+		.tls_anonymous = d->tls_anonymous, .plain = d->allow_plain,
 	};
+	bool tls = d->tls_certificate || d->tls_anonymous;
 
 	if (!read_password(d->password_file, &password, error))
 		return false;
 	c.password = password;
 	f->vnc = vnc_create(&c, error);
 	if (f->vnc)
-		fprintf(stderr, "display: VNC at %s%s\n", vnc_address(f->vnc), password ? ", with a password" : "");
+		fprintf(stderr, "display: VNC at %s%s%s\n", vnc_address(f->vnc), password ? ", with a password" : "",
+			!tls ? "" : d->allow_plain ? ", with TLS for those who want it" : ", by TLS only");
 	return f->vnc;
 }
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "display/vnc_gate.h"
 #include "display/vnc_internal.h"
 
 /* How long viewers' threads may take to end. */
@@ -17,6 +18,7 @@
 #define LEAVE_TRIES 200
 #define MAX_SIDE 4096u
 #define MAX_VIEWERS 16
+#define LOGIN_PATIENCE (120 * G_USEC_PER_SEC) /* a person may have to look for the password */
 #define FRAME_NS 33000000
 #define RESIZE_PATIENCE 2 /* seconds that a viewer in the middle of an update may hold up a new size */
 #define TILE_W 64u
@@ -28,7 +30,9 @@
 
 struct vnc {
 	struct vnc_config c;
-	char *name, *address, *unix_path, *certificate, *key;
+	char *name, *address, *unix_path;
+	struct vnc_tls *tls;   /* NULL: none */
+	struct vnc_gate *gate; /* with TLS */
 	char *passwords[2];
 	rfbScreenInfoPtr screen;
 	/* The viewers' picture. Their threads may still read an old size while it changes: room for the largest is
@@ -199,6 +203,22 @@ static void tell_early_viewers(struct vnc *v)
 	rfbReleaseClientIterator(i);
 }
 
+/* Those who never say what they are asked would take the place of others. */
+static void drop_loiterers(struct vnc *v)
+{
+	rfbClientIteratorPtr i = rfbGetClientIterator(v->screen);
+	gint64 now = g_get_monotonic_time();
+	rfbClientPtr cl;
+
+	while ((cl = rfbClientIteratorNext(i))) {
+		struct viewer *w = cl->clientData;
+
+		if (w && cl->state != RFB_NORMAL && now - w->since > LOGIN_PATIENCE)
+			cut(cl);
+	}
+	rfbReleaseClientIterator(i);
+}
+
 static void resize(struct vnc *v, unsigned width, unsigned height)
 {
 	drop_stuck_viewers(v);
@@ -271,6 +291,7 @@ static void *refresh_run(void *opaque)
 			continue;
 		}
 		pthread_mutex_unlock(&v->wait_lock);
+		drop_loiterers(v);
 		refresh(v);
 		pthread_mutex_lock(&v->wait_lock);
 		clock_gettime(CLOCK_MONOTONIC, &until);
@@ -359,6 +380,7 @@ static enum rfbNewClientAction viewer_came(rfbClientPtr cl)
 	w = g_new0(struct viewer, 1);
 	w->vnc = v;
 	w->x = w->y = -1;
+	w->since = g_get_monotonic_time();
 	cl->clientData = w;
 	cl->clientGoneHook = viewer_gone;
 	__atomic_add_fetch(&v->viewers, 1, __ATOMIC_ACQ_REL);
@@ -392,8 +414,6 @@ static void screen_configure(struct vnc *v)
 	s->kbdAddEvent = key_event;
 	s->ptrAddEvent = pointer_event;
 	s->newClientHook = viewer_came;
-	s->sslcertfile = v->certificate;
-	s->sslkeyfile = v->key;
 	if (v->passwords[0]) {
 		s->passwordCheck = rfbCheckPasswordByList;
 		s->authPasswdData = v->passwords;
@@ -401,18 +421,28 @@ static void screen_configure(struct vnc *v)
 	rfbSetCursor(s, NULL);
 }
 
-/* LibVNCServer's listener takes a socket of ours. */
+/* LibVNCServer's listener takes a socket of ours, or the gate does. */
 static void start(struct vnc *v, int fd)
 {
 	rfbInitServer(v->screen);
-	v->screen->listenSock = fd;
-	v->screen->maxFd = MAX(v->screen->maxFd, fd);
+	if (!v->tls) {
+		v->screen->listenSock = fd;
+		v->screen->maxFd = MAX(v->screen->maxFd, fd);
+	}
 	rfbRunEventLoop(v->screen, 100000, TRUE);
+	if (v->tls) {
+		const struct vnc_gate_config gate = {
+			.tls = v->tls, .screen = v->screen, .listener = fd, .password = v->passwords[0], .plain = v->c.plain,
+		};
+
+		v->gate = vnc_gate_create(&gate);
+	}
 	pthread_create(&v->thread, NULL, refresh_run, v);
 }
 
 struct vnc *vnc_create(const struct vnc_config *config, GError **error)
 {
+	struct vnc_tls *tls = NULL;
 	pthread_condattr_t attr;
 	struct vnc *v;
 	char *shown;
@@ -423,14 +453,22 @@ struct vnc *vnc_create(const struct vnc_config *config, GError **error)
 		g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "--display vnc: this machine has no display");
 		return NULL;
 	}
+	if (config->tls_certificate || config->tls_anonymous) {
+		tls = vnc_tls_create(config->tls_certificate, config->tls_key, config->tls_anonymous, error);
+		if (!tls)
+			return NULL;
+	}
 	fd = vnc_listen(config->address, config->password, &shown, error);
-	if (fd < 0)
+	if (fd < 0) {
+		vnc_tls_destroy(tls);
 		return NULL;
+	}
 	pixels = mmap(NULL, (size_t)MAX_SIDE * MAX_SIDE * 4, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (pixels == MAP_FAILED) {
 		g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "--display vnc: %s", g_strerror(errno));
 		close(fd);
 		g_free(shown);
+		vnc_tls_destroy(tls);
 		return NULL;
 	}
 	rfbLog = rfbErr = quiet;
@@ -441,8 +479,7 @@ struct vnc *vnc_create(const struct vnc_config *config, GError **error)
 	v->address = shown;
 	v->unix_path = g_str_has_prefix(shown, "unix:") ? g_strdup(shown + 5) : NULL;
 	v->passwords[0] = g_strdup(config->password);
-	v->certificate = g_strdup(config->tls_certificate);
-	v->key = g_strdup(config->tls_key);
+	v->tls = tls;
 	v->pixels = pixels;
 	v->patience = STILL_FRAMES;
 	pthread_mutex_init(&v->wait_lock, NULL);
@@ -470,6 +507,7 @@ void vnc_destroy(struct vnc *v)
 	pthread_cond_signal(&v->wait);
 	pthread_mutex_unlock(&v->wait_lock);
 	pthread_join(v->thread, NULL);
+	vnc_gate_destroy(v->gate);
 	for (unsigned i = 0; i < LEAVE_TRIES && cut_all(v); i++)
 		g_usleep(LEAVE_WAIT_US);
 	rfbShutdownServer(v->screen, TRUE);
@@ -481,8 +519,7 @@ void vnc_destroy(struct vnc *v)
 	pthread_cond_destroy(&v->wait);
 	pthread_mutex_destroy(&v->wait_lock);
 	g_free(v->passwords[0]);
-	g_free(v->certificate);
-	g_free(v->key);
+	vnc_tls_destroy(v->tls);
 	g_free(v->unix_path);
 	g_free(v->address);
 	g_free(v->name);

@@ -1,6 +1,6 @@
 /*
  * The VNC display (RFB 3.8, RFC 6143) by LibVNCServer: on a TCP port of the loopback interface, another
- * address or a Unix socket, WebSocket included. Each viewer has threads of its own: a slow one waits for
+ * address or a Unix socket, WebSocket included; with TLS, vnc_gate.h stands before it. Each viewer has threads of its own: a slow one waits for
  * itself and holds up neither the guest nor the others.
  */
 #ifndef DISPLAY_VNC_H
@@ -22,7 +22,12 @@ struct vnc_config {
 	/* "ADDRESS:PORT" (IPv6 in brackets), "PORT", "unix:PATH"; NULL: the first free port from 5900. */
 	const char *address;
 	const char *password; /* NULL: none asked; RFB looks at 8 characters */
-	const char *tls_certificate, *tls_key; /* PEM files for wss://, or NULL */
+	/*
+	 * With TLS, by VeNCrypt and wss://, viewers without it are refused unless plain. A certificate and its key are PEM
+	 * files, or NULL; anonymous TLS is encrypted, but tells viewers nothing of who is at the other end.
+	 */
+	const char *tls_certificate, *tls_key;
+	bool tls_anonymous, plain;
 };
 
 /* Listens at once. Source, input and lock must outlive it. Addresses beyond this host need a password. */

@@ -14,6 +14,7 @@ struct viewer {
 	bool down[KEY_CODES];
 	unsigned buttons;
 	int x, y; /* of the pointer, -1 at first */
+	gint64 since; /* monotonic µs */
 	bool size_due; /* the screen changed its size before the viewer had said that it can be told */
 };
 

@@ -10,7 +10,6 @@ import re
 import select
 import signal
 import socket
-import ssl
 import struct
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import drives
 import storage
 import kernels
 import uefi
+import vnc
 
 GUISE = ''
 GUESTS = ''
@@ -461,90 +461,6 @@ def test_text_monitor():
         os.close(master)
 
 
-def test_vnc():
-    """A viewer sees the text screen: its size, and something on it."""
-    path = os.path.join(WORK, 'vnc.sock')
-    with Machine('vnc', boot_sector(print_and_exit('for the viewer', 0x01)), '--memory', '64M', display='vnc=unix:' + path) as m:
-        m.wait_screen('for the viewer', 90)
-        s = socket.socket(socket.AF_UNIX)
-        s.settimeout(20)
-        s.connect(path)
-
-        def take(n):
-            data = b''
-            while len(data) < n:
-                more = s.recv(n - len(data))
-                check(more, 'the viewer was thrown out')
-                data += more
-            return data
-
-        take(12)
-        s.sendall(b'RFB 003.008\n')
-        check(take(2) == b'\1\1', 'a password is asked')
-        s.sendall(b'\1')
-        take(4)
-        s.sendall(b'\1')
-        first = take(24 + 3)
-        check(first[24:] == b'vnc', 'title')
-        time.sleep(0.5)
-        s.sendall(struct.pack('>BBHii', 2, 0, 2, 0, -223))
-        # The screen may have changed its size before the viewer came, or before it says that it can be told.
-        (width, height), colours = struct.unpack('>HH', first[:4]), set()
-        end = time.time() + 20
-        while (width, height) != (720, 400) or len(colours) < 2:
-            check(time.time() < end, f'{width}x{height}, {len(colours)} colours')
-            s.sendall(struct.pack('>BBHHHH', 3, 1, 0, 0, width, height))
-            for _ in range(struct.unpack('>H', take(4)[2:])[0]):
-                _, _, w, h, encoding = struct.unpack('>HHHHi', take(12))
-                if encoding == -223:
-                    width, height = w, h
-                else:
-                    pixels = take(w * h * 4)
-                    colours |= {pixels[i:i + 4] for i in range(0, len(pixels), 4)}
-        m.qmp('quit')
-        check(m.end() == 0, 'status')
-
-
-def websocket_greeting(s):
-    """What the VNC server says first, inside of the WebSocket protocol (RFC 6455)."""
-    s.sendall(b'GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n'
-              b'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: binary\r\nOrigin: http://x\r\n\r\n')
-    data = b''
-    while b'\r\n\r\n' not in data or len(data.split(b'\r\n\r\n', 1)[1]) < 14:
-        more = s.recv(4096)
-        check(more, f'closed after {data}')
-        data += more
-    head, frame = data.split(b'\r\n\r\n', 1)
-    check(b' 101 ' in head and b's3pPLMBiTxaQ9kYGzzhZRbK+xOo=' in head, f'no WebSocket: {head}')
-    check(frame[:2] == b'\x82\x0c', f'no binary frame: {frame}')
-    return frame[2:14]
-
-
-def test_vnc_websocket():
-    """Browsers: the VNC port speaks WebSocket, in the clear and, with a certificate, inside of TLS."""
-    key, certificate = os.path.join(WORK, 'vnc.key'), os.path.join(WORK, 'vnc.pem')
-    try:
-        subprocess.run(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', key, '-out', certificate, '-days', '2',
-                        '-subj', '/CN=localhost'], check=True, capture_output=True)
-    except FileNotFoundError:
-        raise Skip('openssl is missing')
-    hang = boot_sector(bytes([0xEB, 0xFE]))
-    path = os.path.join(WORK, 'websocket.sock')
-    with Machine('websocket', hang, '--memory', '32M', display=f'vnc=unix:{path},tls-cert={certificate},tls-key={key}') as m:
-        m.connect()
-        for tls in (False, True):
-            s = socket.socket(socket.AF_UNIX)
-            s.settimeout(20)
-            s.connect(path)
-            if tls:
-                context = ssl.create_default_context(cafile=certificate)
-                s = context.wrap_socket(s, server_hostname='localhost')
-            check(websocket_greeting(s) == b'RFB 003.008\n', 'no greeting')
-            s.close()
-        m.qmp('quit')
-        check(m.end() == 0, 'status')
-
-
 def resident(pid):
     """Bytes that the host spends on a machine's memory files."""
     total = 0
@@ -718,7 +634,8 @@ def test_same_name_twice():
 
 
 TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_sector, test_boot_sector_screen, test_slow_typing, test_input_refused, test_vm86,
-         test_reset_ends_with_no_reboot, test_same_name_twice, test_virtio_boot, test_text_monitor, test_vnc, test_vnc_websocket, test_linux, test_linux_small_cache, test_linux_smp, test_virtio]
+         test_reset_ends_with_no_reboot, test_same_name_twice, test_virtio_boot, test_text_monitor, test_linux, test_linux_small_cache, test_linux_smp, test_virtio]
+TESTS += vnc.tests(sys.modules[__name__])
 TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name__])
 TESTS += uefi.tests(sys.modules[__name__])
 TESTS += storage.tests(sys.modules[__name__])

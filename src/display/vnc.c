@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <gio/gio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -360,6 +361,9 @@ static void viewer_gone(rfbClientPtr cl)
 {
 	struct viewer *w = cl->clientData;
 
+	/* The library's state of a browser: up to 0.9.14 it forgets that itself. */
+	free(cl->wsctx);
+	cl->wsctx = NULL;
 	if (!w)
 		return;
 	for (int code = 0; code < KEY_CODES; code++)
@@ -375,6 +379,7 @@ static enum rfbNewClientAction viewer_came(rfbClientPtr cl)
 	struct vnc *v = cl->screen->screenData;
 	struct viewer *w;
 
+	cl->clientGoneHook = viewer_gone;
 	if (__atomic_load_n(&v->viewers, __ATOMIC_ACQUIRE) >= MAX_VIEWERS)
 		return RFB_CLIENT_REFUSE;
 	w = g_new0(struct viewer, 1);
@@ -382,7 +387,6 @@ static enum rfbNewClientAction viewer_came(rfbClientPtr cl)
 	w->x = w->y = -1;
 	w->since = g_get_monotonic_time();
 	cl->clientData = w;
-	cl->clientGoneHook = viewer_gone;
 	__atomic_add_fetch(&v->viewers, 1, __ATOMIC_ACQ_REL);
 	wake(v);
 	return RFB_CLIENT_ACCEPT;

@@ -49,15 +49,28 @@ uint8_t *bt_help_fill_lin(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64
 	return fill(b, rec, rec->lin, view_now(&b->cpu));
 }
 
+/* What no window serves may be a page fault of the guest's. */
+static uint8_t *not_served(struct bt_cpu *b, struct bt_rec *rec, uint64_t lin)
+{
+	uint32_t error;
+
+	if ((lin & (PAGE_SIZE - 1)) + rec->size > PAGE_SIZE || (lin & rec->align) || !bt_canonical(lin) ||
+	    mmu_fill(&b->cpu, lin, rec->write ? ACCESS_WRITE : ACCESS_READ, mode_view(rec->block->mode), &error) != FILL_FAULT)
+		return bt_interp_rec(b, rec);
+	return bt_page_fault(b, rec, lin, error);
+}
+
 uint8_t *bt_help_window(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
 	struct bt_rec *rec = &b->recs[id];
-	bool fp = b->fp_level;
+	bool fp = b->fp_level, known;
+	uint64_t lin;
 
 	if (fp)
 		bt_fp_save(b);
-	if (!tier_fault(b, rec))
-		return bt_interp_rec(b, rec);
+	known = tier_address(b, rec, &lin);
+	if (!tier_fault(b, rec, known ? &lin : NULL))
+		return known ? not_served(b, rec, lin) : bt_interp_rec(b, rec);
 	if (fp)
 		bt_fp_load(b);
 	return b->rx + rec->retry;

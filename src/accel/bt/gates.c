@@ -135,6 +135,7 @@ uint8_t *bt_help_iret(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 	struct x86_segment cs, ss;
 	uint16_t selector;
 	unsigned cpl;
+	uint8_t *to;
 
 	if (cpu->cpl || !cpu->long_mode || (old & RFLAGS_NT) || !frame)
 		return bt_interp_rec(b, rec);
@@ -150,7 +151,11 @@ uint8_t *bt_help_iret(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 	s->seg[SEG_CS] = cs;
 	s->seg[SEG_SS] = ss;
 	s->nmi_masked = false;
-	return arrive(b, cpl, rip);
+	to = arrive(b, cpl, rip);
+	/* Whoever comes before the next instruction still finds RF; no breakpoint is enabled, or this would not be translated. */
+	if (!to)
+		s->rflags |= flags & RFLAGS_RF;
+	return to;
 }
 
 /* ---- page faults ---- */

@@ -132,7 +132,9 @@ static bool may_go_on(struct bt_cpu *b)
 static uint8_t *go_on(struct bt_cpu *b, const struct bt_rec *rec, uint64_t expected, bool fp)
 {
 	struct icpu *cpu = &b->cpu;
+	uint64_t rf = cpu->s.rflags & RFLAGS_RF;
 	uint32_t mode = b->mode;
+	uint8_t *to;
 
 	if (!may_go_on(b))
 		return NULL;
@@ -144,7 +146,11 @@ static uint8_t *go_on(struct bt_cpu *b, const struct bt_rec *rec, uint64_t expec
 		b->unit.last = UNIT_WHOLE;
 		return b->rx + rec->next;
 	}
-	return bt_continue(b);
+	to = bt_continue(b);
+	/* Loaded by IRET, and no instruction comes here that would end it. */
+	if (!to)
+		cpu->s.rflags |= rf;
+	return to;
 }
 
 /* `alone`: what follows it in the block is found anew. */
@@ -358,7 +364,8 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 		}
 		if (trace_on(TRACE_INT))
 			fp_leave(b);
-		if (b->left_code && !cpu->stepping && bt_interrupted(b)) {
+		/* RF: IRET has just loaded them all. */
+		if (b->left_code && !cpu->stepping && !(cpu->s.rflags & RFLAGS_RF) && bt_interrupted(b)) {
 			b->left_code = false;
 			catch_up(b);
 		}

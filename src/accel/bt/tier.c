@@ -205,8 +205,7 @@ static void make_cold(struct bt_cpu *b, struct bt_rec *rec, uint64_t *set)
 	b->stats.demoted++;
 }
 
-/* The linear address of the record's access. */
-static bool address_of(struct bt_cpu *b, const struct bt_rec *rec, uint64_t *lin)
+bool tier_address(struct bt_cpu *b, const struct bt_rec *rec, uint64_t *lin)
 {
 	const struct cpu_state *s = &b->cpu.s;
 	uint64_t gpa = rec->block->gpa + rec->guest, v = 0;
@@ -246,19 +245,18 @@ static void pay(struct bt_cpu *b)
 		h->credit = -CREDIT_MAX;
 }
 
-bool tier_fault(struct bt_cpu *b, struct bt_rec *rec)
+bool tier_fault(struct bt_cpu *b, struct bt_rec *rec, const uint64_t *lin)
 {
 	struct bt_heat *h = &b->heat;
-	uint64_t lin = 0;
 	bool ok;
 
 	b->stats.window_faults++;
-	ok = address_of(b, rec, &lin) && !(lin & rec->align) && !(rec == h->last_rec && lin == h->last_lin) &&
-	     windows_fill(b, lin, rec->size, rec->write, mode_view(rec->block->mode));
+	ok = lin && !(*lin & rec->align) && !(rec == h->last_rec && *lin == h->last_lin) &&
+	     windows_fill(b, *lin, rec->size, rec->write, mode_view(rec->block->mode));
 	windows_home(b, mode_view(rec->block->mode));
 	/* What a window has just been given must not miss again: whatever it is, the interpreter knows. */
 	h->last_rec = ok ? rec : NULL;
-	h->last_lin = lin;
+	h->last_lin = lin ? *lin : 0;
 	if (rec->block->dead)
 		return ok;
 	pay(b);

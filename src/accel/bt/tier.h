@@ -28,8 +28,10 @@ static inline bool tier_is_hot(const struct bt_cpu *b, uint64_t gpa, uint32_t mo
 }
 /* Whether the instruction at gpa is to use the soft TLB even so. */
 bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa);
-/* An access of the record's instruction is not in a window yet; false when the interpreter has to do it. */
-bool tier_fault(struct bt_cpu *b, struct bt_rec *rec);
+/* The linear address of the record's access in a window. */
+bool tier_address(struct bt_cpu *b, const struct bt_rec *rec, uint64_t *lin);
+/* An access of the record's instruction, at *lin if that is known, is not in a window yet; false when none can serve it. */
+bool tier_fault(struct bt_cpu *b, struct bt_rec *rec, const uint64_t *lin);
 
 /* An instruction of tier 1 goes across pages again and again: a frame lies so, and windows would not mind. */
 #define CROSSINGS_HOT 32

@@ -245,7 +245,7 @@ void emit_homes(struct tr *t)
 
 void emit_return_home(struct tr *t)
 {
-	if (!t->b->windows || t->code32 || known_bit(t->known.home, RSP))
+	if (!t->b->windows || t->code32 || (known_bit(t->known.home, RSP) && t->known.drift[RSP] <= KNOWN_NEAR))
 		return;
 	emit_delta(t, TEMP0, HOST_SP);
 	emit_store_gs(&t->e, TEMP0, home_at(RSP));

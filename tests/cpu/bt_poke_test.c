@@ -26,6 +26,7 @@ struct loop {
 	const uint8_t *code, *other;
 	unsigned length, other_length;
 	bool memory; /* COUNTER goes up before RAX */
+	bool user;   /* a program's, and not interrupted */
 };
 
 #define BYTES(...) (const uint8_t[]){ __VA_ARGS__ }
@@ -47,6 +48,9 @@ static const struct loop loops[] = {
 	{ "LOOP", CODE_OF(INC_RAX, 0xb9, 0xff, 0xff, 0xff, 0x7f, 0xe2, 0xfe, 0xeb, 0xf4) },
 	{ "a long REP STOSB", CODE_OF(0xbf, 0x00, 0x00, 0x40, 0x00, 0xb9, 0x00, 0x00, 0xb0, 0x00, 0xf3, 0xaa, INC_RAX, 0xeb, 0xef) },
 	{ "vector code", CODE_OF(0xf2, 0x0f, 0x58, 0xc1, INC_RAX, 0xeb, 0xf7) },
+	/* mov rcx, rax; xor eax, eax; lock cmpxchg [COUNTER + 8], ecx; lea rax, [rcx + 1]; jmp */
+	{ "a lock that is taken", CODE_OF(0x48, 0x89, 0xc1, 0x31, 0xc0, 0xf0, 0x0f, 0xb1, 0x0c, 0x25, 0x08, 0x10, 0x21, 0x00, 0x48, 0x8d, 0x41, 0x01,
+					  0xeb, 0xec), .user = true },
 	{ "pushes and pops", CODE_OF(0x50, 0x52, 0x5a, 0x59, INC_RAX, 0xeb, 0xf7) },
 };
 
@@ -107,6 +111,7 @@ static void prepare(const struct loop *l)
 	put64(&bt, IDT + VECTOR * 16 + 8, 0);
 	put64(&bt, TAKEN, 0);
 	put64(&bt, COUNTER, 0);
+	put64(&bt, COUNTER + 8, UINT64_MAX);
 	mem_write(bt.mem, ON_INTERRUPT, handler, sizeof(handler));
 	memset(page, 0xf4, sizeof(page));
 	memcpy(page, l->code, l->length);
@@ -118,6 +123,10 @@ static void prepare(const struct loop *l)
 	start_state(&s, true);
 	s.gpr[RAX] = 0;
 	s.rflags = 2 | RFLAGS_IF;
+	if (l->user) {
+		s.seg[SEG_CS] = (struct x86_segment){ 0, UINT32_MAX, 0x1b, 0xafb };
+		s.seg[SEG_SS] = (struct x86_segment){ 0, UINT32_MAX, 0x23, 0xcf3 };
+	}
 	bt.vcpu->ops->set_state(bt.vcpu, &s);
 }
 
@@ -178,6 +187,7 @@ int main(void)
 	code_at = TOP;
 	with_interrupts.interrupt_ack = take_interrupt;
 	machine_host = &with_interrupts;
+	machine_cpus = 2;
 	machine_make(&bt, &accel_bt_ops);
 	sem_init(&go, 0, 0);
 	sem_init(&back, 0, 0);
@@ -188,7 +198,7 @@ int main(void)
 
 		prepare(&loops[i]);
 		wrong = kicked(&loops[i]);
-		if (!wrong)
+		if (!wrong && !loops[i].user)
 			wrong = interrupted(&loops[i]);
 		printf("%s %u - %s%s%s\n", wrong ? "not ok" : "ok", i + 1, loops[i].name, wrong ? ": " : "", wrong ? wrong : "");
 		bad += wrong != NULL;

@@ -77,11 +77,12 @@ struct machine {
 };
 
 static uint64_t cache_size; /* 0: as it is by default */
+static unsigned machine_cpus = 1; /* that the engine is told of; there is one */
 
 static void machine_make(struct machine *m, const struct accel_ops *ops)
 {
 	GError *error = NULL;
-	struct accel_config cfg = { .host = machine_host, .cpus = 1, .bt_cache = cache_size };
+	struct accel_config cfg = { .host = machine_host, .cpus = machine_cpus, .bt_cache = cache_size };
 
 	m->mem = mem_create();
 	m->ram = ram_create("test", RAM_SIZE, &error);

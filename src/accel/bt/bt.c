@@ -7,9 +7,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <x86intrin.h>
 
 /* With the rest of the process it stays below 64 MiB. */
 #define CACHE_DEFAULT (48u << 20)
+/* How long a vCPU lets alone a lock that it has not got: long for one that a counter is behind, short for one that is
+ * held while something is done, where who waited too long meets it taken again. */
+#define CONTENDED_NS 300u
 
 static void poll_others(struct interp *in)
 {
@@ -77,6 +81,22 @@ static void host_features(struct bt *bt)
 		bt->bmi2 = ebx >> 8 & 1;
 }
 
+/* PAUSEs that take so many nanoseconds: one takes ten cycles or more than a hundred, by the host's make. */
+static unsigned pauses_in(unsigned ns, uint64_t tsc_hz)
+{
+	enum { ROUNDS = 4, PAUSES = 32, PAUSES_MAX = 512 };
+	uint64_t best = UINT64_MAX, ticks = ns * (tsc_hz / 1000000) / 1000;
+
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		uint64_t start = __rdtsc();
+
+		for (unsigned i = 0; i < PAUSES; i++)
+			_mm_pause();
+		best = MIN(best, __rdtsc() - start);
+	}
+	return (unsigned)MIN(ticks * PAUSES / MAX(best, PAUSES), PAUSES_MAX);
+}
+
 static void bt_close(struct accel *a)
 {
 	if (!a)
@@ -101,6 +121,7 @@ static struct accel *bt_open(const struct accel_config *cfg, GError **error)
 		bt_close(&bt->interp.accel);
 		return NULL;
 	}
+	bt->pauses = pauses_in(CONTENDED_NS, bt->interp.tsc_hz);
 	if (!bt->xsave) {
 		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOSYS, "this processor has no XSAVE; use --engine interp");
 		bt_close(&bt->interp.accel);
@@ -154,6 +175,7 @@ static struct vcpu *bt_vcpu_create(struct accel *a, unsigned index, GError **err
 
 	if (b) {
 		b->cpu.mmu = &b->mmu;
+		b->cpu.interp = in;
 		b->mode = MODE_NONE;
 		g_mutex_init(&b->inbox.lock);
 		if (!bt_thread_init(b) && !bt_cache_init(b, cache / in->cfg.cpus) && !icpu_init(&b->cpu, in, index)) {
@@ -161,7 +183,6 @@ static struct vcpu *bt_vcpu_create(struct accel *a, unsigned index, GError **err
 				windows_init(b, in->cfg.cpus);
 			return &b->cpu.vcpu;
 		}
-		b->cpu.interp = in;
 		bt_vcpu_destroy(&b->cpu.vcpu);
 	}
 	g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM, "no memory for virtual CPU %u", index);

@@ -304,7 +304,7 @@ struct bt_cpu {
 	bool left_code;        /* cs:rip is where translated code ended: status flags that nobody reads there may be stale */
 	uint8_t xsave_bv;      /* the image's own, while the state is in the registers */
 	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll, stub_poll_flags,
-		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_syscall, stub_sysret, stub_iret, stub_string,
+		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_syscall, stub_sysret, stub_iret, stub_string, stub_contended,
 		stub_lookup[4];
 	struct bt_inbox inbox;
 	struct bt_jumps jump[4]; /* by MODE_USER | MODE_CODE32 */
@@ -323,6 +323,7 @@ struct bt {
 	struct accel_host inner;        /* ours around them */
 	bool avx, bmi2, xsave; /* of the host */
 	bool check;            /* every block, as it is made */
+	unsigned pauses;       /* PAUSE instructions that a vCPU waits when it has not got a lock */
 	enum bt_tier2 { TIER2_OFF, TIER2_AUTO, TIER2_ALWAYS } tier2;
 	struct sigaction old_action[BT_FAULTS], old_sample, old_poke;
 };

@@ -303,6 +303,15 @@ static bool over_one(const struct checker *c)
 	return c->in.mnemonic == ZYDIS_MNEMONIC_JZ && target_of(c) == next_at(c) + 7 && p[0] == 0x41 && p[1] == 0x81;
 }
 
+/* jz over the call of the stub that waits for a lock. */
+static bool over_wait(const struct checker *c)
+{
+	uint32_t call = next_at(c);
+
+	return c->in.mnemonic == ZYDIS_MNEMONIC_JZ && check_inside(c, call + JUMP_BYTES) && target_of(c) == call + JUMP_BYTES &&
+	       c->b->rw[call] == 0xe8 && call + JUMP_BYTES + disp32(c, call + 1) == c->b->stub_contended;
+}
+
 static bool own_test(struct checker *c, struct state *s)
 {
 	struct state failed = *s;
@@ -361,6 +370,8 @@ static bool conditional(struct checker *c, struct state *s)
 		return check_reach(c, target_of(c), &failed) && check_reach(c, next_at(c), s);
 	}
 	s->test = (struct test){ 0 };
+	if (over_wait(c))
+		return check_reach(c, target_of(c), s) && check_reach(c, next_at(c), s);
 	if (c->in.raw.imm[0].size == 32 && id >= 0)
 		return exit_taken(c, s, id, target_of(c)) && check_reach(c, next_at(c), s);
 	if (c->in.mnemonic == ZYDIS_MNEMONIC_LOOP || c->in.mnemonic == ZYDIS_MNEMONIC_LOOPE || c->in.mnemonic == ZYDIS_MNEMONIC_LOOPNE)
@@ -418,6 +429,9 @@ static bool call(struct checker *c, struct state *s)
 		return exit_taken(c, s, id, to) && call_returns(c, s);
 	if (to == next_at(c) + JUMP_BYTES && c->code[c->at + 5] == 0xe9)
 		return check_reach(c, to, s) && call_returns(c, s);
+	/* Touches nothing. */
+	if (to == c->b->stub_contended)
+		return check_reach(c, next_at(c), s);
 	if (to != c->b->stub_miss)
 		return check_fail(c, "calls what it may not");
 	return canonical_known(c, s) && address_stub(c, s, to) && call_returns(c, s);

@@ -57,6 +57,8 @@ static uint16_t written(const struct guest_insn *g)
 	}
 }
 
+bool known_writes(const struct guest_insn *g, unsigned guest) { return known_bit(written(g), guest); }
+
 /* A constant is added to a register of 64 bits. */
 static bool adds_constant(const struct guest_insn *g, unsigned *reg, int64_t *by)
 {

@@ -49,6 +49,8 @@ void known_set(struct tr *t, unsigned guest);
 void known_landing(struct tr *t);
 /* Whether setting the home pays: the register is used again before it changes. */
 bool known_wanted(const struct tr *t, unsigned guest);
+/* Whether the instruction may change the register; of RSP, otherwise than as the stack's pointer. */
+bool known_writes(const struct guest_insn *g, unsigned guest);
 /* What an exit here may promise. */
 uint32_t known_here(const struct tr *t);
 

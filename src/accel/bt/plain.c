@@ -211,6 +211,36 @@ static void emit_x87_note(struct tr *t, const struct guest_insn *g, struct bt_re
 	emit_note(t, GS_OF(x87_last), id);
 }
 
+/* The last to write EAX has made it zero. */
+static bool expects_zero(const struct tr *t)
+{
+	for (unsigned i = t->at; i-- > 0;) {
+		const struct guest_insn *g = &t->insn[i];
+
+		if (!known_writes(g, RAX))
+			continue;
+		if (g->kind != G_PLAIN || g->map || g->vex || g->opsize != 4)
+			return false;
+		return (g->op & ~7u) == 0xb8 ? !g->imm : (g->op | 2) == 0x33 && g->mod == 3 && g->reg == RAX && g->rm == RAX;
+	}
+	return false;
+}
+
+/*
+ * A program that exchanges zero for something else takes a lock. When it was not free another vCPU is in the middle of
+ * what it protects: to leave the line to that one for a moment is cheaper for both than to ask for it again, by way of
+ * the guest's kernel. The kernel's own locks have queues and do better without.
+ */
+static void emit_contended(struct tr *t, const struct guest_insn *g)
+{
+	enum { CALL_BYTES = 5 };
+
+	if (!g->lock || g->map != 1 || (g->op | 1) != 0xb1 || !(t->mode & MODE_USER) || t->b->cpu.interp->cfg.cpus < 2 || !expects_zero(t))
+		return;
+	e1(&t->e, 0x70 | CC_E), e1(&t->e, CALL_BYTES);
+	emit_call(&t->e, t->b->stub_contended);
+}
+
 void emit_plain(struct tr *t, const struct guest_insn *g)
 {
 	bool mem = guest_mem(g), fp = (g->ops & (GO_X87 | GO_SIMD)) && t->fp_checked < (g->ops & GO_AVX ? 2 : 1);
@@ -251,6 +281,7 @@ void emit_plain(struct tr *t, const struct guest_insn *g)
 	if (high)
 		swap_bytes(&t->e, g->reg - 4u);
 	store_back(t, &p);
+	emit_contended(t, g);
 	if (g->flags_touched)
 		t->flags = FLAGS_HOST;
 	if (sets_pointers(g))

@@ -72,9 +72,11 @@ static void leave_soon(struct bt_cpu *b, const greg_t *r)
 	if (rip >= b->rx + b->code_start && rip < b->rx + b->code_size) {
 		bt_unchain(b, rip, (const uint64_t *)r[REG_RSP]);
 	} else if (rip >= b->rx && rip < b->rx + b->code_start) {
-		/* In a stub, on the way to here or there. */
+		/* In a stub, on the way to here or there; or called by a block, whose own return would go to the next below. */
 		bt_unchain(b, (const uint8_t *)r[REG_RAX], (const uint64_t *)b->return_sp);
 		bt_unchain(b, (const uint8_t *)b->resume, (const uint64_t *)r[REG_RSP]);
+		if (rip >= b->rx + b->stub_contended && rip < b->rx + b->stub_bottom)
+			bt_unchain(b, (const uint8_t *)b->resume, (const uint64_t *)r[REG_RSP] + 1);
 	} else {
 		return;
 	}

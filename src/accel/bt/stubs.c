@@ -119,6 +119,17 @@ static uint32_t emit_lookup(struct emit *e, struct bt_cpu *b, unsigned mode)
 	return at;
 }
 
+/* Called by a block that has not got a lock; changes nothing. */
+static uint32_t emit_contended(struct emit *e, const struct bt_cpu *b)
+{
+	uint32_t at = emit_at(e);
+
+	for (unsigned i = 0; i < bt_of(b)->pauses; i++)
+		e1(e, 0xf3), e1(e, 0x90);
+	e1(e, 0xc3);
+	return at;
+}
+
 void bt_stubs_make(struct bt_cpu *b)
 {
 	struct emit em = { b->rw, b->rw }, *e = &em;
@@ -144,6 +155,7 @@ void bt_stubs_make(struct bt_cpu *b)
 	b->stub_cross = emit_helper(e, b, bt_help_cross, true, reload);
 	for (unsigned mode = 0; mode < 4; mode++)
 		b->stub_lookup[mode] = emit_lookup(e, b, mode);
+	b->stub_contended = emit_contended(e, b);
 	/* Below the last return: it stays there. */
 	b->stub_bottom = emit_at(e);
 	emit_lea(e, true, RSP, (struct host_mem){ RSP, -1, 0, -8 });

@@ -2,7 +2,7 @@
  * The block layer alone against the host's file: sequential and random, reads and writes, one and 32 requests at a time,
  * raw and qcow2. "host" is io_uring on the file by itself, the same pattern with the same depth. Runs alternate, the
  * median of each counts. With BENCH_CLOCK=cpu seconds are those of processor time that the process took, which is what
- * counts on a host that does other work as well (data comes from the page cache). usage: bench_block [DIRECTORY [SECONDS]]
+ * counts on a host that does other work as well (data comes from the page cache). usage: bench_block [DIRECTORY [SECONDS [PATTERN]]]
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -277,6 +277,7 @@ int main(int argc, char **argv)
 {
 	const char *dir = argc > 1 ? argv[1] : ".";
 	double seconds = argc > 2 ? atof(argv[2]) : 0.5;
+	const char *only = argc > 3 ? argv[3] : "";
 	g_autofree char *raw = g_build_filename(dir, "bench-block.raw", NULL), *qcow2 = g_build_filename(dir, "bench-block.qcow2", NULL);
 	g_autofree char *buffers = g_malloc0((size_t)MAX_DEPTH * MAX_REQUEST);
 	bool ok = true;
@@ -285,6 +286,8 @@ int main(int argc, char **argv)
 	fill(raw, qcow2);
 	printf("%-20s %5s  %-26s  %-33s  %s\n", "pattern", "depth", "host file", "raw", "qcow2");
 	for (size_t i = 0; i < G_N_ELEMENTS(patterns); i++) {
+		if (!strstr(patterns[i].name, only))
+			continue;
 		ok &= bench(&patterns[i], 1, raw, qcow2, seconds, buffers);
 		ok &= bench(&patterns[i], MAX_DEPTH, raw, qcow2, seconds, buffers);
 	}

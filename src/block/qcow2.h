@@ -111,6 +111,8 @@ struct qcow2 {
 	uint64_t snapshots_bytes; /* length of the snapshot table in the file */
 
 	uint64_t free_hint; /* no free cluster is below */
+	uint64_t data_hint; /* none below that data should take: tables have the gaps that its alignment leaves */
+	uint64_t data_end;  /* of the data that made the file longer */
 	uint64_t virgin;    /* clusters from here on were never written: they read as zeros */
 	GArray *freed;      /* struct freed, since the last commit */
 	struct allocation *allocations;
@@ -165,6 +167,8 @@ int refcount_get(struct qcow2 *q, uint64_t cluster, uint64_t *count);
 int refcount_add(struct qcow2 *q, uint64_t cluster, uint64_t count, int delta);
 /* The first free run, of `want` clusters at most and one at least, now with refcount 1. */
 int cluster_alloc(struct qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got);
+/* The same for guest data, which is kept together on aligned places, apart from the tables. */
+int cluster_alloc_data(struct qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got);
 /* Exactly `want` in one run (tables). */
 int cluster_alloc_run(struct qcow2 *q, uint64_t want, uint64_t *offset);
 /* Takes a reference away once the change that dropped it is stable. */

@@ -338,7 +338,7 @@ static int rebuild(struct check *c)
 	q->reftable = now;
 	q->reftable_used = (uint32_t)blocks;
 	q->virgin = MAX(q->virgin, total);
-	q->free_hint = 0;
+	q->free_hint = q->data_hint = 0;
 	return 0;
 }
 

@@ -7,6 +7,8 @@
 
 /* Offsets in L1, L2 and refcount entries have 56 bits. */
 #define MAX_OFFSET (UINT64_C(1) << 55)
+/* Data that begins on such a boundary lies in the host's page cache in large pieces, which are faster to find. */
+#define DATA_ALIGNMENT (256u << 10)
 
 uint64_t refcount_entry(const struct qcow2 *q, const uint8_t *block, uint32_t index)
 {
@@ -266,6 +268,7 @@ static int refcount_change(struct qcow2 *q, uint64_t cluster, int delta)
 	block_change(q, t, index, value);
 	if (!value) {
 		q->free_hint = MIN(q->free_hint, cluster);
+		q->data_hint = MIN(q->data_hint, cluster);
 		cache_drop(&q->l2, cluster << q->h.cluster_bits);
 		cache_drop(&q->blocks, cluster << q->h.cluster_bits);
 	}
@@ -283,10 +286,10 @@ int refcount_add(struct qcow2 *q, uint64_t cluster, uint64_t count, int delta)
 
 /* ---- allocation ---- */
 
-/* The first free run from the hint on within one block. */
-static int find_free(struct qcow2 *q, uint64_t want, struct table **t, uint64_t *first, uint64_t *run)
+/* The first free run from the hint on within one block; the hint follows what it passes. */
+static int find_free(struct qcow2 *q, uint64_t *hint, uint64_t want, struct table **t, uint64_t *first, uint64_t *run)
 {
-	uint64_t at = q->free_hint;
+	uint64_t at = *hint;
 
 	for (;;) {
 		uint32_t index = (uint32_t)(at & (q->block_entries - 1));
@@ -301,7 +304,7 @@ static int find_free(struct qcow2 *q, uint64_t want, struct table **t, uint64_t 
 			index++;
 		at = (at & ~(uint64_t)(q->block_entries - 1)) + index;
 		if (index == q->block_entries) {
-			q->free_hint = at;
+			*hint = at;
 			continue;
 		}
 		*first = at;
@@ -327,13 +330,49 @@ int cluster_alloc(struct qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *go
 {
 	struct table *t;
 	uint64_t first, run;
-	int r = find_free(q, want, &t, &first, &run);
+	int r = find_free(q, &q->free_hint, want, &t, &first, &run);
 
 	if (r == 0)
 		r = take_run(q, t, first, run);
 	if (r < 0)
 		return r;
 	q->free_hint = first + run;
+	*offset = first << q->h.cluster_bits;
+	*got = run;
+	return 0;
+}
+
+/* Where data goes on that would make the file longer: behind the data before, or else on a boundary. What is skipped for
+ * that is the next tables' place. Clusters so small that blocks of refcounts would come between all the time go as they come. */
+static uint64_t data_start(const struct qcow2 *q, uint64_t first)
+{
+	const uint64_t unit = DATA_ALIGNMENT >> q->h.cluster_bits;
+
+	if (first < q->virgin || first == q->data_end || unit <= 1 || q->block_entries < unit * 16)
+		return first;
+	return (first + unit - 1) & ~(unit - 1);
+}
+
+int cluster_alloc_data(struct qcow2 *q, uint64_t want, uint64_t *offset, uint64_t *got)
+{
+	struct table *t;
+	uint64_t first, run, start, before = q->virgin;
+	int r = find_free(q, &q->data_hint, want, &t, &first, &run);
+
+	start = r == 0 ? data_start(q, first) : 0;
+	if (r == 0 && start != first) {
+		q->data_hint = start;
+		r = find_free(q, &q->data_hint, want, &t, &first, &run);
+	}
+	if (r == 0)
+		r = take_run(q, t, first, run);
+	if (r < 0)
+		return r;
+	if (q->free_hint == first)
+		q->free_hint = first + run;
+	q->data_hint = first + run;
+	if (first >= before)
+		q->data_end = first + run;
 	*offset = first << q->h.cluster_bits;
 	*got = run;
 	return 0;

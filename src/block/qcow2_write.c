@@ -93,7 +93,7 @@ static int begin_fresh(struct qcow2 *q, uint64_t offset, uint64_t len, const str
 		want = MIN(want, MAX(CHUNK_BYTES >> q->h.cluster_bits, 1));
 		r = count_to_allocate(q, offset, want, &want);
 		if (r == 0)
-			r = cluster_alloc(q, want, &f->host, &got);
+			r = cluster_alloc_data(q, want, &f->host, &got);
 		if (r < 0)
 			return r;
 		f->untouched = cluster_of(q, f->host) >= virgin && !q->file->device;

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -341,6 +342,54 @@ static void test_snapshots(gconstpointer data)
 	expect_content(path, two, size);
 }
 
+/* ---- where data goes ---- */
+
+static uint64_t place_of(struct image *im, uint64_t offset)
+{
+	struct map m;
+
+	g_assert_true(im->ops->map(im, offset, SECTOR, false, &m));
+	im->ops->map_end(im, &m);
+	return m.offset;
+}
+
+static void test_layout(void)
+{
+	const uint64_t size = 256 * MIB, cluster = 16 * KIB, data = 160 * MIB, unit = 256 * KIB;
+	g_autofree char *path = path_of("layout.qcow2");
+	g_autofree uint8_t *buf = g_malloc(cluster);
+	uint64_t end = 0, moved = 0;
+	struct image *im;
+	struct stat st;
+
+	/* An L2 table covers 32 MiB here and a refcount block 128 MiB. */
+	memset(buf, 0x11, cluster);
+	make(path, &(struct qcow2_create){ .size = size, .cluster_bits = 14 });
+	im = open_rw(path);
+	for (uint64_t at = 0; at < data; at += cluster) {
+		uint64_t place;
+
+		g_assert_cmpint(image_pwrite(im, at, buf, cluster), ==, 0);
+		place = place_of(im, at);
+		/* Tables do not come between; where something has to, data goes on upon a boundary. */
+		if (place != end) {
+			g_assert_cmpuint(place % unit, ==, 0);
+			moved++;
+		}
+		end = place + cluster;
+	}
+	g_assert_cmpuint(moved, <=, 3);
+	/* What is given back is used again before the file grows. */
+	g_assert_cmpint(im->ops->discard(im, 3 * MIB, 4 * cluster), ==, 0);
+	g_assert_cmpint(im->ops->flush(im), ==, 0);
+	for (uint64_t at = 0; at < 4 * cluster; at += cluster)
+		g_assert_cmpint(image_pwrite(im, data + at, buf, cluster), ==, 0);
+	g_assert_cmpint(image_close(im), ==, 0);
+	g_assert_cmpint(stat(path, &st), ==, 0);
+	g_assert_cmpuint((uint64_t)st.st_size, <=, end);
+	expect_sound(path);
+}
+
 /* ---- size ---- */
 
 static void test_resize(void)
@@ -589,6 +638,7 @@ int main(int argc, char **argv)
 			g_test_add_data_func(snapshots, &geometries[i], test_snapshots);
 	}
 	g_test_add_func("/qcow2/threads", test_threads);
+	g_test_add_func("/qcow2/layout", test_layout);
 	g_test_add_func("/qcow2/resize", test_resize);
 	g_test_add_data_func("/qcow2/compressed/zlib", GINT_TO_POINTER(COMPRESSION_ZLIB), test_compressed);
 	g_test_add_data_func("/qcow2/compressed/zstd", GINT_TO_POINTER(COMPRESSION_ZSTD), test_compressed);

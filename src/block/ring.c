@@ -14,30 +14,53 @@
 
 #define RING_ENTRIES 256
 
+struct queue {
+	struct request *head, *last; /* last counts where there is a head */
+};
+
+enum ring_state { STARTING, RUNNING, FAILED };
+
 struct ring {
 	struct blk *blk;
-	struct io_uring uring;
 	GThread *thread;
 	int event_fd;
+	/* The thread's own. */
+	struct io_uring uring;
 	unsigned in_kernel; /* requests, beside the poll of event_fd */
+	struct queue own;   /* from completions, which run on the thread itself */
 
 	pthread_mutex_t lock; /* what follows */
-	struct request *queue, **queue_end;
+	pthread_cond_t started;
+	enum ring_state state;
+	struct queue queue;
 	bool stop;
 };
+
+/* True when it was empty. */
+static bool append(struct queue *q, struct request *r)
+{
+	bool first = !q->head;
+
+	r->next = NULL;
+	*(first ? &q->head : &q->last->next) = r;
+	q->last = r;
+	return first;
+}
 
 void ring_submit(struct ring *ring, struct request *r)
 {
 	bool first;
 
-	r->next = NULL;
+	/* What comes from a completion is looked at right after it. */
+	if (g_thread_self() == ring->thread) {
+		append(&ring->own, r);
+		return;
+	}
 	pthread_mutex_lock(&ring->lock);
-	first = !ring->queue;
-	*ring->queue_end = r;
-	ring->queue_end = &r->next;
+	first = append(&ring->queue, r);
 	pthread_mutex_unlock(&ring->lock);
-	/* A queue that was not empty has its wake-up under way, and what comes from a completion is seen right after it. */
-	if (first && g_thread_self() != ring->thread)
+	/* A queue that was not empty has its wake-up under way. */
+	if (first)
 		eventfd_write(ring->event_fd, 1);
 }
 
@@ -141,24 +164,59 @@ static struct request *reap(struct ring *ring, bool *woken)
 	return list;
 }
 
+static void start_all(struct ring *ring, struct queue *q)
+{
+	struct request *at = q->head;
+
+	q->head = NULL;
+	while (at) {
+		struct request *r = at;
+
+		at = r->next;
+		start(ring, r);
+	}
+}
+
+/* False when there is nothing to come any more. */
 static bool start_queued(struct ring *ring)
 {
-	struct request *queue;
+	struct queue queue;
 	bool stop;
 
 	pthread_mutex_lock(&ring->lock);
 	queue = ring->queue;
-	ring->queue = NULL;
-	ring->queue_end = &ring->queue;
+	ring->queue.head = NULL;
 	stop = ring->stop;
 	pthread_mutex_unlock(&ring->lock);
-	while (queue) {
-		struct request *r = queue;
-
-		queue = r->next;
-		start(ring, r);
-	}
+	start_all(ring, &queue);
 	return !stop;
+}
+
+/* The thread alone uses the ring and enters the kernel for every wait, so completions need neither locks nor interrupts
+ * (Linux 6.1, 5.19). */
+static bool set_up(struct io_uring *uring)
+{
+	static const unsigned flags[] = { IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_COOP_TASKRUN, 0 };
+
+	for (size_t i = 0; i < G_N_ELEMENTS(flags); i++) {
+		if (io_uring_queue_init(RING_ENTRIES, uring, flags[i]) == 0) {
+			/* Where this fails the kernel looks the ring up at every entry. */
+			io_uring_register_ring_fd(uring);
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool start_thread(struct ring *ring)
+{
+	bool ok = set_up(&ring->uring);
+
+	pthread_mutex_lock(&ring->lock);
+	ring->state = ok ? RUNNING : FAILED;
+	pthread_cond_signal(&ring->started);
+	pthread_mutex_unlock(&ring->lock);
+	return ok;
 }
 
 static void *ring_thread(void *opaque)
@@ -167,24 +225,45 @@ static void *ring_thread(void *opaque)
 	bool woken = true;
 	eventfd_t kicks;
 
+	if (!start_thread(ring))
+		return NULL;
 	for (;;) {
 		/* The queue is looked at after the kick is taken, so that none is missed. */
 		if (woken) {
 			eventfd_read(ring->event_fd, &kicks);
 			arm_event(ring);
+			if (!start_queued(ring))
+				break;
 		}
 		woken = false;
-		if (!start_queued(ring))
-			return NULL;
+		start_all(ring, &ring->own);
 		io_uring_submit_and_wait(&ring->uring, 1);
 		blk_complete(ring->blk, reap(ring, &woken));
 	}
+	io_uring_queue_exit(&ring->uring);
+	return NULL;
 }
 
-/* The thread enters the kernel for every wait, so completions need not interrupt it (Linux 5.19). */
-static bool set_up(struct io_uring *uring)
+static void ring_free(struct ring *ring)
 {
-	return io_uring_queue_init(RING_ENTRIES, uring, IORING_SETUP_COOP_TASKRUN) == 0 || io_uring_queue_init(RING_ENTRIES, uring, 0) == 0;
+	pthread_mutex_destroy(&ring->lock);
+	pthread_cond_destroy(&ring->started);
+	if (ring->event_fd >= 0)
+		close(ring->event_fd);
+	g_free(ring);
+}
+
+/* Whether the thread has got its ring. */
+static bool wait_started(struct ring *ring)
+{
+	bool ok;
+
+	pthread_mutex_lock(&ring->lock);
+	while (ring->state == STARTING)
+		pthread_cond_wait(&ring->started, &ring->lock);
+	ok = ring->state == RUNNING;
+	pthread_mutex_unlock(&ring->lock);
+	return ok;
 }
 
 struct ring *ring_create(struct blk *b)
@@ -192,16 +271,16 @@ struct ring *ring_create(struct blk *b)
 	struct ring *ring = g_new0(struct ring, 1);
 
 	ring->blk = b;
-	ring->queue_end = &ring->queue;
 	ring->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (ring->event_fd >= 0 && set_up(&ring->uring)) {
-		pthread_mutex_init(&ring->lock, NULL);
+	pthread_mutex_init(&ring->lock, NULL);
+	pthread_cond_init(&ring->started, NULL);
+	if (ring->event_fd >= 0) {
 		ring->thread = g_thread_new("disk", ring_thread, ring);
-		return ring;
+		if (wait_started(ring))
+			return ring;
+		g_thread_join(ring->thread);
 	}
-	if (ring->event_fd >= 0)
-		close(ring->event_fd);
-	g_free(ring);
+	ring_free(ring);
 	return NULL;
 }
 
@@ -214,8 +293,5 @@ void ring_destroy(struct ring *ring)
 	pthread_mutex_unlock(&ring->lock);
 	eventfd_write(ring->event_fd, 1);
 	g_thread_join(ring->thread);
-	io_uring_queue_exit(&ring->uring);
-	pthread_mutex_destroy(&ring->lock);
-	close(ring->event_fd);
-	g_free(ring);
+	ring_free(ring);
 }

@@ -190,8 +190,8 @@ bool qcow2_open(struct image *im, const struct image_open_options *opt, unsigned
 	im->state = q;
 	if (!header_read(q, opt, error))
 		goto fail;
-	cache_init(&q->l2, CLAMP(L2_CACHE_BYTES / q->cluster_size, 16, 16384));
-	cache_init(&q->blocks, CLAMP(BLOCK_CACHE_BYTES / q->cluster_size, 16, 4096));
+	cache_init(&q->l2, CLAMP(L2_CACHE_BYTES / q->cluster_size, 16, 16384), q->h.cluster_bits);
+	cache_init(&q->blocks, CLAMP(BLOCK_CACHE_BYTES / q->cluster_size, 16, 4096), q->h.cluster_bits);
 	im->size = (q->h.size + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
 	if (!read_tables(q, opt, error))
 		goto fail;

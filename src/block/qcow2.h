@@ -53,12 +53,21 @@ struct table {
 	uint32_t dirty_from, dirty_to; /* bytes; equal: clean */
 	bool linked;                   /* the file refers to it */
 	unsigned pins;                 /* a commit is writing it */
+	bool used;                     /* since it was last considered for making room */
 	GList link;
+	/* L2 tables: a run of contiguous data clusters whose entries are alike, so that they need not be read one by one. */
+	uint32_t run_from, run_to; /* entries; equal: none is known */
+	uint64_t run_entry;        /* the first one */
+	unsigned outside;          /* look-ups that it was of no use to since one was sought */
 };
+
+#define CACHE_NEAR 64u
 
 struct cache {
 	GHashTable *tables; /* offset -> table */
-	GQueue recent;      /* most recently used first */
+	struct table *near[CACHE_NEAR]; /* found without the hash table; by cluster */
+	unsigned cluster_bits;
+	GQueue order; /* new ones, and those that got dirty, first */
 	unsigned limit, dirty;
 };
 
@@ -145,7 +154,7 @@ int header_switch(struct qcow2 *q);
 int header_set_incompatible(struct qcow2 *q, uint64_t set, uint64_t clear);
 
 /* ---- qcow2_cache.c ---- */
-void cache_init(struct cache *c, unsigned limit);
+void cache_init(struct cache *c, unsigned limit, unsigned cluster_bits);
 void cache_finish(struct cache *c);
 /* The table if it is in memory. */
 struct table *cache_peek(struct cache *c, uint64_t offset);

@@ -12,11 +12,12 @@ static void table_free(void *t)
 	g_free(t);
 }
 
-void cache_init(struct cache *c, unsigned limit)
+void cache_init(struct cache *c, unsigned limit, unsigned cluster_bits)
 {
 	c->tables = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, table_free);
-	g_queue_init(&c->recent);
+	g_queue_init(&c->order);
 	c->limit = limit;
+	c->cluster_bits = cluster_bits;
 }
 
 void cache_finish(struct cache *c)
@@ -25,45 +26,59 @@ void cache_finish(struct cache *c)
 		g_hash_table_unref(c->tables);
 }
 
-static void use(struct cache *c, struct table *t)
+static void move_to_front(struct cache *c, struct table *t)
 {
-	if (c->recent.head == &t->link)
-		return;
-	g_queue_unlink(&c->recent, &t->link);
-	g_queue_push_head_link(&c->recent, &t->link);
+	g_queue_unlink(&c->order, &t->link);
+	g_queue_push_head_link(&c->order, &t->link);
+}
+
+static struct table **near_slot(struct cache *c, uint64_t offset)
+{
+	return &c->near[(offset >> c->cluster_bits) % CACHE_NEAR];
 }
 
 struct table *cache_peek(struct cache *c, uint64_t offset)
 {
-	struct table *t = c->recent.head ? c->recent.head->data : NULL;
+	struct table **near = near_slot(c, offset), *t = *near;
 
-	/* Most often it is the one that was used last. */
-	if (t && t->offset == offset)
-		return t;
-	t = g_hash_table_lookup(c->tables, &offset);
-	if (t)
-		use(c, t);
+	if (!t || t->offset != offset) {
+		t = g_hash_table_lookup(c->tables, &offset);
+		if (!t)
+			return NULL;
+		*near = t;
+	}
+	t->used = true;
 	return t;
 }
 
 static void drop(struct cache *c, struct table *t)
 {
+	struct table **near = near_slot(c, t->offset);
+
+	if (*near == t)
+		*near = NULL;
 	table_clean(c, t);
-	g_queue_unlink(&c->recent, &t->link);
+	g_queue_unlink(&c->order, &t->link);
 	g_hash_table_remove(c->tables, &t->offset);
 }
 
-/* Dirty tables stay: commit_if_full keeps them few. */
+/* What was used since it was last looked at here gets a second chance. Dirty tables stay: commit_if_full keeps them few. */
 static void make_room(struct cache *c)
 {
-	GList *at = c->recent.tail;
+	GList *at = c->order.tail;
 
 	while (at && g_hash_table_size(c->tables) >= c->limit) {
 		struct table *t = at->data;
 
 		at = at->prev;
-		if (t->dirty_from == t->dirty_to && !t->pins)
+		if (t->dirty_from != t->dirty_to || t->pins)
+			continue;
+		if (t->used) {
+			t->used = false;
+			move_to_front(c, t);
+		} else {
 			drop(c, t);
+		}
 	}
 }
 
@@ -76,7 +91,7 @@ static struct table *insert(struct qcow2 *q, struct cache *c, uint64_t offset, u
 	t->data = data;
 	t->link.data = t;
 	g_hash_table_insert(c->tables, &t->offset, t);
-	g_queue_push_head_link(&c->recent, &t->link);
+	g_queue_push_head_link(&c->order, &t->link);
 	return t;
 }
 
@@ -122,8 +137,11 @@ void cache_drop(struct cache *c, uint64_t offset)
 
 void table_dirty(struct cache *c, struct table *t, uint32_t from, uint32_t to)
 {
+	if (from / 8 < t->run_to && to / 8 > t->run_from)
+		t->run_from = t->run_to = 0;
 	if (t->dirty_from == t->dirty_to) {
 		c->dirty++;
+		move_to_front(c, t);
 		t->dirty_from = from;
 		t->dirty_to = to;
 	} else {

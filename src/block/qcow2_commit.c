@@ -61,7 +61,7 @@ static void take_table(GArray *stage, struct cache *c, struct table *t)
 
 static void take_cache(struct cache *c, GArray *linked, GArray *unlinked)
 {
-	for (GList *at = c->recent.head; at && c->dirty; at = at->next) {
+	for (GList *at = c->order.head; at && c->dirty; at = at->next) {
 		struct table *t = at->data;
 
 		if (t->dirty_from != t->dirty_to)
@@ -199,7 +199,7 @@ static void release(struct qcow2 *q, GArray *freed, unsigned generation)
 			punch(q, f);
 	}
 	unpacked_clear(q);
-	for (GList *at = q->blocks.recent.head; at && !q->lazy; at = at->next) {
+	for (GList *at = q->blocks.order.head; at && !q->lazy; at = at->next) {
 		struct table *t = at->data;
 
 		/* Only blocks that the file knows; the others wait for their turn. */

@@ -6,6 +6,9 @@
 #include "block/iov.h"
 #include "block/qcow2.h"
 
+/* Seeking a run reads the whole table at most, so it waits until that costs each look-up next to nothing. */
+#define SEEK_AFTER 256u
+
 uint32_t l2_index(const struct qcow2 *q, uint64_t offset)
 {
 	return (uint32_t)(offset >> q->h.cluster_bits) & (q->l2_entries - 1);
@@ -71,6 +74,42 @@ static int extend_run(struct qcow2 *q, const struct table *t, uint32_t index, ui
 	return 0;
 }
 
+/* Whether entry i is `expected`, and that a data cluster: the same flags as a data cluster's, and a place. */
+static bool goes_on(const struct table *t, uint32_t i, uint64_t expected, uint64_t entry)
+{
+	return (expected & ENTRY_OFFSET) && !((expected ^ entry) & ~ENTRY_OFFSET) && ld64be(t->data + (size_t)i * 8) == expected;
+}
+
+/* Finds the run that a data cluster is part of. */
+static void seek_run(const struct qcow2 *q, struct table *t, uint32_t index)
+{
+	const uint64_t entry = ld64be(t->data + (size_t)index * 8);
+	uint32_t from = index, to = index + 1;
+
+	while (from && goes_on(t, from - 1, entry - ((uint64_t)(index - from + 1) << q->h.cluster_bits), entry))
+		from--;
+	while (to < q->l2_entries && goes_on(t, to, entry + ((uint64_t)(to - index) << q->h.cluster_bits), entry))
+		to++;
+	if (to - from <= t->run_to - t->run_from)
+		return;
+	t->run_from = from;
+	t->run_to = to;
+	t->run_entry = entry - ((uint64_t)(index - from) << q->h.cluster_bits);
+}
+
+/* Takes a run of data from what is known of the table. */
+static bool known_run(const struct qcow2 *q, const struct table *t, uint32_t index, uint64_t within, uint64_t len, struct run *run)
+{
+	if (index < t->run_from || index >= t->run_to || within + len > (uint64_t)(t->run_to - index) << q->h.cluster_bits)
+		return false;
+	run->kind = MAP_DATA;
+	run->entry = t->run_entry + ((uint64_t)(index - t->run_from) << q->h.cluster_bits);
+	run->host = (run->entry & ENTRY_OFFSET) + within;
+	run->bytes = len;
+	run->copied = run->entry & ENTRY_COPIED;
+	return true;
+}
+
 int map_run(struct qcow2 *q, uint64_t offset, uint64_t len, bool load, struct run *run)
 {
 	const uint64_t within = offset & (q->cluster_size - 1), table_span = (uint64_t)q->cluster_size << q->l2_bits;
@@ -80,6 +119,8 @@ int map_run(struct qcow2 *q, uint64_t offset, uint64_t len, bool load, struct ru
 
 	if (r < 0)
 		return r;
+	if (t && known_run(q, t, index, within, len, run))
+		return 0;
 	*run = (struct run){ .kind = MAP_NONE, .bytes = MIN(len, table_span - (offset & (table_span - 1))) };
 	if (!t)
 		return 0;
@@ -94,6 +135,10 @@ int map_run(struct qcow2 *q, uint64_t offset, uint64_t len, bool load, struct ru
 	run->host = run->entry & ENTRY_OFFSET;
 	if (run->kind == MAP_ZERO_KEPT)
 		return 0;
+	if (run->kind == MAP_DATA && ++t->outside == SEEK_AFTER) {
+		t->outside = 0;
+		seek_run(q, t, index);
+	}
 	/* The run is counted from the cluster's start, then cut. */
 	run->bytes = q->cluster_size;
 	r = extend_run(q, t, index, within + len, run);

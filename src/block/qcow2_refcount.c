@@ -130,7 +130,7 @@ int refcount_get(struct qcow2 *q, uint64_t cluster, uint64_t *count)
 /* Writes what blocks are dirty, for a refcount table that is about to refer to all of them. */
 static int write_blocks(struct qcow2 *q)
 {
-	for (GList *at = q->blocks.recent.head; at; at = at->next) {
+	for (GList *at = q->blocks.order.head; at; at = at->next) {
 		struct table *t = at->data;
 		int r;
 

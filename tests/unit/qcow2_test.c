@@ -587,6 +587,83 @@ static void test_overlap(void)
 	expect_refused(path, "marked corrupt");
 }
 
+/* ---- runs, which are remembered after many look-ups ---- */
+
+static void read_around(GRand *rand, struct image *im, const uint8_t *model, uint64_t size)
+{
+	for (unsigned i = 0; i < 600; i++) {
+		uint64_t at = (uint64_t)g_rand_int_range(rand, 0, (gint32)(size / SECTOR)) * SECTOR;
+		uint8_t got[SECTOR];
+
+		g_assert_cmpint(image_pread(im, at, got, SECTOR), ==, 0);
+		g_assert_true(!memcmp(got, model + at, SECTOR));
+	}
+}
+
+static void test_runs(void)
+{
+	const uint64_t size = 8 * MIB;
+	g_autofree char *path = path_of("runs.qcow2");
+	g_autofree uint8_t *model = g_malloc(size), *buf = g_malloc(size);
+	g_autoptr(GRand) rand = g_rand_new_with_seed(11);
+	struct image *im;
+
+	for (uint64_t i = 0; i < size; i++)
+		model[i] = (uint8_t)(i / SECTOR * 7 + i);
+	make(path, &(struct qcow2_create){ .size = size, .cluster_bits = 12 });
+	im = open_rw(path);
+	g_assert_cmpint(image_pwrite(im, 0, model, size), ==, 0);
+	for (unsigned round = 0; round < 40; round++) {
+		read_around(rand, im, model, size);
+		for (unsigned i = 0; i < 3; i++)
+			random_operation(rand, im, model, size, buf);
+		if (round % 8 == 3)
+			g_assert_true(qcow2_snapshot_create(im, "s", NULL));
+		read_around(rand, im, model, size);
+		if (round % 8 == 6)
+			g_assert_true(qcow2_snapshot_delete(im, "s", NULL));
+	}
+	g_assert_cmpint(image_close(im), ==, 0);
+	expect_sound(path);
+	expect_content(path, model, size);
+}
+
+/* Entries that look as if a run went on: before the file's first byte, and past the last one that an entry can name. */
+static void test_run_ends(void)
+{
+	const uint64_t cluster = 64 * KIB, last = ENTRY_OFFSET & ~(cluster - 1);
+	g_autofree char *path = path_of("ends.qcow2");
+	uint8_t buf[SECTOR] = { 1 };
+	struct image *im;
+	struct map m;
+	uint64_t l2;
+
+	make(path, &(struct qcow2_create){ .size = MIB });
+	im = open_rw(path);
+	g_assert_cmpint(image_pwrite(im, 0, buf, SECTOR), ==, 0);
+	g_assert_cmpint(im->ops->flush(im), ==, 0);
+	l2 = qcow2_of(im)->l1.entry[0] & ENTRY_OFFSET;
+	image_close(im);
+	poke(path, l2, ENTRY_COPIED, 8);
+	poke(path, l2 + 8, ENTRY_COPIED | cluster, 8);
+	poke(path, l2 + 16, ENTRY_COPIED | last, 8);
+	poke(path, l2 + 24, ENTRY_COPIED | (last + cluster), 8);
+	im = open_with(path, (struct image_open_options){ .format = BLK_QCOW2, .readonly = true });
+	for (unsigned i = 0; i < 600; i++)
+		g_assert_cmpint(image_pread(im, cluster, buf, SECTOR), ==, 0);
+	g_assert_cmpint(image_pread(im, 0, buf, SECTOR), ==, 0);
+	for (unsigned i = 0; i < SECTOR; i++)
+		g_assert_cmpint(buf[i], ==, 0);
+	image_close(im);
+	im = open_with(path, (struct image_open_options){ .format = BLK_QCOW2, .readonly = true });
+	g_assert_cmpint(image_pread(im, 0, buf, SECTOR), ==, 0);
+	for (unsigned i = 0; i < 600; i++)
+		g_assert_cmpuint(place_of(im, 2 * cluster), ==, last);
+	g_assert_false(im->ops->map(im, 3 * cluster, SECTOR, false, &m));
+	g_assert_cmpint(image_pread(im, 3 * cluster, buf, SECTOR), ==, -EIO);
+	image_close(im);
+}
+
 static void test_chain(void)
 {
 	g_autofree char *a = path_of("a.qcow2"), *b = path_of("b.qcow2"), *base = path_of("base.raw");
@@ -645,6 +722,8 @@ int main(int argc, char **argv)
 	g_test_add_func("/qcow2/repair", test_repair);
 	g_test_add_func("/qcow2/refused", test_refused);
 	g_test_add_func("/qcow2/overlap", test_overlap);
+	g_test_add_func("/qcow2/runs", test_runs);
+	g_test_add_func("/qcow2/run-ends", test_run_ends);
 	g_test_add_func("/qcow2/chain", test_chain);
 	status = g_test_run();
 	g_autofree char *remove = g_strdup_printf("rm -r '%s'", dir);

@@ -12,6 +12,8 @@
 #define FILE_LIMIT (UINT64_C(4) << 20)
 #define MAX_OPERATIONS 48u
 #define BUFFER 8192u
+/* After so many look-ups what was found is remembered. */
+#define MANY_READS 300u
 
 struct input {
 	const uint8_t *at;
@@ -45,7 +47,7 @@ static void operate(struct input *in, struct image *im)
 	char name[2] = { 0 };
 	struct qcow2_check_result result;
 	uint64_t offset, len;
-	unsigned what = (unsigned)take(in, 1) % 16;
+	unsigned step = (unsigned)take(in, 1), what = step % 16, times = step & 0x80 ? MANY_READS : 1;
 
 	take_range(in, im, &offset, &len);
 	memset(buf, (int)what + 1, sizeof(buf));
@@ -53,7 +55,10 @@ static void operate(struct input *in, struct image *im)
 	switch (what) {
 	default: image_pwrite(im, offset, buf, len); break;
 	case 0:
-	case 1: image_pread(im, offset, buf, len); break;
+	case 1:
+		while (times--)
+			image_pread(im, offset, buf, len);
+		break;
 	case 2: im->ops->write_zeroes(im, offset, len, true); break;
 	case 3: im->ops->write_zeroes(im, offset, len, false); break;
 	case 4: im->ops->discard(im, offset, len); break;

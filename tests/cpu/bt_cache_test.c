@@ -69,9 +69,11 @@ static bool run_program(struct machine *m, uint64_t rax, uint64_t rdx)
 static bool links_agree(const struct bt_cpu *b)
 {
 	for (uint32_t h = 0; h < b->hash_size; h++) {
-		for (const struct bt_block *k = b->hash[h]; k; k = k->hash_next) {
-			for (const struct bt_exit *e = k->incoming; e; e = e->next) {
-				if (e->target != k || e->block->dead || k->dead)
+		for (uint32_t n = b->hash[h]; n; n = b->blocks[n].hash_next) {
+			const struct bt_block *k = &b->blocks[n];
+
+			for (uint32_t i = k->incoming; i; i = b->exits[i].next) {
+				if (b->exits[i].target != n || b->blocks[b->exits[i].block].dead || k->dead)
 					return false;
 			}
 			if (bt_block_at((struct bt_cpu *)b, b->rx + k->host) != k)

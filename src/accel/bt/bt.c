@@ -174,6 +174,7 @@ static struct vcpu *bt_vcpu_create(struct accel *a, unsigned index, GError **err
 	size_t cache = in->cfg.bt_cache ? in->cfg.bt_cache : CACHE_DEFAULT;
 
 	if (b) {
+		b->cpu.interp = in;
 		b->cpu.mmu = &b->mmu;
 		b->cpu.interp = in;
 		b->mode = MODE_NONE;
@@ -211,8 +212,8 @@ static void print_tier2(const struct bt_cpu *b, GString *out)
 		g_string_append_printf(out, "cpu%u: no tier 2\n", b->cpu.vcpu.index);
 		return;
 	}
-	g_string_append_printf(out, "cpu%u: tier 2: %lu samples, %lu blocks hot, %lu instructions back, %lu misses; pages: %u mapped, %lu in %lu steps, %lu large, "
-			       "%lu dropped, %lu evicted, %lu protected\n", b->cpu.vcpu.index, b->heat.taken, b->stats.promoted, b->stats.demoted,
+	g_string_append_printf(out, "cpu%u: tier 2: %lu of %lu samples, %lu address spaces that last, %lu blocks hot, %lu instructions back, %lu misses; pages: %u mapped, %lu in %lu steps, %lu large, "
+			       "%lu dropped, %lu evicted, %lu protected\n", b->cpu.vcpu.index, b->heat.taken_hot, b->heat.taken, b->stats.lasting, b->stats.promoted, b->stats.demoted,
 			       b->stats.window_faults, w.now, w.pages, w.fills, w.large, w.dropped, w.evicted, w.protected);
 }
 

@@ -40,49 +40,64 @@ enum bt_mode {
 	MODE_CODE32 = 1 << 1,
 	MODE_AC = 1 << 2,   /* supervisor with EFLAGS.AC set and SMAP on */
 	MODE_SMAP = 1 << 3,
+	MODE_LASTING = 1 << 12, /* user code of an address space that is worth windows: see tier.h */
 	MODE_SEG = 1 << 4,  /* << enum x86_seg: 32-bit code may use the segment (flat, but for FS and GS) */
 	MODE_NONE = 1 << 30, /* not translated: 16-bit code, odd segments */
 };
 
-struct bt_block;
+/*
+ * Blocks, their records and their exits are many, and each cache line of them is one less for code: they name one another
+ * by number, 0 for none, and places in a block's code by the offset from its first byte.
+ */
 
 /* A way out of a block to a known guest address; a jump of the block is patched when it is linked. */
 struct bt_exit {
-	struct bt_block *block, *target; /* target NULL: not linked */
-	struct bt_exit *next;            /* in the target's list of incoming ones */
-	uint64_t lin;
-	uint32_t site;       /* offset in the cache of the 32-bit displacement */
-	uint32_t stub;       /* where an unlinked jump goes */
-	uint32_t page_site;  /* of the look at `mapped`: disp32, imm32; 0 when target and block share a page */
-	bool saved_flags;    /* linked to the target's indirect entry: flags are in the image */
-	uint8_t live;        /* what of the flags was found to matter there: GF_ (guest.h) */
-	uint32_t knows;      /* registers whose homes are good here, and more: see known.h */
+	uint32_t block, target; /* target 0: not linked */
+	uint32_t next;       /* in the target's list of incoming ones */
+	int32_t ahead;       /* where to, from the block's linear address */
+	uint16_t site;       /* of the 32-bit displacement */
+	uint16_t stub;       /* where an unlinked jump goes */
+	uint32_t knows : 18; /* registers whose homes are good here, and more: see known.h */
+	uint32_t live : 6;   /* what of the flags was found to matter there: GF_ (guest.h) */
+	uint32_t saved_flags : 1; /* linked to the target's indirect entry: flags are in the image */
+	uint32_t looks : 1;  /* before the jump, at `mapped`: target and block share no page */
 };
+
+/* How far before its site an exit's look at `mapped` has its displacement: disp32, imm32; jne rel32; the jump's opcode. */
+#define LOOK_BEFORE 15u
+
+/* An access that no operand of the instruction names. */
+enum bt_frame { FRAME_NONE, FRAME_RSP, FRAME_RBP };
 
 /* An instruction of a block that may need C. */
 struct bt_rec {
-	struct bt_block *block;
-	struct insn *insn;   /* as many as it stands for, decoded for the interpreter when they were first needed */
-	uint32_t retry, next; /* offsets in the cache: start over, and go on behind */
-	uint16_t guest;      /* offset in the block */
+	uint32_t block;
+	int32_t disp;        /* of its access from the frame's register; a constant address, from the block's if it moves, or from 0 */
+	uint16_t retry, next; /* its code: to start over, and where it ends */
+	uint16_t guest;      /* offset in the block's guest code */
+	union {
+		uint16_t x87;      /* what FOP becomes; above it the operand's segment, and whether there is one */
+		uint16_t released; /* by a return, of the stack behind the address */
+	};
 	uint8_t size;        /* of the access */
-	uint8_t count;       /* instructions that this one stands for */
-	uint8_t level;       /* of the vector unit that it needs */
-	bool write;
-	bool window;         /* its access is in a window */
-	bool flags_host;     /* and the guest's flags are in the flags register then */
-	uint8_t frame;       /* enum bt_frame: what its address counts from */
 	uint8_t useless;     /* misses that windows could not help; in tier 1, accesses across pages */
-	uint32_t end;        /* of its code, when `next` is 0 */
-	uint16_t x87;        /* what FOP becomes; above it the operand's segment, and whether there is one */
-	uint16_t released;   /* by a return, of the stack behind the address */
-	bool is_return;
-	uint8_t string;      /* STRING_ */
-	uint8_t align;       /* a store faults, and touches no page, when its address has a bit of these */
-	bool constant;       /* lin is the address of an access in a window */
-	bool moves;          /* lin counts from the block's address */
-	int32_t disp;        /* from the frame's register */
-	uint64_t lin;        /* a constant address */
+	union {
+		uint8_t string; /* STRING_ */
+		uint8_t align;  /* a store faults, and touches no page, when its address has a bit of these */
+	};
+	uint8_t held[2];     /* whose homes TEMP0 (low half) and TEMP1 hold at retry and at next: guest register + 1, or 0 */
+	uint8_t goes_on : 1; /* at next, when C has done it */
+	uint8_t decoded : 1; /* some of its instructions are in b->decoded */
+	unsigned count : 4;  /* instructions that this one stands for */
+	unsigned level : 2;  /* of the vector unit that it needs */
+	unsigned frame : 2;  /* enum bt_frame: what its address counts from */
+	unsigned write : 1;
+	unsigned window : 1; /* its access is in a window */
+	unsigned flags_host : 1; /* and the guest's flags are in the flags register then */
+	unsigned is_return : 1;
+	unsigned constant : 1; /* disp tells of the address of an access in a window */
+	unsigned moves : 1;  /* it counts from the block's address */
+	unsigned narrow : 1; /* it has 32 bits */
 };
 
 /* What a string instruction does, or STOS; and how it repeats, for CMPS and SCAS while ZF is 0 (or 1). */
@@ -91,30 +106,28 @@ enum { STRING_MOVES = 1, STRING_LOADS = 2, STRING_COMPARES = 4, STRING_SCANS = 8
 #define X87_SEG 11
 #define X87_OPERAND 0x8000u
 
-/* An access that no operand of the instruction names. */
-enum bt_frame { FRAME_NONE, FRAME_RSP, FRAME_RBP };
-
 struct bt_block {
-	struct bt_block *hash_next; /* the same code for other linear addresses is in one chain with it */
-	uint64_t lin, gpa;
-	uint32_t mode;
-	uint32_t direct, indirect;  /* entries: flags in the flags register, or in the image */
-	uint32_t known_direct, known_indirect; /* the same when all that it needs is known */
-	uint32_t moved;             /* when it was last: see move.c */
-	struct bt_exit *incoming;
-	struct bt_block *page_next, *tail_next;
-	uint64_t tail; /* physical page of the second part of an instruction across pages, with bit 0 set, or 0 */
-	uint32_t host, host_end;    /* offsets in the cache */
+	uint64_t lin;
+	uint32_t page;              /* number of its physical page, which it starts in where lin starts in its own */
+	uint32_t hash_next;         /* the same code for other linear addresses is in one chain with it */
+	uint32_t page_next, tail_next;
+	uint32_t incoming;          /* exit */
+	uint32_t host;              /* offset of its code in the cache */
 	uint32_t first_rec, first_exit, first_reloc;
-	uint16_t recs, exits, relocs;
-	uint16_t length;  /* guest bytes */
+	uint32_t moved;             /* when it was last: see move.c */
 	uint32_t needs;
+	uint16_t mode;
+	uint16_t size;              /* of its code */
+	uint16_t direct, indirect;  /* entries: flags in the flags register, or in the image */
+	uint16_t known_direct, known_indirect; /* the same when all that it needs is known */
+	uint16_t length;            /* guest bytes */
+	uint8_t recs, exits, relocs;
 	uint8_t insns;
-	bool dead, uses_fp;
-	bool tier2;                 /* memory operands in windows */
-	bool refused;               /* but for some */
-	bool fixed;                 /* some of its code has no form for other addresses */
-	bool decoded;               /* some of its records have instructions of the interpreter's */
+	bool dead : 1, uses_fp : 1;
+	bool tier2 : 1;             /* memory operands in windows */
+	bool refused : 1;           /* but for some */
+	bool fixed : 1;             /* some of its code has no form for other addresses */
+	bool crosses : 1;           /* one instruction across pages; disp of its first record is the number of the second page */
 };
 
 /* What of a block's code depends on its linear address: kind, and offset from its first byte of host code. */
@@ -134,7 +147,7 @@ struct bt_page {
 	uint64_t gpa;
 	uint64_t seen;        /* the eviction that it was last looked through for */
 	uint64_t lines; /* a bit for each 64 bytes that hold translated code */
-	struct bt_block *blocks, *tails; /* that start here; whose second part is here */
+	uint32_t blocks, tails; /* that start here; whose second part is here */
 };
 
 /* Where indirect jumps have led to: the indirect entries, by the address's lower bits. */
@@ -188,6 +201,17 @@ struct bt_space {
 struct bt_region {
 	uint32_t code, block, rec, exit, reloc;  /* where its parts begin; of region REGIONS, where the last one's end */
 	uint32_t blocks;                         /* how many it holds, once it is full */
+	uint64_t used;                           /* the eviction since which nothing has been found in it */
+};
+
+/* Which block a place in the cache belongs to is found from here. */
+#define HINT 256u
+
+/* Instructions of records, decoded for the interpreter when they were last needed. */
+#define DECODED 2048u
+struct bt_decoded {
+	uint32_t rec, n;    /* n: of the instructions that the record stands for */
+	struct insn insn;   /* length 0: none */
 };
 
 #define RETURN_STACK (256u << 10)
@@ -196,7 +220,7 @@ struct bt_region {
 
 struct bt_stats {
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidated, links, relinks, misses, slow_fill, slow_interp,
-		enters, gates, strings, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, pages, promoted, demoted, window_faults;
+		enters, gates, strings, fp_loads, fp_saves, faults, native_faults, polls, interp_blocks, pages, lasting, promoted, demoted, window_faults;
 	uint64_t moved, unmoved; /* blocks, to other linear addresses; that stayed in turns, or did not fit */
 	uint64_t evictions; /* of a region, or of everything */
 	uint64_t translate_tsc, later_bytes, records, ways_out; /* of bt_translate: its time, what it made */
@@ -224,20 +248,47 @@ struct bt_unit {
 /* Where time is spent: see tier.h. */
 #define HEAT_WORDS 4096u
 #define HEAT_PAGES 4096u
+#define HEAT_SPACES 64u
 #define HEAT_SAMPLES 16u
 struct bt_heat {
 	/* Sets of bits by a hash: block starts; instructions that windows do not serve, and that were too dear. */
 	uint64_t hot[HEAT_WORDS], cold[HEAT_WORDS], poor[HEAT_WORDS];
 	uint8_t page[HEAT_PAGES];                   /* samples by a hash of the page of code */
+	uint64_t lasting[HEAT_SPACES];              /* a set of bits by a hash of CR3 */
 	_Atomic uint32_t count;                     /* written by the signal's handler, emptied by the vCPU */
 	uint32_t sample[HEAT_SAMPLES];              /* offsets in the cache */
-	uint64_t taken, dropped, pages;             /* samples; pages dropped and mapped, up to the last miss */
+	uint64_t taken, taken_hot;                  /* samples; of them in tier 2 */
+	uint64_t dropped, pages;                    /* pages dropped and mapped, up to the last miss */
 	int credit;                                 /* misses that windows may still have */
 	const struct bt_rec *last_rec;              /* what was given a window last */
 	uint64_t last_lin;
 	timer_t timer;
 	pid_t tid;                                  /* that the timer belongs to; 0: none */
 };
+
+/*
+ * Code of tier 1 calls its probes: it is large, and runs little. They differ in the access's size, whether it writes,
+ * the view, and whether address and page are folded into one register.
+ */
+#define PROBE_SIZES 19u
+#define PROBES (PROBE_SIZES * 2 * VIEW_COUNT * 2)
+static inline int bt_probe_size(unsigned size)
+{
+	static const uint8_t odd[] = { 1, 2, 10 };
+
+	for (unsigned i = 0; i < sizeof(odd); i++) {
+		if (size == odd[i])
+			return (int)i;
+	}
+	return size % 4 || !size || size > 64 ? -1 : (int)(sizeof(odd) + size / 4 - 1);
+}
+/* Its number, or -1. */
+static inline int bt_probe(unsigned size, bool write, enum mmu_view view, bool fold)
+{
+	int n = bt_probe_size(size);
+
+	return n < 0 ? -1 : ((n * 2 + write) * VIEW_COUNT + (int)view) * 2 + fold;
+}
 
 /* Slots of 512 GiB: see window.h. */
 #define WINDOW_SLOTS 256u
@@ -253,6 +304,7 @@ struct bt_cpu {
 	uint64_t salt[2];    /* supervisor, user */
 	uint64_t scratch;
 	uint64_t resume;
+	uint64_t kept[2];    /* TEMP0 and TEMP1, on the way back from C */
 	uint32_t branch;     /* the record of the indirect jump or return that is looked up */
 	uint32_t x87_last;   /* of the last x87 instruction since the state was loaded, or REC_NONE */
 	uint64_t x87_data;   /* and its operand's address */
@@ -277,7 +329,9 @@ struct bt_cpu {
 	uint32_t block_count, rec_count, exit_count, reloc_count; /* of the next one */
 	uint32_t page_count, page_free;              /* ever used; of them unused now */
 	uint32_t block_max, rec_max, exit_max, reloc_max, page_max;
-	struct bt_block **hash;
+	uint32_t *hash;                              /* of blocks */
+	uint32_t *block_hint;                        /* by HINT bytes of code: the block that the first one is in */
+	struct bt_decoded *decoded;
 	uint32_t hash_size;
 	struct bt_page **page_hash;
 	struct bt_page *pages, *free_pages;
@@ -305,7 +359,8 @@ struct bt_cpu {
 	uint8_t xsave_bv;      /* the image's own, while the state is in the registers */
 	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll, stub_poll_flags,
 		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_syscall, stub_sysret, stub_iret, stub_string, stub_contended,
-		stub_lookup[4];
+		stub_lookup[4], stub_flags_save, stub_flags_load, stub_probe[PROBES];
+	uint32_t stub_called;  /* the stubs from here on are called by blocks, and return to them */
 	struct bt_inbox inbox;
 	struct bt_jumps jump[4]; /* by MODE_USER | MODE_CODE32 */
 	struct bt_heat heat;
@@ -330,12 +385,48 @@ struct bt {
 
 static inline bool bt_canonical(uint64_t lin) { return (uint64_t)((int64_t)(lin << 16) >> 16) == lin; }
 
-/* Where a linked jump enters. */
+static inline uint32_t bt_number(const struct bt_cpu *b, const struct bt_block *k) { return (uint32_t)(k - b->blocks); }
+static inline struct bt_block *bt_rec_block(const struct bt_cpu *b, const struct bt_rec *r) { return &b->blocks[r->block]; }
+/* Physical address. A block of another address than these is not made. */
+#define BLOCK_GPA_MAX (UINT64_C(1) << 44)
+static inline uint64_t bt_block_page(const struct bt_block *k) { return (uint64_t)k->page << PAGE_SHIFT; }
+static inline uint64_t bt_block_gpa(const struct bt_block *k) { return bt_block_page(k) | (k->lin & (PAGE_SIZE - 1)); }
+/* The page of the second part of an instruction across pages. */
+static inline uint64_t bt_block_tail(const struct bt_cpu *b, const struct bt_block *k)
+{
+	return (uint64_t)(uint32_t)b->recs[k->first_rec].disp << PAGE_SHIFT;
+}
+static inline uint64_t bt_exit_lin(const struct bt_block *k, const struct bt_exit *e)
+{
+	uint64_t lin = k->lin + (uint64_t)(int64_t)e->ahead;
+
+	return k->mode & MODE_CODE32 ? (uint32_t)lin : lin;
+}
+/* The record's constant address. */
+static inline uint64_t bt_rec_lin(const struct bt_block *k, const struct bt_rec *r)
+{
+	uint64_t lin = (r->moves ? k->lin : 0) + (uint64_t)(int64_t)r->disp;
+
+	return r->narrow ? (uint32_t)lin : lin;
+}
+/* Where its code is executed, from an offset. */
+static inline uint8_t *bt_code(const struct bt_cpu *b, const struct bt_block *k, uint32_t at) { return b->rx + k->host + at; }
+static inline uint8_t *bt_rec_code(struct bt_cpu *b, const struct bt_rec *r, uint32_t at, uint8_t held)
+{
+	b->kept[0] = held & 15 ? b->home[(held & 15) - 1] : 0;
+	b->kept[1] = held >> 4 ? b->home[(held >> 4) - 1] : 0;
+	return bt_code(b, bt_rec_block(b, r), at);
+}
+/* Where C goes on with a record: once more, or behind it. */
+static inline uint8_t *bt_retry(struct bt_cpu *b, const struct bt_rec *r) { return bt_rec_code(b, r, r->retry, r->held[0]); }
+static inline uint8_t *bt_next(struct bt_cpu *b, const struct bt_rec *r) { return bt_rec_code(b, r, r->next, r->held[1]); }
+
+/* Where a linked jump enters: offset in the cache. */
 static inline uint32_t bt_entry(const struct bt_exit *e, const struct bt_block *to)
 {
 	if (to->needs & ~e->knows)
-		return e->saved_flags ? to->indirect : to->direct;
-	return e->saved_flags ? to->known_indirect : to->known_direct;
+		return to->host + (e->saved_flags ? to->indirect : to->direct);
+	return to->host + (e->saved_flags ? to->known_indirect : to->known_direct);
 }
 
 /* GS displacement of a member. */
@@ -356,14 +447,14 @@ void bt_cache_reserve(struct bt_cpu *b);
 /* Bytes of code in it. */
 uint64_t bt_cache_bytes(const struct bt_cpu *b);
 struct bt_block *bt_block_find(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode);
-/* The chain of the blocks for gpa and mode at whatever linear address, with others among them. */
-struct bt_block *bt_block_chain(struct bt_cpu *b, uint64_t gpa, uint32_t mode);
+/* The chain of the blocks for gpa and mode at whatever linear address, with others among them: the first's number. */
+uint32_t bt_block_chain(struct bt_cpu *b, uint64_t gpa, uint32_t mode);
 void bt_block_add(struct bt_cpu *b, struct bt_block *block);
 void bt_block_kill(struct bt_cpu *b, struct bt_block *block);
 /* No jump leads to it or from it any more. */
 void bt_block_unlink(struct bt_cpu *b, struct bt_block *block);
-/* The blocks that start on the page at gpa, by page_next. */
-struct bt_block *bt_page_blocks(struct bt_cpu *b, uint64_t gpa);
+/* The first of the blocks that start on the page at gpa, by page_next. */
+uint32_t bt_page_blocks(struct bt_cpu *b, uint64_t gpa);
 /* Drops the translations of [gpa, gpa + len). */
 void bt_code_changed(struct bt_cpu *b, uint64_t gpa, uint64_t len);
 void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target);
@@ -372,6 +463,11 @@ void bt_jumps_forget(struct bt_cpu *b);
 /* The block, and the record of the instruction, at a host address of translated code, or NULL. */
 struct bt_block *bt_block_at(struct bt_cpu *b, const uint8_t *host);
 struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host);
+/* The block was of use just now. */
+void bt_block_used(struct bt_cpu *b, const struct bt_block *block);
+/* The record, and the exit, that a stub has been told of: by its number, or by where it was called from. */
+struct bt_rec *bt_rec_of(struct bt_cpu *b, uint64_t id);
+struct bt_exit *bt_exit_of(struct bt_cpu *b, uint64_t id);
 /* The return stack of a privilege holds nothing any more. */
 void bt_returns_forget(struct bt_cpu *b, bool user);
 /* To the one of the present mode. */
@@ -383,6 +479,8 @@ const struct bt_exec *bt_exec_page(struct bt_cpu *b, uint64_t lin);
 /* The same without faults and side effects, for looking ahead; NULL when it is not known. */
 const uint8_t *bt_exec_peek(struct bt_cpu *b, uint64_t lin);
 const struct bt_exec *bt_exec_known(struct bt_cpu *b, uint64_t lin);
+/* Jumps and returns of a privilege lead nowhere any more. */
+void bt_forget_jumps(struct bt_cpu *b, bool user);
 void bt_flushed(struct icpu *cpu, enum flush_kind kind, uint64_t lin);
 void bt_switched(struct icpu *cpu, unsigned from, unsigned to, bool kept);
 void bt_dropped(struct icpu *cpu, unsigned space);

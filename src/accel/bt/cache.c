@@ -12,12 +12,15 @@
 
 #define PAGE_HASH_SIZE 16384u
 /* Bytes of code for which one block, record, exit, relocation, page is provided. */
-#define BYTES_PER_BLOCK 160u
-#define BYTES_PER_REC 88u
-#define BYTES_PER_EXIT 88u
-#define BYTES_PER_RELOC 128u
+#define BYTES_PER_BLOCK 144u
+#define BYTES_PER_REC 54u
+#define BYTES_PER_EXIT 66u
+#define BYTES_PER_RELOC 64u
 #define BYTES_PER_PAGE 1024u
 #define CODE_MIN (1u << 20)
+/* Of so many regions that fill up in a program larger than the cache, one is followed by another. */
+#define STAY 4u
+_Static_assert(sizeof(struct bt_block) == 72 && sizeof(struct bt_rec) == 24 && sizeof(struct bt_exit) == 24, "what a cache holds");
 
 static void *reserve(size_t bytes)
 {
@@ -61,9 +64,9 @@ static bool map_returns(struct bt_cpu *b)
 /* How much code goes with its share of everything else into so many bytes. */
 static size_t code_share(size_t bytes)
 {
-	const size_t each = 1024 + 1024 / BYTES_PER_BLOCK * (sizeof(struct bt_block) + 2 * sizeof(struct bt_block *)) +
-			    1024 / BYTES_PER_REC * sizeof(struct bt_rec) + 1024 / BYTES_PER_EXIT * sizeof(struct bt_exit) +
-			    1024 / BYTES_PER_RELOC * sizeof(struct bt_reloc) + 1024 / BYTES_PER_PAGE * sizeof(struct bt_page);
+	const size_t each = 1024 + 1024 * (sizeof(struct bt_block) + 2 * sizeof(uint32_t)) / BYTES_PER_BLOCK +
+			    1024 * sizeof(struct bt_rec) / BYTES_PER_REC + 1024 * sizeof(struct bt_exit) / BYTES_PER_EXIT +
+			    1024 * sizeof(struct bt_reloc) / BYTES_PER_RELOC + 1024 * sizeof(struct bt_page) / BYTES_PER_PAGE;
 	size_t code = bytes * 1024 / each;
 
 	return (code < CODE_MIN ? CODE_MIN : code) & ~(size_t)(PAGE_SIZE - 1);
@@ -75,9 +78,11 @@ static void lay_out_regions(struct bt_cpu *b)
 {
 	uint32_t room = (uint32_t)b->code_size - b->code_start;
 
+	/* Block 0 and exit 0 are nobody's. */
 	for (unsigned i = 0; i <= REGIONS; i++)
-		b->region[i] = (struct bt_region){ (b->code_start + part(room, i)) & ~63u, part(b->block_max, i), part(b->rec_max, i),
-						   part(b->exit_max, i), part(b->reloc_max, i), 0 };
+		b->region[i] = (struct bt_region){ (b->code_start + part(room, i)) & ~(HINT - 1), 1 + part(b->block_max - 1, i), part(b->rec_max, i),
+						   1 + part(b->exit_max - 1, i), part(b->reloc_max, i), 0, 0 };
+	b->region[0].code = (b->code_start + HINT - 1) & ~(HINT - 1);
 }
 
 int bt_cache_init(struct bt_cpu *b, size_t bytes)
@@ -97,7 +102,9 @@ int bt_cache_init(struct bt_cpu *b, size_t bytes)
 	b->pages = reserve(b->page_max * sizeof(*b->pages));
 	b->hash = reserve(b->hash_size * sizeof(*b->hash));
 	b->page_hash = reserve(PAGE_HASH_SIZE * sizeof(*b->page_hash));
-	if (!b->blocks || !b->recs || !b->exits || !b->relocs || !b->pages || !b->hash || !b->page_hash || !map_code(b) || !map_returns(b))
+	b->block_hint = reserve((b->code_size / HINT + 1) * sizeof(*b->block_hint));
+	b->decoded = reserve(DECODED * sizeof(*b->decoded));
+	if (!b->block_hint || !b->decoded || !b->blocks || !b->recs || !b->exits || !b->relocs || !b->pages || !b->hash || !b->page_hash || !map_code(b) || !map_returns(b))
 		return -ENOMEM;
 	bt_stubs_make(b);
 	lay_out_regions(b);
@@ -116,24 +123,13 @@ static struct bt_region region_now(const struct bt_cpu *b, unsigned i)
 	return r;
 }
 
-static void free_insns(struct bt_cpu *b, unsigned i)
-{
-	struct bt_region r = region_now(b, i);
-
-	for (uint32_t n = r.block; n < r.block + r.blocks; n++) {
-		const struct bt_block *k = &b->blocks[n];
-
-		for (unsigned m = 0; k->decoded && m < k->recs; m++)
-			free(b->recs[k->first_rec + m].insn);
-	}
-}
-
 /* The region is empty, and the next to be filled. */
 static void region_begin(struct bt_cpu *b, unsigned i)
 {
 	struct bt_region *r = &b->region[i];
 
 	r->blocks = 0;
+	r->used = b->stats.evictions ? b->stats.evictions + REGIONS + 1 : 0;
 	b->filling = i;
 	b->at = r->code;
 	b->block_count = r->block;
@@ -144,8 +140,6 @@ static void region_begin(struct bt_cpu *b, unsigned i)
 
 void bt_cache_finish(struct bt_cpu *b)
 {
-	for (unsigned i = 0; b->recs && i < REGIONS; i++)
-		free_insns(b, i);
 	release(b->rw, b->code_size);
 	release(b->rx, b->code_size);
 	release(b->blocks, b->block_max * sizeof(*b->blocks));
@@ -155,6 +149,8 @@ void bt_cache_finish(struct bt_cpu *b)
 	release(b->pages, b->page_max * sizeof(*b->pages));
 	release(b->hash, b->hash_size * sizeof(*b->hash));
 	release(b->page_hash, PAGE_HASH_SIZE * sizeof(*b->page_hash));
+	release(b->block_hint, (b->code_size / HINT + 1) * sizeof(*b->block_hint));
+	release(b->decoded, DECODED * sizeof(*b->decoded));
 	release(b->return_stack, 2 * RETURN_SPACE);
 }
 
@@ -184,10 +180,8 @@ void bt_returns_switch(struct bt_cpu *b)
 
 void bt_cache_flush(struct bt_cpu *b)
 {
-	for (unsigned i = 0; i < REGIONS; i++) {
-		free_insns(b, i);
+	for (unsigned i = 0; i < REGIONS; i++)
 		b->region[i].blocks = 0;
-	}
 	memset(b->hash, 0, b->hash_size * sizeof(*b->hash));
 	memset(b->page_hash, 0, PAGE_HASH_SIZE * sizeof(*b->page_hash));
 	bt_jumps_forget(b);
@@ -202,22 +196,26 @@ void bt_cache_flush(struct bt_cpu *b)
 
 /* ---- look-up ---- */
 
-static struct bt_block **hash_place(struct bt_cpu *b, uint64_t gpa, uint32_t mode)
+static uint32_t *hash_place(struct bt_cpu *b, uint64_t gpa, uint32_t mode)
 {
 	uint64_t h = (gpa ^ (uint64_t)mode << 40) * UINT64_C(0xff51afd7ed558ccd);
 
 	return &b->hash[(unsigned)(h >> 32) & (b->hash_size - 1)];
 }
 
-struct bt_block *bt_block_chain(struct bt_cpu *b, uint64_t gpa, uint32_t mode) { return *hash_place(b, gpa, mode); }
+uint32_t bt_block_chain(struct bt_cpu *b, uint64_t gpa, uint32_t mode) { return *hash_place(b, gpa, mode); }
 
 struct bt_block *bt_block_find(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode)
 {
-	struct bt_block *k = *hash_place(b, gpa, mode);
+	for (uint32_t n = *hash_place(b, gpa, mode); n; n = b->blocks[n].hash_next) {
+		struct bt_block *k = &b->blocks[n];
 
-	while (k && (k->lin != lin || k->gpa != gpa || k->mode != mode))
-		k = k->hash_next;
-	return k;
+		if (k->lin == lin && bt_block_gpa(k) == gpa && k->mode == mode) {
+			bt_block_used(b, k);
+			return k;
+		}
+	}
+	return NULL;
 }
 
 static struct bt_page **page_place(struct bt_cpu *b, uint64_t gpa)
@@ -229,11 +227,11 @@ static struct bt_page **page_place(struct bt_cpu *b, uint64_t gpa)
 	return p;
 }
 
-struct bt_block *bt_page_blocks(struct bt_cpu *b, uint64_t gpa)
+uint32_t bt_page_blocks(struct bt_cpu *b, uint64_t gpa)
 {
 	const struct bt_page *p = *page_place(b, gpa);
 
-	return p ? p->blocks : NULL;
+	return p ? p->blocks : 0;
 }
 
 /* The 64-byte lines of a page that hold [offset, offset + len). */
@@ -265,25 +263,27 @@ static struct bt_page *page_get(struct bt_cpu *b, uint64_t gpa)
 
 void bt_block_add(struct bt_cpu *b, struct bt_block *block)
 {
-	struct bt_block **place = hash_place(b, block->gpa, block->mode);
-	struct bt_page *p = page_get(b, block->gpa & ~(uint64_t)(PAGE_SIZE - 1));
+	uint32_t *place = hash_place(b, bt_block_gpa(block), block->mode), n = bt_number(b, block);
+	struct bt_page *p = page_get(b, bt_block_page(block));
 
 	block->hash_next = *place;
-	*place = block;
-	p->lines |= lines_of((unsigned)(block->gpa & (PAGE_SIZE - 1)), block->length);
+	*place = n;
+	p->lines |= lines_of((unsigned)(block->lin & (PAGE_SIZE - 1)), block->length);
 	block->page_next = p->blocks;
-	p->blocks = block;
-	if (block->tail) {
-		p = page_get(b, block->tail & ~UINT64_C(1));
+	p->blocks = n;
+	if (block->crosses) {
+		p = page_get(b, bt_block_tail(b, block));
 		p->lines |= 1;
 		block->tail_next = p->tails;
-		p->tails = block;
+		p->tails = n;
 	}
+	for (uint32_t at = (block->host + HINT - 1) / HINT; at * HINT < b->at; at++)
+		b->block_hint[at] = n;
 }
 
 struct bt_block *bt_block_at(struct bt_cpu *b, const uint8_t *host)
 {
-	uint32_t at, low, high;
+	uint32_t at, n, end;
 	struct bt_region r;
 	unsigned i = 0;
 
@@ -295,32 +295,50 @@ struct bt_block *bt_block_at(struct bt_cpu *b, const uint8_t *host)
 	r = region_now(b, i);
 	if (!r.blocks)
 		return NULL;
-	low = r.block;
-	high = r.block + r.blocks;
-	while (high - low > 1) {
-		uint32_t mid = (low + high) / 2;
-
-		if (b->blocks[mid].host <= at)
-			low = mid;
-		else
-			high = mid;
-	}
-	return &b->blocks[low];
+	n = b->block_hint[at / HINT];
+	end = r.block + r.blocks;
+	/* Behind what the region holds, what it held before is left. */
+	if (n < r.block || n >= end)
+		return NULL;
+	if (b->blocks[n].host > at)
+		return NULL;
+	while (n + 1 < end && b->blocks[n + 1].host <= at)
+		n++;
+	return &b->blocks[n];
 }
 
 struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host)
 {
 	const struct bt_block *k = bt_block_at(b, host);
-	uint32_t at = (uint32_t)(host - b->rx);
+	uint32_t at = k ? (uint32_t)(host - b->rx) - k->host : 0;
 
 	/* An instruction with two accesses has two records; the second's code is within the first's. */
 	for (unsigned i = k ? k->recs : 0; i-- > 0;) {
 		struct bt_rec *r = &b->recs[k->first_rec + i];
 
-		if (r->retry <= at && at < (r->next ? r->next : r->end))
+		if (r->retry <= at && at < r->next)
 			return r;
 	}
 	return NULL;
+}
+
+struct bt_rec *bt_rec_of(struct bt_cpu *b, uint64_t id)
+{
+	return id <= UINT32_MAX ? &b->recs[id] : bt_rec_at(b, (const uint8_t *)id);
+}
+
+struct bt_exit *bt_exit_of(struct bt_cpu *b, uint64_t id)
+{
+	const uint8_t *stub = (const uint8_t *)id - CALL_BYTES;
+	const struct bt_block *k;
+	unsigned i = 0;
+
+	if (id <= UINT32_MAX)
+		return &b->exits[id];
+	k = bt_block_at(b, stub);
+	while (bt_code(b, k, b->exits[k->first_exit + i].stub) != stub)
+		i++;
+	return &b->exits[k->first_exit + i];
 }
 
 /* ---- jumps between blocks ---- */
@@ -331,32 +349,41 @@ static void link_page(struct bt_cpu *b, const struct bt_exit *e, const struct bt
 	const struct bt_exec *x = bt_exec_known(b, target->lin);
 	uint32_t id = x ? x->id : BT_NO_EXEC, disp = (uint32_t)GS_OF(mapped) + id % EXEC_SIZE * 4, now;
 
-	memcpy(&now, b->rw + e->page_site + 4, 4);
+	uint8_t *site = b->rw + b->blocks[e->block].host + e->site - LOOK_BEFORE;
+
+	memcpy(&now, site + 4, 4);
 	if (now == id)
 		return;
-	memcpy(b->rw + e->page_site, &disp, 4);
-	memcpy(b->rw + e->page_site + 4, &id, 4);
+	memcpy(site, &disp, 4);
+	memcpy(site + 4, &id, 4);
+}
+
+/* Takes the exit out of its target's list. */
+static void target_forget(struct bt_cpu *b, const struct bt_exit *e)
+{
+	uint32_t *p = &b->blocks[e->target].incoming;
+
+	while (&b->exits[*p] != e)
+		p = &b->exits[*p].next;
+	*p = e->next;
 }
 
 void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target)
 {
-	if (e->block->dead)
-		return;
-	if (e->page_site)
-		link_page(b, e, target);
-	if (e->target == target)
-		return;
-	if (e->target) {
-		struct bt_exit **p = &e->target->incoming;
+	struct bt_block *from = &b->blocks[e->block];
 
-		while (*p != e)
-			p = &(*p)->next;
-		*p = e->next;
-	}
-	emit_patch(b->rw, e->site, bt_entry(e, target));
-	e->target = target;
+	if (from->dead)
+		return;
+	if (e->looks)
+		link_page(b, e, target);
+	if (e->target == bt_number(b, target))
+		return;
+	if (e->target)
+		target_forget(b, e);
+	emit_patch(b->rw, from->host + e->site, bt_entry(e, target));
+	e->target = bt_number(b, target);
 	e->next = target->incoming;
-	target->incoming = e;
+	target->incoming = (uint32_t)(e - b->exits);
 }
 
 void bt_jump_set(struct bt_cpu *b, const struct bt_block *block)
@@ -367,7 +394,7 @@ void bt_jump_set(struct bt_cpu *b, const struct bt_block *block)
 	if (block->mode & MODE_AC)
 		return;
 	j->tag[i] = block->lin ^ b->salt[block->mode & MODE_USER ? 1 : 0];
-	j->target[i] = b->rx + block->indirect;
+	j->target[i] = bt_code(b, block, block->indirect);
 }
 
 /* What was never used is not even touched. */
@@ -383,24 +410,30 @@ void bt_jumps_forget(struct bt_cpu *b)
 
 static void unlink_exit(struct bt_cpu *b, struct bt_exit *e)
 {
-	emit_patch(b->rw, e->site, e->stub);
-	e->target = NULL;
+	uint32_t host = b->blocks[e->block].host;
+
+	emit_patch(b->rw, host + e->site, host + e->stub);
+	e->target = 0;
+}
+
+static void unlink_exits(struct bt_cpu *b, const struct bt_block *k)
+{
+	for (unsigned i = 0; i < k->exits; i++) {
+		struct bt_exit *e = &b->exits[k->first_exit + i];
+
+		if (!e->target)
+			continue;
+		target_forget(b, e);
+		unlink_exit(b, e);
+	}
 }
 
 static void unchain_block(struct bt_cpu *b, const uint8_t *at)
 {
 	struct bt_block *k = bt_block_at(b, at);
 
-	for (unsigned i = 0; k && i < k->exits; i++) {
-		struct bt_exit *e = &b->exits[k->first_exit + i], **p;
-
-		if (!e->target)
-			continue;
-		for (p = &e->target->incoming; *p != e;)
-			p = &(*p)->next;
-		*p = e->next;
-		unlink_exit(b, e);
-	}
+	if (k)
+		unlink_exits(b, k);
 }
 
 void bt_unchain(struct bt_cpu *b, const uint8_t *at, const uint64_t *return_sp)
@@ -418,42 +451,36 @@ static void drop_jump(struct bt_cpu *b, const struct bt_block *block)
 	unsigned i = bt_jump_index(block->lin);
 	struct bt_jumps *j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)];
 
-	if (j->target[i] == b->rx + block->indirect)
+	if (j->target[i] == bt_code(b, block, block->indirect))
 		j->tag[i] = bt_jump_empty(i);
 }
 
 void bt_block_unlink(struct bt_cpu *b, struct bt_block *block)
 {
 	while (block->incoming) {
-		struct bt_exit *e = block->incoming;
+		struct bt_exit *e = &b->exits[block->incoming];
 
 		block->incoming = e->next;
 		unlink_exit(b, e);
 	}
-	for (unsigned i = 0; i < block->exits; i++) {
-		struct bt_exit *e = &b->exits[block->first_exit + i];
-
-		if (e->target) {
-			struct bt_exit **q = &e->target->incoming;
-
-			while (*q != e)
-				q = &(*q)->next;
-			*q = e->next;
-			unlink_exit(b, e);
-		}
-	}
+	unlink_exits(b, block);
 	drop_jump(b, block);
+}
+
+static void hash_forget(struct bt_cpu *b, const struct bt_block *k)
+{
+	uint32_t *p = hash_place(b, bt_block_gpa(k), k->mode);
+
+	while (&b->blocks[*p] != k)
+		p = &b->blocks[*p].hash_next;
+	*p = k->hash_next;
 }
 
 void bt_block_kill(struct bt_cpu *b, struct bt_block *block)
 {
-	struct bt_block **p = hash_place(b, block->gpa, block->mode);
-
 	if (block->dead)
 		return;
-	while (*p != block)
-		p = &(*p)->hash_next;
-	*p = block->hash_next;
+	hash_forget(b, block);
 	bt_block_unlink(b, block);
 	block->dead = true;
 	b->stats.invalidated++;
@@ -463,14 +490,14 @@ void bt_block_kill(struct bt_cpu *b, struct bt_block *block)
 
 static void page_changed(struct bt_cpu *b, struct bt_page *page, unsigned offset, unsigned len)
 {
-	struct bt_block **p = &page->blocks;
+	uint32_t *p = &page->blocks;
 
 	if (!(page->lines & lines_of(offset, len)))
 		return;
 	page->lines = 0;
 	while (*p) {
-		struct bt_block *k = *p;
-		unsigned first = (unsigned)(k->gpa & (PAGE_SIZE - 1));
+		struct bt_block *k = &b->blocks[*p];
+		unsigned first = (unsigned)(k->lin & (PAGE_SIZE - 1));
 
 		if (first < offset + len && offset < first + k->length) {
 			*p = k->page_next;
@@ -482,9 +509,9 @@ static void page_changed(struct bt_cpu *b, struct bt_page *page, unsigned offset
 	}
 	/* A tail is at most 14 bytes. */
 	if (offset < 64) {
-		for (struct bt_block *k = page->tails; k; k = k->tail_next)
-			bt_block_kill(b, k);
-		page->tails = NULL;
+		for (uint32_t n = page->tails; n; n = b->blocks[n].tail_next)
+			bt_block_kill(b, &b->blocks[n]);
+		page->tails = 0;
 	} else if (page->tails) {
 		page->lines |= 1;
 	}
@@ -506,24 +533,15 @@ void bt_code_changed(struct bt_cpu *b, uint64_t gpa, uint64_t len)
 
 /* ---- room ---- */
 
-static bool in_region(const struct bt_cpu *b, const struct bt_region *r, const struct bt_block *k)
-{
-	uint32_t i = (uint32_t)(k - b->blocks);
-
-	return i >= r->block && i < r->block + r->blocks;
-}
+static bool in_region(const struct bt_region *r, uint32_t block) { return block >= r->block && block < r->block + r->blocks; }
 
 /* Nothing leads to the block any more. */
 static void forget_block(struct bt_cpu *b, struct bt_block *k)
 {
-	struct bt_block **p = hash_place(b, k->gpa, k->mode);
-
-	while (*p != k)
-		p = &(*p)->hash_next;
-	*p = k->hash_next;
-	for (struct bt_exit *e = k->incoming; e; e = e->next)
-		unlink_exit(b, e);
-	k->incoming = NULL;
+	hash_forget(b, k);
+	for (uint32_t n = k->incoming; n; n = b->exits[n].next)
+		unlink_exit(b, &b->exits[n]);
+	k->incoming = 0;
 	drop_jump(b, k);
 	k->dead = true;
 }
@@ -531,14 +549,14 @@ static void forget_block(struct bt_cpu *b, struct bt_block *k)
 /* Of the jumps to a block elsewhere, those from the region go: all at once, since there may be many. */
 static void forget_incoming(const struct bt_cpu *b, const struct bt_region *r, struct bt_block *target)
 {
-	struct bt_exit **p = &target->incoming;
+	uint32_t *p = &target->incoming;
 
 	while (*p) {
-		struct bt_exit *e = *p;
+		struct bt_exit *e = &b->exits[*p];
 
-		if (in_region(b, r, e->block)) {
+		if (in_region(r, e->block)) {
 			*p = e->next;
-			e->target = NULL;
+			e->target = 0;
 		} else {
 			p = &e->next;
 		}
@@ -549,27 +567,27 @@ static void forget_incoming(const struct bt_cpu *b, const struct bt_region *r, s
 static void forget_page(struct bt_cpu *b, const struct bt_region *r, uint64_t gpa)
 {
 	struct bt_page **place = page_place(b, gpa), *page = *place;
-	struct bt_block **p;
+	uint32_t *p;
 
 	if (!page || page->seen == b->stats.evictions)
 		return;
 	page->seen = b->stats.evictions;
 	page->lines = 0;
 	for (p = &page->blocks; *p;) {
-		struct bt_block *k = *p;
+		struct bt_block *k = &b->blocks[*p];
 
-		if (k->dead || in_region(b, r, k)) {
+		if (k->dead || in_region(r, *p)) {
 			*p = k->page_next;
 			continue;
 		}
-		page->lines |= lines_of((unsigned)(k->gpa & (PAGE_SIZE - 1)), k->length);
+		page->lines |= lines_of((unsigned)(k->lin & (PAGE_SIZE - 1)), k->length);
 		p = &k->page_next;
 	}
 	for (p = &page->tails; *p;) {
-		if ((*p)->dead || in_region(b, r, *p))
-			*p = (*p)->tail_next;
+		if (b->blocks[*p].dead || in_region(r, *p))
+			*p = b->blocks[*p].tail_next;
 		else
-			p = &(*p)->tail_next;
+			p = &b->blocks[*p].tail_next;
 	}
 	if (page->tails)
 		page->lines |= 1;
@@ -595,13 +613,12 @@ static void region_evict(struct bt_cpu *b, unsigned i)
 
 		for (unsigned x = 0; x < k->exits; x++) {
 			if (b->exits[k->first_exit + x].target)
-				forget_incoming(b, &r, b->exits[k->first_exit + x].target);
+				forget_incoming(b, &r, &b->blocks[b->exits[k->first_exit + x].target]);
 		}
-		forget_page(b, &r, k->gpa & ~(uint64_t)(PAGE_SIZE - 1));
-		if (k->tail)
-			forget_page(b, &r, k->tail & ~UINT64_C(1));
+		forget_page(b, &r, bt_block_page(k));
+		if (k->crosses)
+			forget_page(b, &r, bt_block_tail(b, k));
 	}
-	free_insns(b, i);
 	/* Landings of calls. */
 	bt_returns_forget(b, false);
 	bt_returns_forget(b, true);
@@ -615,17 +632,35 @@ static bool region_full(const struct bt_cpu *b)
 	       b->exit_count + BLOCK_LATER >= end->exit || b->reloc_count + BLOCK_RELOCS >= end->reloc;
 }
 
+/* Counted in evictions; what has been filled once, and was never of use again, is older than all. */
+static uint64_t use_now(const struct bt_cpu *b) { return b->stats.evictions + REGIONS + 1; }
+
+void bt_block_used(struct bt_cpu *b, const struct bt_block *block)
+{
+	uint64_t i = (uint64_t)(bt_number(b, block) - 1) * REGIONS / (b->block_max - 1);
+
+	b->region[i].used = use_now(b);
+}
+
 /*
- * A program that is larger than the cache and is run again would find nothing of itself if the oldest region always
- * went: so it is any, once all are full.
+ * What has not been of use for longest, if that is for as long as it takes to fill the cache. Otherwise a program runs
+ * that is larger than the cache: if the oldest went each time, it would find nothing of itself when it comes round
+ * again. So most of the cache stays as it is and the rest passes through one region, which is sometimes another.
  */
 static unsigned region_next(const struct bt_cpu *b)
 {
-	unsigned next = (b->filling + 1) % REGIONS;
+	unsigned next = (b->filling + 1) % REGIONS, oldest = next;
+	unsigned chance = (unsigned)(b->stats.evictions * UINT64_C(0x9e3779b97f4a7c15) >> 40);
 
 	if (!b->region[next].blocks)
 		return next;
-	return (next + (unsigned)(b->stats.evictions * UINT64_C(0x9e3779b97f4a7c15) >> 40) % (REGIONS - 1)) % REGIONS;
+	for (unsigned i = 0; i < REGIONS; i++) {
+		if (i != b->filling && b->region[i].used < b->region[oldest].used)
+			oldest = i;
+	}
+	if (use_now(b) - b->region[oldest].used > REGIONS)
+		return oldest;
+	return chance % STAY ? b->filling : (next + chance / STAY % (REGIONS - 1)) % REGIONS;
 }
 
 void bt_cache_reserve(struct bt_cpu *b)
@@ -649,7 +684,7 @@ uint64_t bt_cache_bytes(const struct bt_cpu *b)
 		struct bt_region r = region_now(b, i);
 
 		if (r.blocks)
-			bytes += b->blocks[r.block + r.blocks - 1].host_end - r.code;
+			bytes += b->blocks[r.block + r.blocks - 1].host + b->blocks[r.block + r.blocks - 1].size - r.code;
 	}
 	return bytes;
 }

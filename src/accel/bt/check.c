@@ -26,7 +26,7 @@ bool check_fail(struct checker *c, const char *what)
 
 bool check_inside(const struct checker *c, uint32_t at)
 {
-	return at >= c->block->host && at < c->block->host_end;
+	return at >= c->block->host && at < c->block->host + c->block->size;
 }
 
 /* ---- joining ---- */
@@ -60,6 +60,7 @@ static void state_join(struct state *into, const struct state *s, uint32_t at)
 	for (unsigned i = 0; i < SLOTS; i++)
 		value_join(&into->slot[i], &s->slot[i], number + 16 + i);
 	facts_join(&into->facts, &s->facts);
+	check_homes_gone(into, (uint16_t)~into->facts.home);
 	into->polled &= s->polled;
 	into->no_tsd &= s->no_tsd;
 	into->bases &= s->bases;
@@ -137,6 +138,23 @@ bool check_resume(struct checker *c, uint32_t at, const struct state *s)
 	return true;
 }
 
+static bool resume_rec(struct checker *c, uint32_t at, uint8_t held, const struct state *s)
+{
+	struct root *r = &c->root[at];
+	uint8_t was = r->seen ? r->held : held;
+
+	if (!check_resume(c, c->block->host + at, s))
+		return false;
+	if (was != held)
+		held = 0;
+	c->again |= r->held != held;
+	r->held = held;
+	return true;
+}
+
+bool check_resume_next(struct checker *c, const struct bt_rec *r, const struct state *s) { return resume_rec(c, r->next, r->held[1], s); }
+bool check_resume_retry(struct checker *c, const struct bt_rec *r, const struct state *s) { return resume_rec(c, r->retry, r->held[0], s); }
+
 /* ---- the block ---- */
 
 static bool find_starts(struct checker *c, const ZydisDecoder *decoder)
@@ -156,16 +174,16 @@ static bool find_starts(struct checker *c, const ZydisDecoder *decoder)
 static bool reach_by_fault(struct checker *c, const struct state *s)
 {
 	const struct bt_cpu *b = c->b;
-	uint32_t at = c->block->host + c->at;
+	uint32_t at = c->at;
 
 	if (!check_may_fault(c))
 		return true;
 	for (unsigned i = 0; i < c->block->recs; i++) {
 		const struct bt_rec *r = &b->recs[c->block->first_rec + i];
 
-		if (r->next && r->retry <= at && at < r->next && !check_resume(c, r->next, s))
-			return false;
-		if (r->window && r->retry <= at && at < (r->next ? r->next : r->end) && !check_resume(c, r->retry, s))
+		if (at < r->retry || at >= r->next)
+			continue;
+		if ((r->goes_on && !check_resume_next(c, r, s)) || (r->window && !check_resume_retry(c, r, s)))
 			return false;
 	}
 	return true;
@@ -182,6 +200,13 @@ static bool visit(struct checker *c, const ZydisDecoder *decoder, uint32_t at)
 	if (!reach_by_fault(c, &s) || !check_flow(c, &s, &handled))
 		return false;
 	return handled || (check_insn(c, &s) && check_reach(c, c->block->host + at + c->in.length, &s));
+}
+
+/* C has put a home into the scratch register, if it is one that is good. */
+static void hold(struct state *s, unsigned reg, unsigned held)
+{
+	if (held && (s->facts.home >> (held - 1) & 1))
+		s->reg[reg] = check_home_value((int)held - 1);
 }
 
 /* What a root and the ways from before agree on. */
@@ -203,6 +228,8 @@ static bool arrive(struct checker *c, uint32_t at)
 	/* C does what the instruction before would have done, so what is known of registers' values holds on. */
 	if (!c->root[at].entry && !c->root[at].landing)
 		s.facts = into->facts;
+	hold(&s, TEMP0, c->root[at].held & 15);
+	hold(&s, TEMP1, c->root[at].held >> 4);
 	state_join(into, &s, at);
 	return true;
 }
@@ -224,9 +251,9 @@ static bool follow(struct checker *c, const ZydisDecoder *decoder)
 static bool enter(struct checker *c, uint32_t at, uint32_t knows)
 {
 	const struct state s = { .ac = c->block->mode & MODE_AC, .level = known_level(knows) };
-	struct root *r = &c->root[at - c->block->host];
+	struct root *r = &c->root[at];
 
-	if (!check_resume(c, at, &s))
+	if (!check_resume(c, c->block->host + at, &s))
 		return false;
 	r->knows = r->entry ? r->knows & knows : knows;
 	r->entry = true;
@@ -254,7 +281,7 @@ static bool all_reached(struct checker *c)
 
 bool bt_check_block(const struct bt_cpu *b, const struct bt_block *block, GString *why)
 {
-	struct checker c = { .b = b, .block = block, .code = b->rw + block->host, .size = block->host_end - block->host, .why = why };
+	struct checker c = { .b = b, .block = block, .code = b->rw + block->host, .size = block->size, .why = why };
 	ZydisDecoder decoder;
 	bool ok;
 
@@ -280,8 +307,8 @@ void bt_check_emitted(struct bt_cpu *b, const struct bt_block *block, const uint
 	for (unsigned i = 0; i < block->length; i++)
 		fprintf(stderr, " %02x", guest[i]);
 	fprintf(stderr, "\nhost");
-	for (uint32_t i = block->host; i < block->host_end; i++)
-		fprintf(stderr, " %02x", b->rw[i]);
+	for (uint32_t i = 0; i < block->size; i++)
+		fprintf(stderr, " %02x", b->rw[block->host + i]);
 	fprintf(stderr, "\n");
 	abort();
 }

@@ -25,7 +25,7 @@ static uint32_t disp32(const struct checker *c, uint32_t at)
 static int32_t exit_at(const struct checker *c, uint32_t site)
 {
 	for (unsigned i = 0; i < c->block->exits; i++) {
-		if (c->b->exits[c->block->first_exit + i].site == site)
+		if (c->block->host + c->b->exits[c->block->first_exit + i].site == site)
 			return (int32_t)(c->block->first_exit + i);
 	}
 	return -1;
@@ -39,10 +39,20 @@ static int32_t exit_behind(const struct checker *c)
 	for (unsigned i = 0; i < c->block->exits; i++) {
 		uint32_t site = c->b->exits[c->block->first_exit + i].site;
 
-		if (site >= next_at(c) && (best < 0 || site < c->b->exits[best].site))
+		if (c->block->host + site >= next_at(c) && (best < 0 || site < c->b->exits[best].site))
 			best = (int32_t)(c->block->first_exit + i);
 	}
 	return best;
+}
+
+/* The exit whose jump leads to `stub` when it is not linked, or -1. */
+static int32_t exit_by_stub(const struct checker *c, uint32_t stub)
+{
+	for (unsigned i = 0; i < c->block->exits; i++) {
+		if (c->block->host + c->b->exits[c->block->first_exit + i].stub == stub)
+			return (int32_t)(c->block->first_exit + i);
+	}
+	return -1;
 }
 
 static bool exit_mine(const struct checker *c, int32_t id)
@@ -51,12 +61,12 @@ static bool exit_mine(const struct checker *c, int32_t id)
 }
 
 /* The record of the guest instruction in hand: the last to have begun; with `write` as asked when several have. */
-static bool rec_fits(const struct checker *c, int32_t id, uint32_t at)
+static bool rec_fits(const struct checker *c, int32_t id)
 {
-	uint32_t first = c->block->first_rec;
+	uint32_t first = c->block->first_rec, at = c->at;
 	const struct bt_rec *r = &c->b->recs[id];
 
-	if (id < (int32_t)first || id >= (int32_t)(first + c->block->recs) || r->retry > at || !check_inside(c, r->retry))
+	if (id < (int32_t)first || id >= (int32_t)(first + c->block->recs) || r->retry > at)
 		return false;
 	for (unsigned i = 0; i < c->block->recs; i++) {
 		const struct bt_rec *other = &c->b->recs[first + i];
@@ -64,7 +74,21 @@ static bool rec_fits(const struct checker *c, int32_t id, uint32_t at)
 		if (other->retry > r->retry && other->retry <= at)
 			return false;
 	}
-	return !r->next || r->next > at;
+	return !r->goes_on || r->next > at;
+}
+
+/* The record that bt_rec_at finds by the address behind the instruction in hand, or -1. */
+static int32_t rec_called(const struct checker *c)
+{
+	uint32_t at = c->at + c->in.length;
+
+	for (unsigned i = c->block->recs; i-- > 0;) {
+		const struct bt_rec *r = &c->b->recs[c->block->first_rec + i];
+
+		if (r->retry <= at && at < r->next)
+			return (int32_t)(c->block->first_rec + i);
+	}
+	return -1;
 }
 
 /* What stands behind the block for a failed test: [call over; jmp landing;] [the branch noted;] [push id;] jmp stub. */
@@ -86,8 +110,10 @@ static bool way_at(const struct checker *c, uint32_t at, struct way *w)
 		w->calls = true;
 		at += 5 + JUMP_BYTES;
 	} else if (p[0] == 0xe8) {
-		w->calls = true;
 		w->stub = at + 5 + disp32(c, at + 1);
+		w->calls = w->stub != c->b->stub_exit && w->stub != c->b->stub_exit_flags;
+		if (!w->calls)
+			w->id = exit_by_stub(c, at);
 		return true;
 	}
 	p = c->b->rw + at;
@@ -109,7 +135,7 @@ static bool way_at(const struct checker *c, uint32_t at, struct way *w)
 /* Where the helpers go on: the same instruction again, and behind it. */
 static bool rec_resumes(struct checker *c, const struct bt_rec *r, const struct state *s)
 {
-	return check_resume(c, r->retry, s) && (!r->next || check_resume(c, r->next, s));
+	return check_resume_retry(c, r, s) && (!r->goes_on || check_resume_next(c, r, s));
 }
 
 static bool fill_stub(struct checker *c, const struct state *s, const struct bt_rec *r)
@@ -146,7 +172,7 @@ static bool id_stub(struct checker *c, struct state *s, uint32_t to)
 	if (to == b->stub_fill)
 		return fill_stub(c, s, &b->recs[id]);
 	if (to == b->stub_fp) /* never goes on behind without the unit */
-		return check_resume(c, b->recs[id].retry, s);
+		return check_resume_retry(c, &b->recs[id], s);
 	if (to == b->stub_fill_lin || to == b->stub_insn || to == b->stub_string || gate_stub(c, to))
 		return rec_resumes(c, &b->recs[id], s);
 	if (to == b->stub_cross)
@@ -174,29 +200,31 @@ static bool exit_taken(struct checker *c, struct state *s, int32_t id, uint32_t 
 	const struct bt_exit *e = &c->b->exits[id];
 	uint32_t mode = (c->block->mode & ~(uint32_t)MODE_AC) | (s->ac ? MODE_AC : 0);
 	struct state failed;
-	bool cross = (e->lin ^ c->block->lin) & ~(uint64_t)(PAGE_SIZE - 1);
+	const struct bt_block *target = &c->b->blocks[e->target];
+	uint64_t lin = bt_exit_lin(c->block, e);
+	uint32_t stub = c->block->host + e->stub;
+	bool cross = (lin ^ c->block->lin) & ~(uint64_t)(PAGE_SIZE - 1);
 	struct way w;
 
 	if (s->landing && (s->test.kind || s->jump != UINT32_MAX))
 		return check_fail(c, "a return's address has not been compared");
-	if (cross != (e->page_site != 0) || (cross && s->page != id))
+	if (cross != e->looks || (cross && s->page != id))
 		return check_fail(c, "goes to another page without a look where it is");
 	if ((e->knows & ~check_known(s)) || (e->knows && s->ac))
 		return check_fail(c, "promises what is not known");
-	if (e->lin <= c->block->lin && !s->polled && !s->landing && !c->block->tier2)
+	if (lin <= c->block->lin && !s->polled && !s->landing && !c->block->tier2)
 		return check_fail(c, "goes back without a look at what waits");
-	if (!way_at(c, e->stub, &w) || w.id != id || (w.stub != c->b->stub_exit && w.stub != c->b->stub_exit_flags))
+	if (!way_at(c, stub, &w) || w.id != id || (w.stub != c->b->stub_exit && w.stub != c->b->stub_exit_flags))
 		return check_fail(c, "an exit without its stub");
 	if (e->target) {
-		if (e->target->dead || e->target->lin != e->lin || e->target->mode != mode ||
-		    to != bt_entry(e, e->target))
+		if (target->dead || target->lin != lin || target->mode != mode || to != bt_entry(e, target))
 			return check_fail(c, "leads into another block elsewhere than at its entry");
-	} else if (to != e->stub) {
+	} else if (to != stub) {
 		return check_fail(c, "an exit that is not linked leads elsewhere");
 	}
 	failed = *s;
 	failed.expect = w.stub;
-	return check_reach(c, e->stub, &failed);
+	return check_reach(c, stub, &failed);
 }
 
 /* Behind a call: what came off the guest's stack is in TEMP0. */
@@ -222,7 +250,7 @@ static bool page_is(const struct checker *c, uint32_t id, uint64_t lin, uint64_t
 
 static bool exit_page(const struct checker *c, const struct bt_exit *e, uint32_t id)
 {
-	return !e->target || page_is(c, id, e->lin, e->target->gpa);
+	return !e->target || page_is(c, id, bt_exit_lin(c->block, e), bt_block_page(&c->b->blocks[e->target]));
 }
 
 /* The tests of the translator's own, each with the condition and the way that belong to it. */
@@ -230,7 +258,8 @@ static bool test_failed(struct checker *c, struct state *s, const struct way *w)
 {
 	const struct bt_cpu *b = c->b;
 	const struct bt_rec *r = w->id >= 0 ? &b->recs[w->id] : NULL;
-	bool unequal = c->in.mnemonic == ZYDIS_MNEMONIC_JNZ, rec = rec_fits(c, w->id, c->block->host + c->at);
+	uint64_t lin = r ? bt_rec_lin(c->block, r) : 0;
+	bool unequal = c->in.mnemonic == ZYDIS_MNEMONIC_JNZ, rec = rec_fits(c, w->id);
 
 	switch (s->test.kind) {
 	case T_OFFSET:
@@ -238,7 +267,7 @@ static bool test_failed(struct checker *c, struct state *s, const struct way *w)
 		       s->test.imm == PAGE_SIZE - r->size && r->size;
 	case T_TAG:
 		return unequal && rec && w->stub == b->stub_fill_lin && r->write == s->test.write && r->size &&
-		       (r->lin & ~(uint64_t)(PAGE_SIZE - 1)) == s->test.imm && (r->lin & (PAGE_SIZE - 1)) + r->size <= PAGE_SIZE;
+		       (lin & ~(uint64_t)(PAGE_SIZE - 1)) == s->test.imm && (lin & (PAGE_SIZE - 1)) + r->size <= PAGE_SIZE;
 	case T_LEVEL:
 		return c->in.mnemonic == ZYDIS_MNEMONIC_JB && rec && w->stub == b->stub_fp && r->level == s->test.imm;
 	case T_BASES:
@@ -247,8 +276,9 @@ static bool test_failed(struct checker *c, struct state *s, const struct way *w)
 		return unequal && rec && w->stub == b->stub_insn;
 	case T_PAGE:
 		if (w->stub == b->stub_cross)
-			return unequal && rec && c->block->tail && page_is(c, (uint32_t)s->test.imm, c->block->lin + PAGE_SIZE, c->block->tail & ~UINT64_C(1));
-		return unequal && w->id >= 0 && w->id == exit_behind(c) && w->stub == b->stub_exit && (int32_t)b->exits[w->id].page_site == s->test.at &&
+			return unequal && rec && c->block->crosses && page_is(c, (uint32_t)s->test.imm, c->block->lin + PAGE_SIZE, bt_block_tail(b, c->block));
+		return unequal && w->id >= 0 && w->id == exit_behind(c) && w->stub == b->stub_exit && b->exits[w->id].looks &&
+		       (int32_t)(b->exits[w->id].site - LOOK_BEFORE) == s->test.at &&
 		       exit_page(c, &b->exits[w->id], (uint32_t)s->test.imm);
 	case T_POLL:
 		return unequal && (w->id < 0 ? w->stub == b->stub_miss : w->id == exit_behind(c) && w->stub == b->stub_poll);
@@ -277,7 +307,7 @@ static void test_passed(struct checker *c, struct state *s, const struct way *w)
 	case T_TAG:
 		s->tag_at = t.at;
 		s->tag_write = t.write;
-		s->tag_start = r->lin & (PAGE_SIZE - 1);
+		s->tag_start = bt_rec_lin(c->block, r) & (PAGE_SIZE - 1);
 		s->tag_end = (uint16_t)(s->tag_start + r->size);
 		break;
 	case T_LEVEL: s->level = (uint8_t)t.imm; break;
@@ -336,7 +366,7 @@ static bool own_test(struct checker *c, struct state *s)
 	if (s->test.kind == T_LANDING) {
 		int32_t id = exit_behind(c);
 
-		if (id < 0 || c->b->exits[id].lin != s->test.imm)
+		if (id < 0 || bt_exit_lin(c->block, &c->b->exits[id]) != s->test.imm)
 			return check_fail(c, "a return compared with another address");
 	}
 	failed.test = (struct test){ 0 };
@@ -351,7 +381,7 @@ static bool own_test(struct checker *c, struct state *s)
 static bool offset_test(const struct checker *c, const struct state *s, struct way *w)
 {
 	return s->test.kind == T_LANDING && !s->landing && (c->block->mode & MODE_CODE32) && c->in.mnemonic == ZYDIS_MNEMONIC_JNBE &&
-	       way_at(c, target_of(c), w) && w->stub == c->b->stub_insn && w->id >= 0 && rec_fits(c, w->id, c->block->host + c->at);
+	       way_at(c, target_of(c), w) && w->stub == c->b->stub_insn && w->id >= 0 && rec_fits(c, w->id);
 }
 
 static bool conditional(struct checker *c, struct state *s)
@@ -377,7 +407,7 @@ static bool conditional(struct checker *c, struct state *s)
 	if (c->in.mnemonic == ZYDIS_MNEMONIC_LOOP || c->in.mnemonic == ZYDIS_MNEMONIC_LOOPE || c->in.mnemonic == ZYDIS_MNEMONIC_LOOPNE)
 		s->reg[RCX] = check_data(c, 1), s->facts.home &= ~2, s->facts.small &= ~2;
 	/* Around the way out that follows. */
-	if (behind < 0 || target_of(c) != c->b->exits[behind].site + 4)
+	if (behind < 0 || target_of(c) != c->block->host + c->b->exits[behind].site + 4)
 		return check_fail(c, "leads elsewhere than around a way out");
 	return check_reach(c, target_of(c), s) && check_reach(c, next_at(c), s);
 }
@@ -413,26 +443,72 @@ static bool jump(struct checker *c, struct state *s)
 	if (id >= 0)
 		return exit_taken(c, s, id, to);
 	/* Behind the entries of who knows: the flags have been moved. */
-	if (c->block->needs && to == MAX(c->block->known_direct, c->block->known_indirect))
+	if (c->block->needs && to == c->block->host + MAX(c->block->known_direct, c->block->known_indirect))
 		return check_reach(c, to, s);
 	if (s->landing && is_landing(c, to))
 		return s->reg[TEMP0].kind == V_DATA && check_resume(c, to, s);
 	return branch_known(c, s) && address_stub(c, s, to);
 }
 
+/* Probes, and moves of the flags, that the block has called; then on behind. */
+static bool call_probe(struct checker *c, struct state *s, unsigned size, bool write, bool fold)
+{
+	int32_t id = rec_called(c);
+	const struct bt_rec *r = id < 0 ? NULL : &c->b->recs[id];
+	struct value v = check_data(c, 0);
+
+	if (!r || r->size != size || r->write != write || !check_readable(&s->reg[TEMP0]))
+		return check_fail(c, "a probe for another access");
+	if (!rec_resumes(c, r, s))
+		return false;
+	v.kind = fold ? V_HOST : V_CHECKED;
+	v.write = write;
+	v.end = (uint16_t)size;
+	s->reg[TEMP0] = v;
+	s->reg[TEMP1] = (struct value){ .kind = fold ? V_NOTHING : V_PAGE, .origin = v.number, .number = check_data(c, 1).number };
+	return true;
+}
+
+static bool call_stub(struct checker *c, struct state *s, uint32_t to, bool *handled)
+{
+	const struct bt_cpu *b = c->b;
+	enum mmu_view view = mode_view((c->block->mode & ~(uint32_t)MODE_AC) | (s->ac ? MODE_AC : 0));
+
+	*handled = true;
+	s->test = (struct test){ 0 };
+	s->facts.rax = 0;
+	if (to == b->stub_flags_save || to == b->stub_flags_load) {
+		s->reg[TEMP1] = check_data(c, 1);
+		return check_reach(c, next_at(c), s);
+	}
+	for (unsigned size = 1; size <= 64; size++) {
+		for (unsigned n = 0; bt_probe_size(size) >= 0 && n < 4; n++) {
+			if (to == b->stub_probe[bt_probe(size, n & 1, view, n & 2)])
+				return call_probe(c, s, size, n & 1, n & 2) && check_reach(c, next_at(c), s);
+		}
+	}
+	*handled = false;
+	return true;
+}
+
 static bool call(struct checker *c, struct state *s)
 {
 	uint32_t to = target_of(c);
 	int32_t id = exit_at(c, next_at(c) - 4);
+	bool called = false;
 
 	if (id >= 0)
 		return exit_taken(c, s, id, to) && call_returns(c, s);
+	if (to == c->b->stub_exit || to == c->b->stub_exit_flags)
+		return (s->expect == to && exit_by_stub(c, c->block->host + c->at) >= 0) || check_fail(c, "an exit that nothing leads to");
+	if (!call_stub(c, s, to, &called) || called)
+		return called;
 	if (to == next_at(c) + JUMP_BYTES && c->code[c->at + 5] == 0xe9)
 		return check_reach(c, to, s) && call_returns(c, s);
 	/* Touches nothing. */
 	if (to == c->b->stub_contended)
 		return check_reach(c, next_at(c), s);
-	if (to != c->b->stub_miss)
+	if (to != c->b->stub_miss && to != c->b->stub_lookup[c->block->mode & (MODE_USER | MODE_CODE32)])
 		return check_fail(c, "calls what it may not");
 	return canonical_known(c, s) && address_stub(c, s, to) && call_returns(c, s);
 }

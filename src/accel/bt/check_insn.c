@@ -281,7 +281,7 @@ static bool compare_member(struct checker *c, struct state *s, int64_t disp, uns
 	if (compare && disp == GS_OF(fp_level) && (t.imm == 1 || t.imm == 2))
 		t.kind = T_LEVEL;
 	else if (compare && disp == GS_OF(mapped) + (int32_t)((uint32_t)t.imm % EXEC_SIZE * 4))
-		t.kind = T_PAGE, t.at = (int32_t)(c->block->host + c->at + c->in.raw.disp.offset);
+		t.kind = T_PAGE, t.at = (int32_t)(c->at + c->in.raw.disp.offset);
 	else if (compare && disp == GS_OF(cpu.poll) && t.imm == 0)
 		t.kind = T_POLL;
 	else if (compare && disp == GS_OF(cpu.irq) && t.imm == 0)

@@ -31,7 +31,7 @@ enum value_kind {
 	V_DELTA,    /* what leads from `origin` to its window */
 	V_DELTA_AT, /* what leads from addresses of slot imm to their window */
 	V_WINDOW,   /* host address in a window, or one of its guard zones */
-	V_HOME,     /* the delta for the value `origin`, which may have drifted; extended: and an index of 32 bits */
+	V_HOME,     /* the home of guest register imm; extended: the delta for the value `origin`, and an index of 32 bits */
 };
 
 struct value {
@@ -87,6 +87,7 @@ struct state {
 struct root {
 	bool seen, ac, landing, canonical;
 	bool entry;    /* from other blocks: no more homes are good than they know of */
+	uint8_t held;  /* what C puts into the scratch registers: see struct bt_rec */
 	uint8_t level;
 	uint32_t knows;
 };
@@ -138,6 +139,9 @@ bool check_window_value(const struct checker *c, const struct value *from, struc
 bool check_window_delta(struct checker *c, struct state *s, const ZydisDecodedOperand *m);
 /* mov TEMP0, gs:[home] and mov gs:[home], TEMP0 */
 bool check_home(struct checker *c, struct state *s, const ZydisDecodedOperand *m);
+/* A guest register's home in a scratch register; and those of these registers are no homes any more. */
+struct value check_home_value(int guest);
+void check_homes_gone(struct state *s, uint16_t gone);
 /* The guest register that a host register holds, or -1. */
 int check_guest_register(int host);
 /* What of the facts is left behind the instruction in hand. */
@@ -158,6 +162,9 @@ bool check_flow(struct checker *c, struct state *s, bool *handled);
 bool check_reach(struct checker *c, uint32_t at, const struct state *s);
 /* Control may come there from outside, with no more of s than a root has. */
 bool check_resume(struct checker *c, uint32_t at, const struct state *s);
+/* The same by way of C with a record: behind it or once more. */
+bool check_resume_next(struct checker *c, const struct bt_rec *r, const struct state *s);
+bool check_resume_retry(struct checker *c, const struct bt_rec *r, const struct state *s);
 bool check_inside(const struct checker *c, uint32_t at);
 
 #endif

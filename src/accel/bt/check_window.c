@@ -77,6 +77,20 @@ uint32_t check_known(const struct state *s)
 	return set;
 }
 
+struct value check_home_value(int guest) { return (struct value){ .kind = V_HOME, .imm = (uint64_t)guest }; }
+
+void check_homes_gone(struct state *s, uint16_t gone)
+{
+	static const uint8_t temps[] = { TEMP0, TEMP1 };
+
+	for (unsigned i = 0; i < sizeof(temps); i++) {
+		struct value *v = &s->reg[temps[i]];
+
+		if (v->kind == V_HOME && !v->extended && (gone >> v->imm & 1))
+			*v = (struct value){ .kind = V_NOTHING };
+	}
+}
+
 bool check_home(struct checker *c, struct state *s, const ZydisDecodedOperand *m)
 {
 	int64_t at = m->mem.disp.value - GS_OF(home);
@@ -85,7 +99,7 @@ bool check_home(struct checker *c, struct state *s, const ZydisDecodedOperand *m
 	const ZydisDecodedOperand *o = &c->op[store];
 	int reg = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? check_register(o->reg.value) : -1;
 
-	if (c->in.mnemonic != ZYDIS_MNEMONIC_MOV || m->mem.index != ZYDIS_REGISTER_NONE || m->size != 64 || at % 8 || reg != TEMP0 ||
+	if (c->in.mnemonic != ZYDIS_MNEMONIC_MOV || m->mem.index != ZYDIS_REGISTER_NONE || m->size != 64 || at % 8 || (reg != TEMP0 && (store || reg != TEMP1)) ||
 	    check_guest_register(host) != guest || s->ac || (c->block->mode & MODE_CODE32))
 		return check_fail(c, "uses a home in no known way");
 	if (store) {
@@ -93,15 +107,15 @@ bool check_home(struct checker *c, struct state *s, const ZydisDecodedOperand *m
 
 		if (v->kind != V_DELTA || v->origin != s->reg[host].number)
 			return check_fail(c, "a home that is not the register's");
+		check_homes_gone(s, (uint16_t)(1u << guest));
 		s->facts.home |= (uint16_t)(1u << guest);
 		s->facts.drift[guest] = 0;
+		s->reg[reg] = check_home_value(guest);
 		return true;
 	}
 	if (!(s->facts.home >> guest & 1))
 		return check_fail(c, "a home that nothing has set");
-	s->reg[reg] = check_data(c, 0);
-	s->reg[reg].kind = V_HOME;
-	s->reg[reg].origin = s->reg[host].number;
+	s->reg[reg] = check_home_value(guest);
 	return true;
 }
 
@@ -193,6 +207,7 @@ void check_facts(const struct checker *c, struct state *s, const struct value *r
 		else
 			f->home &= (uint16_t)~bit;
 	}
+	check_homes_gone(s, (uint16_t)~f->home);
 }
 
 /* An access of the register's value and disp was made: had its slot been left, it would have faulted. */
@@ -217,12 +232,12 @@ static bool is_small(const struct state *s, int host)
 /* The record that the instruction in hand belongs to, when it is for windows. */
 static const struct bt_rec *record(const struct checker *c)
 {
-	uint32_t at = c->block->host + c->at;
+	uint32_t at = c->at;
 
 	for (unsigned i = c->block->recs; i-- > 0;) {
 		const struct bt_rec *r = &c->b->recs[c->block->first_rec + i];
 
-		if (r->retry <= at && at < (r->next ? r->next : r->end))
+		if (r->retry <= at && at < r->next)
 			return r->window ? r : NULL;
 	}
 	return NULL;
@@ -233,7 +248,7 @@ static bool constant(const struct checker *c, const struct value *delta, uint64_
 {
 	const struct bt_rec *r = record(c);
 
-	return delta->kind == V_DELTA_AT && r && r->constant && r->lin == lin && delta->imm == (lin >> SLOT_SHIFT & (WINDOW_SLOTS - 1));
+	return delta->kind == V_DELTA_AT && r && r->constant && bt_rec_lin(c->block, r) == lin && delta->imm == (lin >> SLOT_SHIFT & (WINDOW_SLOTS - 1));
 }
 
 /* Whether [base + index + disp] is a guest address and its own delta. */
@@ -257,6 +272,8 @@ static bool sum(const struct checker *c, const struct state *s, const ZydisDecod
 		return !disp && constant(c, a, d->imm);
 	if (d->kind == V_DELTA_AT) /* 32-bit code: all of its memory is in the first slot */
 		return !disp && !d->imm && check_readable(a) && a->narrow;
+	if (d->kind == V_HOME && !d->extended)
+		return check_readable(a) && check_guest_register(base) == (int)d->imm;
 	return (d->kind == V_DELTA || d->kind == V_HOME) && check_readable(a) && a->number == d->origin;
 }
 
@@ -264,12 +281,17 @@ static bool sum(const struct checker *c, const struct state *s, const ZydisDecod
 static bool indexed(const struct checker *c, struct state *s, const ZydisDecodedOperand *m)
 {
 	int base = check_register(m->mem.base), index = check_register(m->mem.index);
-	struct value *v = &s->reg[TEMP0];
+	struct value *v = &s->reg[TEMP0], from;
 
-	if (base != TEMP0 || index < 0 || m->mem.disp.value || (v->kind != V_DELTA && v->kind != V_HOME) || v->extended || !is_small(s, index))
+	if ((base != TEMP0 && base != TEMP1) || index < 0 || m->mem.disp.value)
 		return false;
+	from = s->reg[base];
+	if ((from.kind != V_DELTA && from.kind != V_HOME) || from.extended || !is_small(s, index))
+		return false;
+	*v = check_data(c, 0);
 	v->kind = V_HOME;
 	v->extended = true;
+	v->origin = from.kind == V_DELTA ? from.origin : s->reg[host_of((int)from.imm)].number;
 	return true;
 }
 

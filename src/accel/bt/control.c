@@ -3,12 +3,15 @@
 
 static uint64_t page_of(uint64_t lin) { return lin & ~(uint64_t)(PAGE_SIZE - 1); }
 
+/* Where a displacement of the block's stands, as its exit knows it. */
+static uint16_t emit_site(const struct tr *t, uint32_t at) { return (uint16_t)(at - t->block->host); }
+
 /* `live`: the flags that matter at lin; `saved`: they are in the image. */
 static struct bt_exit *exit_new(struct tr *t, uint64_t lin, uint8_t live, bool saved, uint32_t *id)
 {
 	struct bt_exit *x = &t->b->exits[*id = t->b->exit_count++];
 
-	*x = (struct bt_exit){ .block = t->block, .lin = t->code32 ? (uint32_t)lin : lin, .saved_flags = saved, .live = live, .knows = known_here(t) };
+	*x = (struct bt_exit){ .block = bt_number(t->b, t->block), .ahead = (int32_t)(lin - t->block->lin), .saved_flags = saved, .live = live & GF_ALL, .knows = known_here(t) & KNOWN_ALL };
 	t->block->exits++;
 	return x;
 }
@@ -20,9 +23,9 @@ static uint32_t page_check(struct tr *t, struct bt_exit *x, uint32_t id)
 
 	e1(e, 0x65), e1(e, 0x81);
 	emit_modrm_mem(e, 7, (struct host_mem){ -1, -1, 0, GS_OF(mapped) + (int32_t)(BT_NO_EXEC % EXEC_SIZE * 4) });
-	x->page_site = emit_at(e) - 4;
+	x->looks = true;
 	e4(e, BT_NO_EXEC);
-	later_add(t, LATER_EXIT, emit_jcc(e, CC_NE, 0), id, 0, 0);
+	later_add(t, LATER_PAGE, emit_jcc(e, CC_NE, 0), id, 0, 0);
 	return t->laters - 1;
 }
 
@@ -46,8 +49,8 @@ void emit_exit(struct tr *t, uint64_t lin, bool poll, uint8_t live)
 	}
 	if (cross)
 		page_check(t, x, id);
-	x->site = emit_jmp(&t->e, 0);
-	later_add(t, live && t->flags == FLAGS_HOST ? LATER_EXIT_FLAGS : LATER_EXIT, x->site, id, 0, 0);
+	x->site = emit_site(t, emit_jmp(&t->e, 0));
+	later_add(t, live && t->flags == FLAGS_HOST ? LATER_EXIT_FLAGS : LATER_EXIT, t->block->host + x->site, id, 0, 0);
 }
 
 uint8_t bt_live_at(struct bt_cpu *b, uint64_t lin, bool code32)
@@ -116,21 +119,24 @@ static void emit_jcc_insn(struct tr *t, const struct guest_insn *g)
 	uint8_t live_to = live_at(t, to), live_on = live_at(t, on);
 	unsigned cond = g->op & 15;
 	enum flags_place here;
+	uint8_t held;
 
 	flags_need(t);
 	here = t->flags;
+	held = t->held;
 	if (page_of(to) == page_of(t->block->lin) && (to > t->lin || t->tier2)) {
 		uint32_t id;
 		struct bt_exit *x = exit_new(t, to, live_to, false, &id);
 
-		x->site = emit_jcc(&t->e, cond, 0);
-		later_add(t, live_to && here == FLAGS_HOST ? LATER_EXIT_FLAGS : LATER_EXIT, x->site, id, 0, 0);
+		x->site = emit_site(t, emit_jcc(&t->e, cond, 0));
+		later_add(t, live_to && here == FLAGS_HOST ? LATER_EXIT_FLAGS : LATER_EXIT, t->block->host + x->site, id, 0, 0);
 	} else {
 		uint32_t over = emit_jcc(&t->e, cond ^ 1, 0);
 
 		emit_exit(t, to, to <= t->lin, live_to);
 		emit_patch(t->e.base, over, emit_at(&t->e));
 		t->flags = here;
+		t->held = held;
 	}
 	if (!jcc_inside(t, g))
 		emit_exit(t, on, false, live_on);
@@ -187,8 +193,8 @@ static void emit_landing(struct tr *t)
 	x = exit_new(t, back, GF_ALL, true, &id);
 	if (cross)
 		page_check(t, x, id);
-	x->site = emit_jmp(&t->e, 0);
-	later_add(t, LATER_EXIT, x->site, id, 0, 0);
+	x->site = emit_site(t, emit_jmp(&t->e, 0));
+	later_add(t, LATER_EXIT, t->block->host + x->site, id, 0, 0);
 }
 
 /* Goes to the guest address in TEMP0; as a call, back to the landing behind. A jump's record is noted when it is looked up. */
@@ -203,6 +209,17 @@ static void emit_indirect(struct tr *t, bool call, uint32_t id)
 		if (!t->code32)
 			emit_note(t, GS_OF(branch), id);
 		emit_jmp(e, t->b->stub_miss);
+		return;
+	}
+	if (t->calls) {
+		if (!t->code32)
+			emit_note(t, GS_OF(branch), id);
+		if (call)
+			emit_call(e, t->b->stub_lookup[mode]);
+		else
+			emit_jmp(e, t->b->stub_lookup[mode]);
+		if (call)
+			emit_landing(t);
 		return;
 	}
 	emit_cmp_gs8(e, GS_OF(cpu.poll), 0);
@@ -230,7 +247,6 @@ static void emit_call_insn(struct tr *t, const struct guest_insn *g)
 	t->flags = FLAGS_IMAGE;
 	rec = rec_new(t, &id);
 	emit_push_return(t, rec, id);
-	rec->next = 0;
 	if (!paired(t)) {
 		emit_exit(t, to, back, live);
 		return;
@@ -243,8 +259,8 @@ static void emit_call_insn(struct tr *t, const struct guest_insn *g)
 	}
 	if (cross)
 		stale = page_check(t, x, xid) + 1;
-	x->site = emit_call(&t->e, 0);
-	later_add(t, LATER_EXIT, x->site, xid, 0, 0);
+	x->site = emit_site(t, emit_call(&t->e, 0));
+	later_add(t, LATER_EXIT, t->block->host + x->site, xid, 0, 0);
 	if (polled)
 		t->later[polled - 1].back = emit_at(&t->e);
 	if (stale)

@@ -158,6 +158,38 @@ static inline void emit_flags_load(struct emit *e)
 	emit_mov(e, RAX, TEMP1);
 }
 
+/* The displacement of a tag within an entry of the soft TLB, and of its page's host address. */
+static inline int32_t tag_at(enum mmu_view view, bool write) { return (int32_t)view * 16 + (write ? 8 : 0); }
+#define HOST_AT ((int32_t)offsetof(struct tlb_entry, host))
+_Static_assert(sizeof(struct tlb_entry) == 64, "the probe's index is scaled by 64");
+
+/* TEMP1 = the index of the entry for the address in TEMP0, TEMP0 = the offset in the entry's page: above when it is not in it. */
+static inline void emit_tag_compare(struct emit *e, bool bmi2, unsigned size, bool write, enum mmu_view view)
+{
+	static const uint8_t rorx[] = { 0xc4, 0x43, 0x7b, 0xf0, 0xda, PAGE_SHIFT - 6 };
+
+	if (bmi2) {
+		memcpy(e->p, rorx, sizeof(rorx));
+		e->p += sizeof(rorx);
+	} else {
+		emit_op_reg(e, false, 0x8b, TEMP1, TEMP0);
+		emit_op_reg(e, false, 0xc1, 5, TEMP1);
+		e1(e, PAGE_SHIFT - 6);
+	}
+	emit_op_reg(e, false, 0x81, 4, TEMP1); /* and */
+	e4(e, (TLB_SIZE - 1) << 6);
+	e1(e, 0x65);
+	emit_op_mem(e, true, 0x2b, TEMP0, (struct host_mem){ TEMP1, -1, 0, tag_at(view, write) });
+	emit_op_reg(e, true, 0x81, 7, TEMP0); /* cmp */
+	e4(e, PAGE_SIZE - size);
+}
+/* The page of the entry added to TEMP0, or into TEMP1. */
+static inline void emit_entry_host(struct emit *e, bool fold)
+{
+	e1(e, 0x65);
+	emit_op_mem(e, true, fold ? 0x03 : 0x8b, fold ? TEMP0 : TEMP1, (struct host_mem){ TEMP1, -1, 0, HOST_AT });
+}
+
 /*
  * TEMP0, a guest address, looked up in a mode's jump cache: equal when the entry that TEMP1 then leads to is its own.
  * TEMP0 is salted then.
@@ -179,6 +211,9 @@ static inline void emit_jump_go(struct emit *e, unsigned mode, bool call)
 	e1(e, 0x65);
 	emit_op_mem(e, false, 0xff, call ? 2 : 4, (struct host_mem){ -1, TEMP1, 3, target });
 }
+
+/* Of a call, and of a jump with 32 bits. */
+#define CALL_BYTES 5u
 
 #define CC_B 2
 #define CC_E 4

@@ -2,7 +2,7 @@
  * Where guest code is: the pages it is fetched from, and what the translator has concluded from the map, which
  * flushes make stale. Compiled without vector registers, since they may hold the guest's.
  */
-#include "accel/bt/bt.h"
+#include "accel/bt/tier.h"
 #include "accel/bt/window.h"
 
 static uint64_t exec_key(const struct bt_cpu *b, uint64_t lin)
@@ -162,8 +162,7 @@ static void new_salt(struct bt_cpu *b, unsigned which)
 	b->salt[which] = b->salt_last[which] = s << 48;
 }
 
-/* Jumps and returns of a privilege that were made by what is not sure any more. */
-static void forget_jumps(struct bt_cpu *b, bool user)
+void bt_forget_jumps(struct bt_cpu *b, bool user)
 {
 	new_salt(b, user);
 	bt_returns_forget(b, user);
@@ -191,9 +190,9 @@ static void flush_local(struct bt_cpu *b)
 	struct bt_space *s = space_now(b);
 
 	let_go(b, &s->held, false);
-	forget_jumps(b, true);
+	bt_forget_jumps(b, true);
 	if (s->supervisor)
-		forget_jumps(b, false);
+		bt_forget_jumps(b, false);
 	s->supervisor = false;
 }
 
@@ -210,8 +209,8 @@ static void flush_all(struct bt_cpu *b)
 	let_go(b, &space_now(b)->held, false);
 	for (unsigned n = 0; n < SPACES; n++)
 		space_forget(&b->space[n]);
-	forget_jumps(b, true);
-	forget_jumps(b, false);
+	bt_forget_jumps(b, true);
+	bt_forget_jumps(b, false);
 	b->exec_huge = false;
 	for (unsigned i = 0; i < ARRAY_LEN(b->exec_large); i++)
 		b->exec_large[i] = 0;
@@ -273,7 +272,7 @@ void bt_switched(struct icpu *cpu, unsigned from, unsigned to, bool kept)
 		new_salt(b, 1);
 	bt_returns_forget(b, true);
 	if (supervisor)
-		forget_jumps(b, false);
+		bt_forget_jumps(b, false);
 }
 
 void bt_dropped(struct icpu *cpu, unsigned space)
@@ -290,7 +289,7 @@ static void let_page_go(struct bt_cpu *b, const struct bt_exec *x)
 	if (!exec_holds(b, x))
 		return;
 	b->mapped[x->id % EXEC_SIZE] = 0;
-	forget_jumps(b, x->lin & 1);
+	bt_forget_jumps(b, x->lin & 1);
 }
 
 static void flush_page(struct bt_cpu *b, uint64_t lin)
@@ -368,7 +367,7 @@ uint32_t bt_mode_now(struct bt_cpu *b)
 	if (mode & MODE_NONE)
 		return mode;
 	if (cpu->cpl == 3) {
-		mode |= MODE_USER;
+		mode |= MODE_USER | (tier_lasts(b, cpu->s.cr3) ? MODE_LASTING : 0);
 		if ((cpu->s.rflags & RFLAGS_AC) && (cpu->s.cr0 & CR0_AM))
 			return MODE_NONE; /* alignment is checked */
 	} else if (cpu->cpl) {

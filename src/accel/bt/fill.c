@@ -27,7 +27,7 @@ static uint8_t *fill(struct bt_cpu *b, struct bt_rec *rec, uint64_t lin, enum mm
 	if (!whole || (lin & rec->align) || !bt_canonical(lin))
 		return bt_interp_rec(b, rec);
 	switch (mmu_fill(&b->cpu, lin, rec->write ? ACCESS_WRITE : ACCESS_READ, view, &error)) {
-	case FILL_DONE: return b->rx + rec->retry;
+	case FILL_DONE: return bt_retry(b, rec);
 	case FILL_FAULT: return bt_page_fault(b, rec, lin, error);
 	default: return bt_interp_rec(b, rec);
 	}
@@ -35,7 +35,7 @@ static uint8_t *fill(struct bt_cpu *b, struct bt_rec *rec, uint64_t lin, enum mm
 
 uint8_t *bt_help_fill(struct bt_cpu *b, uint64_t id, uint64_t offset, uint64_t index)
 {
-	struct bt_rec *rec = &b->recs[id];
+	struct bt_rec *rec = bt_rec_of(b, id);
 	const struct tlb_entry *e = (const struct tlb_entry *)((const uint8_t *)b->mmu.tlb + index);
 	enum mmu_view view = view_now(&b->cpu);
 
@@ -46,7 +46,7 @@ uint8_t *bt_help_fill_lin(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64
 {
 	struct bt_rec *rec = &b->recs[id];
 
-	return fill(b, rec, rec->lin, view_now(&b->cpu));
+	return fill(b, rec, bt_rec_lin(bt_rec_block(b, rec), rec), view_now(&b->cpu));
 }
 
 /* What no window serves may be a page fault of the guest's. */
@@ -55,7 +55,7 @@ static uint8_t *not_served(struct bt_cpu *b, struct bt_rec *rec, uint64_t lin)
 	uint32_t error;
 
 	if ((lin & (PAGE_SIZE - 1)) + rec->size > PAGE_SIZE || (lin & rec->align) || !bt_canonical(lin) ||
-	    mmu_fill(&b->cpu, lin, rec->write ? ACCESS_WRITE : ACCESS_READ, mode_view(rec->block->mode), &error) != FILL_FAULT)
+	    mmu_fill(&b->cpu, lin, rec->write ? ACCESS_WRITE : ACCESS_READ, mode_view(bt_rec_block(b, rec)->mode), &error) != FILL_FAULT)
 		return bt_interp_rec(b, rec);
 	return bt_page_fault(b, rec, lin, error);
 }
@@ -73,7 +73,7 @@ uint8_t *bt_help_window(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t
 		return known ? not_served(b, rec, lin) : bt_interp_rec(b, rec);
 	if (fp)
 		bt_fp_load(b);
-	return b->rx + rec->retry;
+	return bt_retry(b, rec);
 }
 
 /* The block at cs:rip if there is one already, or can be moved there; perhaps it is `likely`. `from` stays where it is. */
@@ -89,8 +89,10 @@ static struct bt_block *find(struct bt_cpu *b, struct bt_block *likely, const st
 	gpa = x->gpa + (lin & (PAGE_SIZE - 1));
 	if (!x->host)
 		return NULL;
-	if (likely && likely->gpa == gpa && likely->mode == b->mode)
+	if (likely && bt_block_gpa(likely) == gpa && likely->mode == b->mode) {
+		bt_block_used(b, likely);
 		return likely;
+	}
 	block = bt_block_find(b, lin, gpa, b->mode);
 	return block ? block : bt_block_move(b, lin, gpa, b->mode, from);
 }
@@ -111,7 +113,7 @@ uint8_t *bt_find_code(struct bt_cpu *b)
 		bt_unit_begin(b, block);
 	else
 		bt_jump_set(b, block);
-	return b->rx + block->indirect;
+	return bt_code(b, block, block->indirect);
 }
 
 uint8_t *bt_continue(struct bt_cpu *b)
@@ -121,16 +123,16 @@ uint8_t *bt_continue(struct bt_cpu *b)
 
 uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
-	struct bt_exit *e = &b->exits[id];
+	struct bt_exit *e = bt_exit_of(b, id);
 	uint64_t evictions = b->stats.evictions;
-	struct bt_block *block;
+	struct bt_block *from = &b->blocks[e->block], *likely = e->target ? &b->blocks[e->target] : NULL, *block;
 
-	b->cpu.s.rip = e->lin;
+	b->cpu.s.rip = bt_exit_lin(from, e);
 	if (b->cpu.stepping || atomic_load_explicit(&b->cpu.poll, memory_order_acquire))
 		return NULL;
 	bt_mode_update(b);
-	block = find(b, e->target, e->block);
-	if (block && e->target == block)
+	block = find(b, likely, from);
+	if (block && block == likely)
 		b->stats.relinks++;
 	if (!block)
 		block = bt_make(b);
@@ -140,7 +142,7 @@ uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 		bt_link(b, e, block);
 		b->stats.links++;
 	}
-	return b->rx + block->indirect;
+	return bt_code(b, block, block->indirect);
 }
 
 /* The branch faults, not what is fetched: it is undone and left to the interpreter. */
@@ -171,7 +173,7 @@ uint8_t *bt_help_miss(struct bt_cpu *b, uint64_t id, uint64_t lin, uint64_t unus
 
 uint8_t *bt_help_poll(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
-	b->cpu.s.rip = b->exits[id].lin;
+	b->cpu.s.rip = bt_exit_lin(&b->blocks[b->exits[id].block], &b->exits[id]);
 	b->stats.polls++;
 	return NULL;
 }

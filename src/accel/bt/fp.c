@@ -35,10 +35,11 @@ static void note_x87(struct bt_cpu *b, uint8_t *x)
 {
 	const struct bt_rec *rec = &b->recs[b->x87_last];
 	const struct x86_segment *seg = b->cpu.s.seg;
-	uint64_t lin = rec->block->lin + rec->guest;
+	const struct bt_block *k = bt_rec_block(b, rec);
+	uint64_t lin = k->lin + rec->guest;
 
 	st16le(x + AT_FOP, rec->x87 & 0x7ff);
-	st64le(x + AT_FIP, rec->block->mode & MODE_CODE32 ? (uint32_t)lin : lin);
+	st64le(x + AT_FIP, k->mode & MODE_CODE32 ? (uint32_t)lin : lin);
 	st16le(x + AT_FCS, seg[SEG_CS].selector);
 	if (rec->x87 & X87_OPERAND) {
 		st64le(x + AT_FDP, b->x87_data);

@@ -39,7 +39,7 @@ uint8_t *bt_help_syscall(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_
 
 	if (!(s->efer & EFER_SCE) || !b->cpu.long_mode || (flags & ~s->fmask & RFLAGS_TF))
 		return bt_interp_rec(b, rec);
-	s->gpr[RCX] = rec->lin;
+	s->gpr[RCX] = bt_rec_lin(bt_rec_block(b, rec), rec);
 	s->gpr[R11] = flags & ~(uint64_t)RFLAGS_RF;
 	bt_flags_set(b, flags & ~s->fmask);
 	s->seg[SEG_CS] = segment_flat(selector, FLAT_CODE64);
@@ -205,9 +205,9 @@ static uint8_t *frame_place(struct icpu *cpu, uint64_t *sp)
 }
 
 /* The address of a run's first access: a run of PUSH goes down from the other end. */
-static uint64_t first_access(const struct bt_rec *rec, uint64_t lin)
+static uint64_t first_access(const struct bt_cpu *b, const struct bt_rec *rec, uint64_t lin)
 {
-	unsigned word = rec->block->mode & MODE_CODE32 ? 4 : 8;
+	unsigned word = bt_rec_block(b, rec)->mode & MODE_CODE32 ? 4 : 8;
 
 	return rec->count > 1 && rec->write ? lin + rec->size - word : lin;
 }
@@ -231,7 +231,7 @@ uint8_t *bt_page_fault(struct bt_cpu *b, struct bt_rec *rec, uint64_t lin, uint3
 	st64le(frame + 24, flags | RFLAGS_RF);
 	st64le(frame + 32, s->gpr[RSP]);
 	st64le(frame + 40, s->seg[SEG_SS].selector);
-	s->cr2 = first_access(rec, lin);
+	s->cr2 = first_access(b, rec, lin);
 	s->gpr[RSP] = sp;
 	flags &= ~(uint64_t)(RFLAGS_TF | RFLAGS_NT | RFLAGS_VM | (g.trap ? 0 : RFLAGS_IF));
 	bt_flags_set(b, flags);

@@ -134,6 +134,7 @@ void known_landing(struct tr *t)
 	t->known.home = t->homes ? BIT(RSP) : 0;
 	t->known.drift[RSP] = KNOWN_NEAR;
 	t->known.small = 0;
+	t->held = 0;
 	t->fp_checked = 0;
 }
 
@@ -249,6 +250,17 @@ void known_begin(struct tr *t)
 	t->known.small = 0;
 	for (unsigned r = 0; r < 16; r++)
 		t->known.drift[r] = KNOWN_NEAR;
+}
+
+bool known_used_later(const struct tr *t, unsigned guest)
+{
+	for (unsigned i = t->at; i < t->count; i++) {
+		if (i > t->at && known_bit(used(t, i), guest))
+			return true;
+		if (changes(&t->insn[i], guest))
+			return false;
+	}
+	return false;
 }
 
 bool known_wanted(const struct tr *t, unsigned guest)

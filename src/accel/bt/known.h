@@ -28,6 +28,7 @@ struct tr;
 #define KNOWN_FP (1u << 16)
 #define KNOWN_AVX (1u << 17)
 #define KNOWN_REGISTERS 0xffffu
+#define KNOWN_ALL (KNOWN_REGISTERS | KNOWN_FP | KNOWN_AVX)
 
 struct known {
 	uint16_t home;      /* a bit for each guest register whose home is good */
@@ -51,6 +52,8 @@ void known_landing(struct tr *t);
 bool known_wanted(const struct tr *t, unsigned guest);
 /* Whether the instruction may change the register; of RSP, otherwise than as the stack's pointer. */
 bool known_writes(const struct guest_insn *g, unsigned guest);
+/* Whether an access after this instruction counts from the register before it changes. */
+bool known_used_later(const struct tr *t, unsigned guest);
 /* What an exit here may promise. */
 uint32_t known_here(const struct tr *t);
 

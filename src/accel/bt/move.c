@@ -56,23 +56,12 @@ static void patch(const struct bt_block *k, uint8_t *p, unsigned kind, uint64_t 
 /* The block, whose jumps lead nowhere now, is at lin from here on. */
 static void relocate(struct bt_cpu *b, struct bt_block *k, uint64_t lin)
 {
-	uint64_t by = lin - k->lin, mask = k->mode & MODE_CODE32 ? UINT32_MAX : UINT64_MAX, last = 0;
+	uint64_t by = lin - k->lin, last = 0;
 
 	for (unsigned i = 0; i < k->relocs; i++) {
 		const struct bt_reloc *r = &b->relocs[k->first_reloc + i];
 
 		patch(k, b->rw + k->host + r->at, r->kind, by, &last);
-	}
-	for (unsigned i = 0; i < k->exits; i++) {
-		struct bt_exit *e = &b->exits[k->first_exit + i];
-
-		e->lin = (e->lin + by) & mask;
-	}
-	for (unsigned i = 0; i < k->recs; i++) {
-		struct bt_rec *r = &b->recs[k->first_rec + i];
-
-		if (r->moves)
-			r->lin += by;
 	}
 	k->lin = lin;
 }
@@ -86,13 +75,13 @@ static void relocate(struct bt_cpu *b, struct bt_block *k, uint64_t lin)
 static bool exit_fits(struct bt_cpu *b, const struct bt_block *k, const struct bt_exit *e, uint64_t lin)
 {
 	bool code32 = k->mode & MODE_CODE32;
-	uint64_t to = e->lin + (lin - k->lin);
+	uint64_t was = bt_exit_lin(k, e), to = was + (lin - k->lin);
 
 	if (code32)
 		to = (uint32_t)to;
 	else if (!bt_canonical(to))
 		return false;
-	if ((to > lin) != (e->lin > k->lin))
+	if ((to > lin) != (was > k->lin))
 		return false;
 	if (page_of(to) == page_of(lin) || e->live == GF_ALL)
 		return true;
@@ -103,7 +92,7 @@ static bool exit_fits(struct bt_cpu *b, const struct bt_block *k, const struct b
 
 static bool fits(struct bt_cpu *b, const struct bt_block *k, uint64_t lin)
 {
-	if (k->fixed || k->tier2 != tier_is_hot(b, k->gpa, k->mode))
+	if (k->fixed || k->tier2 != tier_is_hot(b, bt_block_gpa(k), k->mode))
 		return false;
 	for (unsigned i = 0; i < k->exits; i++) {
 		if (!exit_fits(b, k, &b->exits[k->first_exit + i], lin))
@@ -119,8 +108,10 @@ static struct bt_block *choose(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uin
 	uint32_t now = ticks_now();
 
 	*copies = 0;
-	for (struct bt_block *k = bt_block_chain(b, gpa, mode); k; k = k->hash_next) {
-		if (k->gpa != gpa || k->mode != mode)
+	for (uint32_t n = bt_block_chain(b, gpa, mode); n; n = b->blocks[n].hash_next) {
+		struct bt_block *k = &b->blocks[n];
+
+		if (bt_block_gpa(k) != gpa || k->mode != mode)
 			continue;
 		++*copies;
 		if (k != keep && (!best || now - k->moved > now - best->moved) && fits(b, k, lin))
@@ -139,7 +130,7 @@ static bool moved_lately(const struct bt_cpu *b, const struct bt_block *k)
 /* The x87's last instruction stays where it was executed. */
 static void settle_x87(struct bt_cpu *b, const struct bt_block *k)
 {
-	if (b->fp_level && b->x87_last != REC_NONE && b->recs[b->x87_last].block == k)
+	if (b->fp_level && b->x87_last != REC_NONE && b->recs[b->x87_last].block == bt_number(b, k))
 		bt_fp_save(b);
 }
 
@@ -174,6 +165,7 @@ struct bt_block *bt_block_move(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uin
 	bt_block_unlink(b, k);
 	relocate(b, k, lin);
 	k->moved = ticks_now();
+	bt_block_used(b, k);
 	b->stats.moved++;
 	show(b, k);
 	return k;

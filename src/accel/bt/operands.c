@@ -16,21 +16,58 @@ unsigned register_get(struct tr *t, unsigned guest, unsigned temp)
 
 	if (host >= 0)
 		return (unsigned)host;
+	temp_used(t, temp);
 	emit_load_gs(&t->e, temp, gs_gpr(guest));
 	return temp;
+}
+
+/* ---- homes in scratch registers ---- */
+
+#define TEMPS 0xff
+static unsigned held_shift(unsigned reg) { return reg == TEMP0 ? 0 : 4; }
+
+void temp_used(struct tr *t, unsigned reg)
+{
+	if (reg == TEMP0 || reg == TEMP1)
+		t->held &= (uint8_t)~(15u << held_shift(reg));
+}
+
+static unsigned held_by(const struct tr *t, unsigned reg) { return t->held >> held_shift(reg) & 15; }
+
+/* Both scratch registers. */
+static void temps_used(struct tr *t) { t->held = 0; }
+
+/* A register holds a guest register's home; no other has an older one. */
+static void temp_holds(struct tr *t, unsigned reg, unsigned guest)
+{
+	unsigned other = reg == TEMP0 ? TEMP1 : TEMP0;
+
+	if (held_by(t, other) == guest + 1)
+		temp_used(t, other);
+	temp_used(t, reg);
+	t->held |= (uint8_t)((guest + 1) << held_shift(reg));
 }
 
 struct bt_rec *rec_new(struct tr *t, uint32_t *id)
 {
 	struct bt_rec *r = &t->b->recs[*id = t->b->rec_count++];
 
-	*r = (struct bt_rec){ .block = t->block, .guest = (uint16_t)(t->lin - t->block->lin), .count = 1, .retry = emit_at(&t->e) };
+	*r = (struct bt_rec){ .block = bt_number(t->b, t->block), .guest = (uint16_t)(t->lin - t->block->lin), .count = 1, .retry = code_at(t), .next = code_at(t),
+				.held = { t->held } };
 	t->block->recs++;
 	return r;
 }
 
+void rec_goes_on(struct tr *t, struct bt_rec *rec)
+{
+	rec->next = code_at(t);
+	rec->goes_on = true;
+	rec->held[1] = t->held;
+}
+
 void emit_lin(struct tr *t, unsigned reg, uint64_t lin)
 {
+	temp_used(t, reg);
 	emit_imm(&t->e, reg, lin);
 	if (lin == (uint32_t)lin || lin == (uint64_t)(int32_t)lin)
 		t->block->fixed = true;
@@ -49,6 +86,7 @@ void emit_canonical(struct tr *t, uint32_t id)
 {
 	struct emit *e = &t->e;
 
+	temp_used(t, TEMP1);
 	emit_mov(e, TEMP1, TEMP0);
 	emit_op_reg(e, true, 0xc1, 4, TEMP1); /* shl, sar */
 	e1(e, 16);
@@ -63,11 +101,37 @@ void later_add(struct tr *t, enum later_kind kind, uint32_t site, uint32_t id, u
 	t->later[t->laters++] = (struct later){ site, id, back, lin, kind };
 }
 
+/* RAX is moved about: the checker follows its home no further. */
+static void flags_move(struct tr *t)
+{
+	temp_used(t, TEMP1);
+	if (held_by(t, TEMP0) == RAX + 1)
+		temp_used(t, TEMP0);
+}
+
+void emit_save(struct tr *t)
+{
+	flags_move(t);
+	if (t->calls)
+		emit_call(&t->e, t->b->stub_flags_save);
+	else
+		emit_flags_save(&t->e);
+}
+
+void emit_load(struct tr *t)
+{
+	flags_move(t);
+	if (t->calls)
+		emit_call(&t->e, t->b->stub_flags_load);
+	else
+		emit_flags_load(&t->e);
+}
+
 void flags_in_image(struct tr *t)
 {
 	if (t->flags != FLAGS_HOST)
 		return;
-	emit_flags_save(&t->e);
+	emit_save(t);
 	t->flags = FLAGS_BOTH;
 }
 
@@ -82,7 +146,7 @@ void flags_need(struct tr *t)
 {
 	if (t->flags != FLAGS_IMAGE)
 		return;
-	emit_flags_load(&t->e);
+	emit_load(t);
 	t->flags = FLAGS_BOTH;
 }
 
@@ -111,12 +175,28 @@ static bool moves(struct tr *t, const struct guest_insn *g)
 	return g->rip_relative;
 }
 
+/* Notes an operand's constant address; false when it is too far away from the block. */
+static bool rec_constant(struct tr *t, struct bt_rec *rec, const struct guest_insn *g)
+{
+	int64_t from = g->disp;
+
+	if (g->rip_relative)
+		from += (int64_t)(t->lin - t->block->lin) + g->length;
+	if (from != (int32_t)from)
+		return false;
+	rec->disp = (int32_t)from;
+	rec->moves = moves(t, g);
+	rec->narrow = t->code32 || g->addrsize == 4;
+	return true;
+}
+
 /* The address in its segment into TEMP0. */
 static void emit_offset(struct tr *t, const struct guest_insn *g)
 {
 	bool wide = !t->code32 && g->addrsize == 8;
 	struct host_mem m = { -1, -1, g->scale, g->disp };
 
+	temp_used(t, TEMP0);
 	if (g->base < 0 && g->index < 0) {
 		uint64_t v = (uint64_t)(int64_t)g->disp + (g->rip_relative ? t->lin + g->length : 0);
 
@@ -144,6 +224,7 @@ static void emit_base(struct tr *t, const struct guest_insn *g)
 	if (seg < 0)
 		return;
 	if (t->window) { /* the flags stay */
+		temp_used(t, TEMP1);
 		emit_load_gs(&t->e, TEMP1, GS_OF(cpu.s.seg) + seg * (int)sizeof(struct x86_segment));
 		emit_lea(&t->e, !t->code32, TEMP0, (struct host_mem){ TEMP0, TEMP1, 0, 0 });
 	} else {
@@ -192,7 +273,7 @@ void access_begin(struct tr *t, struct bt_rec *rec)
 	rec->flags_host = t->window && t->flags == FLAGS_HOST;
 }
 
-void access_end(struct tr *t, struct bt_rec *rec) { rec->end = emit_at(&t->e); }
+void access_end(struct tr *t, struct bt_rec *rec) { rec->next = code_at(t); }
 
 static int32_t delta_at(const struct tr *t, uint64_t lin)
 {
@@ -218,6 +299,7 @@ static struct host_mem folded(struct tr *t, struct host_mem m, bool fold)
 {
 	if (!fold)
 		return m;
+	temp_used(t, TEMP0);
 	emit_lea(&t->e, true, TEMP0, m);
 	return (struct host_mem){ TEMP0, -1, 0, 0 };
 }
@@ -227,6 +309,7 @@ static struct host_mem window_at(struct tr *t, unsigned reg, int32_t disp, bool 
 {
 	unsigned temp = reg == TEMP0 ? TEMP1 : TEMP0;
 
+	temp_used(t, temp);
 	emit_delta(t, temp, reg);
 	return folded(t, (struct host_mem){ (int8_t)reg, (int8_t)temp, 0, disp }, fold && (reg == TEMP0 || reg == TEMP1));
 }
@@ -247,52 +330,76 @@ void emit_return_home(struct tr *t)
 {
 	if (!t->b->windows || t->code32 || (known_bit(t->known.home, RSP) && t->known.drift[RSP] <= KNOWN_NEAR))
 		return;
+	temp_used(t, TEMP0);
 	emit_delta(t, TEMP0, HOST_SP);
 	emit_store_gs(&t->e, TEMP0, home_at(RSP));
 }
 
-/* TEMP0 = the delta for the value of a register that the host keeps in one. */
-static void delta_of(struct tr *t, unsigned guest)
+/* Which scratch register takes another home: TEMP1 when TEMP0's is used again, and the access leaves it. */
+static unsigned temp_for_home(const struct tr *t, bool fold)
 {
+	unsigned held = held_by(t, TEMP0);
+
+	return held && !fold && known_bit(t->known.home, held - 1) && known_used_later(t, held - 1) ? TEMP1 : TEMP0;
+}
+
+/* The delta for the value of a register that the host keeps in one: the scratch register it is in; TEMP0 when `fold`. */
+static unsigned delta_of(struct tr *t, unsigned guest, bool fold)
+{
+	unsigned temp;
+
 	if (known_bit(t->known.home, guest)) {
-		emit_load_gs(&t->e, TEMP0, home_at(guest));
-		return;
+		if (held_by(t, TEMP0) == guest + 1)
+			return TEMP0;
+		if (held_by(t, TEMP1) == guest + 1 && !fold)
+			return TEMP1;
+		temp = temp_for_home(t, fold);
+		emit_load_gs(&t->e, temp, home_at(guest));
+		temp_holds(t, temp, guest);
+		return temp;
 	}
+	temp_used(t, TEMP0);
 	emit_delta(t, TEMP0, (unsigned)host_register(guest));
 	if (!known_wanted(t, guest))
-		return;
+		return TEMP0;
 	emit_store_gs(&t->e, TEMP0, home_at(guest));
 	known_set(t, guest);
+	temp_holds(t, TEMP0, guest);
+	return TEMP0;
 }
 
 /* disp away from where a register points. */
 static struct host_mem window_base(struct tr *t, unsigned guest, int32_t disp, bool fold)
 {
 	int host = host_register(guest);
+	unsigned temp;
 
 	if (host < 0)
 		return window_at(t, register_get(t, guest, TEMP1), disp, fold);
-	delta_of(t, guest);
+	temp = delta_of(t, guest, fold);
 	known_touch(t, guest, disp);
-	return (struct host_mem){ (int8_t)host, TEMP0, 0, disp };
+	return (struct host_mem){ (int8_t)host, (int8_t)temp, 0, disp };
 }
 
 /* An index of 32 bits leads no further than the guard zones reach: the base's delta, or that of the slot of disp, serves. */
 static bool window_index(struct tr *t, const struct guest_insn *g, struct host_mem *m)
 {
 	int index = g->index < 0 ? -1 : host_register((unsigned)g->index);
+	unsigned temp;
 
 	if (index < 0 || g->addrsize != 8 || based_segment(g) >= 0 || !known_bit(t->known.small, (unsigned)g->index))
 		return false;
 	if (g->base < 0) {
+		temp_used(t, TEMP0);
 		emit_load_gs(&t->e, TEMP0, delta_at(t, (uint64_t)(int64_t)g->disp));
 		*m = (struct host_mem){ TEMP0, (int8_t)index, g->scale, g->disp };
 		return true;
 	}
 	if (host_register((unsigned)g->base) < 0)
 		return false;
-	delta_of(t, (unsigned)g->base);
-	emit_lea(&t->e, true, TEMP0, (struct host_mem){ TEMP0, (int8_t)index, g->scale, 0 });
+	temp = delta_of(t, (unsigned)g->base, false);
+	temp_used(t, TEMP0);
+	emit_lea(&t->e, true, TEMP0, (struct host_mem){ (int8_t)temp, (int8_t)index, g->scale, 0 });
 	*m = (struct host_mem){ (int8_t)host_register((unsigned)g->base), TEMP0, 0, g->disp };
 	return true;
 }
@@ -300,6 +407,7 @@ static bool window_index(struct tr *t, const struct guest_insn *g, struct host_m
 /* All of 32-bit code's memory is in one slot. TEMP0 holds the address. */
 static struct host_mem window_32(struct tr *t, bool fold)
 {
+	temp_used(t, TEMP1);
 	emit_load_gs(&t->e, TEMP1, delta_at(t, 0));
 	return folded(t, (struct host_mem){ TEMP0, TEMP1, 0, 0 }, fold);
 }
@@ -309,7 +417,9 @@ static struct host_mem window_constant(struct tr *t, struct bt_rec *rec, uint64_
 	bool small = lin == (uint64_t)(int64_t)(int32_t)lin;
 
 	rec->constant = true;
-	rec->lin = lin;
+	temp_used(t, TEMP0);
+	if (!small)
+		temp_used(t, TEMP1);
 	if (rec->moves && !small)
 		emit_lin(t, TEMP1, lin);
 	else if (!small)
@@ -328,8 +438,7 @@ static struct host_mem window_operand(struct tr *t, const struct guest_insn *g, 
 	struct host_mem m;
 	uint64_t lin;
 
-	if (constant_address(t, g, &lin)) {
-		rec->moves = moves(t, g);
+	if (constant_address(t, g, &lin) && rec_constant(t, rec, g)) {
 		return window_constant(t, rec, lin, fold);
 	}
 	if (!t->code32 && g->addrsize == 8 && g->base >= 0 && g->index < 0 && based_segment(g) < 0)
@@ -344,42 +453,23 @@ static struct host_mem window_operand(struct tr *t, const struct guest_insn *g, 
 
 /* ---- through the soft TLB ---- */
 
-/* The displacement of a tag within an entry of the soft TLB. */
-static int32_t tag_at(const struct tr *t, bool write)
-{
-	return (int32_t)mode_view(t->mode) * 16 + (write ? 8 : 0);
-}
-#define HOST_AT ((int32_t)offsetof(struct tlb_entry, host))
-_Static_assert(sizeof(struct tlb_entry) == 64, "the probe's index is scaled by 64");
-
 struct host_mem emit_probe(struct tr *t, struct bt_rec *rec, uint32_t id, unsigned size, bool write, bool fold)
 {
 	struct emit *e = &t->e;
-	struct host_mem entry = { TEMP1, -1, 0, 0 };
 
+	int called = t->calls ? bt_probe(size, write, mode_view(t->mode), fold) : -1;
+
+	temps_used(t);
 	rec->size = (uint8_t)size;
 	rec->write = write;
-	if (t->bmi2) {
-		static const uint8_t rorx[] = { 0xc4, 0x43, 0x7b, 0xf0, 0xda, PAGE_SHIFT - 6 };
-
-		memcpy(e->p, rorx, sizeof(rorx));
-		e->p += sizeof(rorx);
-	} else {
-		emit_op_reg(e, false, 0x8b, TEMP1, TEMP0);
-		emit_op_reg(e, false, 0xc1, 5, TEMP1);
-		e1(e, PAGE_SHIFT - 6);
+	if (called >= 0) {
+		emit_call(e, t->b->stub_probe[called]);
+		rec->next = (uint16_t)(code_at(t) + 1); /* who misses finds the record by where it was called from */
+		return fold ? (struct host_mem){ TEMP0, -1, 0, 0 } : (struct host_mem){ TEMP0, TEMP1, 0, 0 };
 	}
-	emit_op_reg(e, false, 0x81, 4, TEMP1); /* and */
-	e4(e, (TLB_SIZE - 1) << 6);
-	entry.disp = tag_at(t, write);
-	e1(e, 0x65);
-	emit_op_mem(e, true, 0x2b, TEMP0, entry); /* sub: the offset in the page */
-	emit_op_reg(e, true, 0x81, 7, TEMP0); /* cmp */
-	e4(e, PAGE_SIZE - size);
+	emit_tag_compare(e, t->bmi2, size, write, mode_view(t->mode));
 	later_add(t, LATER_FILL, emit_jcc(e, CC_A, 0), id, 0, 0);
-	entry.disp = HOST_AT;
-	e1(e, 0x65);
-	emit_op_mem(e, true, fold ? 0x03 : 0x8b, fold ? TEMP0 : TEMP1, entry);
+	emit_entry_host(e, fold);
 	return fold ? (struct host_mem){ TEMP0, -1, 0, 0 } : (struct host_mem){ TEMP0, TEMP1, 0, 0 };
 }
 
@@ -389,11 +479,11 @@ static struct host_mem constant_probe(struct tr *t, struct bt_rec *rec, uint32_t
 	struct emit *e = &t->e;
 	uint64_t page = lin & ~(uint64_t)(PAGE_SIZE - 1);
 	int32_t entry = (int32_t)((lin >> PAGE_SHIFT) % TLB_SIZE * sizeof(struct tlb_entry));
-	struct host_mem tag = { -1, -1, 0, entry + tag_at(t, write) };
+	struct host_mem tag = { -1, -1, 0, entry + tag_at(mode_view(t->mode), write) };
 
+	temps_used(t);
 	rec->size = (uint8_t)size;
 	rec->write = write;
-	rec->lin = lin;
 	if (page == (uint64_t)(int64_t)(int32_t)page) {
 		e1(e, 0x65);
 		emit_op_mem(e, true, 0x81, 7, tag);
@@ -424,10 +514,8 @@ struct host_mem emit_operand(struct tr *t, const struct guest_insn *g, struct bt
 	rec->write = write;
 	if (t->window)
 		return window_operand(t, g, rec, id, fold);
-	if (constant_address(t, g, &lin) && (lin & (PAGE_SIZE - 1)) + size <= PAGE_SIZE) {
-		rec->moves = moves(t, g);
+	if (!t->calls && constant_address(t, g, &lin) && (lin & (PAGE_SIZE - 1)) + size <= PAGE_SIZE && rec_constant(t, rec, g))
 		return constant_probe(t, rec, id, lin, size, write);
-	}
 	emit_linear(t, g, id, size);
 	return emit_probe(t, rec, id, size, write, fold);
 }
@@ -436,12 +524,13 @@ struct host_mem emit_frame(struct tr *t, struct bt_rec *rec, uint32_t id, enum b
 {
 	unsigned reg = frame == FRAME_RSP ? HOST_SP : RBP;
 
-	rec->frame = (uint8_t)frame;
+	rec->frame = frame & 3;
 	rec->disp = disp;
 	rec->size = (uint8_t)size;
 	rec->write = write;
 	if (t->window && !t->code32)
 		return window_base(t, frame == FRAME_RSP ? RSP : RBP, disp, fold);
+	temp_used(t, TEMP0);
 	if (disp)
 		emit_lea(&t->e, !t->code32, TEMP0, (struct host_mem){ (int8_t)reg, -1, 0, disp });
 	else

@@ -84,7 +84,9 @@ static unsigned place(struct tr *t, struct placed *p, unsigned guest, bool read,
 	}
 	p->used[p->guests] = guest;
 	p->written[p->guests] = write;
-	p->temp[p->guests] = mem || p->guests ? TEMP1 : TEMP0;
+	/* TEMP0 rather keeps a home. */
+	p->temp[p->guests] = mem || !p->guests ? TEMP1 : TEMP0;
+	temp_used(t, p->temp[p->guests]);
 	if (read)
 		emit_load_gs(&t->e, p->temp[p->guests], gs_gpr(guest));
 	return p->temp[p->guests++];
@@ -233,8 +235,6 @@ static bool expects_zero(const struct tr *t)
  */
 static void emit_contended(struct tr *t, const struct guest_insn *g)
 {
-	enum { CALL_BYTES = 5 };
-
 	if (!g->lock || g->map != 1 || (g->op | 1) != 0xb1 || !(t->mode & MODE_USER) || t->b->cpu.interp->cfg.cpus < 2 || !expects_zero(t))
 		return;
 	e1(&t->e, 0x70 | CC_E), e1(&t->e, CALL_BYTES);
@@ -287,7 +287,7 @@ void emit_plain(struct tr *t, const struct guest_insn *g)
 	if (sets_pointers(g))
 		emit_x87_note(t, g, rec, id);
 	if (rec)
-		rec->next = emit_at(&t->e);
+		rec_goes_on(t, rec);
 }
 
 void emit_lea_insn(struct tr *t, const struct guest_insn *g)
@@ -299,6 +299,7 @@ void emit_lea_insn(struct tr *t, const struct guest_insn *g)
 	uint64_t v;
 
 	flat.seg = -1;
+	temp_used(t, to);
 	if (constant_address(t, &flat, &v)) {
 		if (g->rip_relative && g->opsize == 8 && g->addrsize == 8)
 			emit_lin(t, to, v);
@@ -349,5 +350,5 @@ void emit_bit_string(struct tr *t, const struct guest_insn *g)
 	m = (struct host_mem){ TEMP0, -1, 0, 0 };
 	encode(&t->e, g, reg, 0, 0, &m);
 	t->flags = FLAGS_HOST;
-	rec->next = emit_at(&t->e);
+	rec_goes_on(t, rec);
 }

@@ -65,26 +65,49 @@ static const struct insn *fetch_insn(struct bt_cpu *b, struct insn *local)
 }
 
 /* Whether the instruction goes on in the next page, whose changes its block does not hear of. */
-static bool crosses_unwatched(const struct bt_rec *rec, uint64_t lin, const struct insn *in)
+static bool crosses_unwatched(const struct bt_block *k, uint64_t lin, const struct insn *in)
 {
-	return (lin & (PAGE_SIZE - 1)) + in->length > PAGE_SIZE && !rec->block->tail;
+	return (lin & (PAGE_SIZE - 1)) + in->length > PAGE_SIZE && !k->crosses;
+}
+
+/* Where the record's n-th instruction is kept. */
+static struct bt_decoded *decoded_place(struct bt_cpu *b, const struct bt_rec *rec, unsigned n)
+{
+	uint32_t id = (uint32_t)(rec - b->recs);
+
+	return &b->decoded[(id + n * 97) % DECODED];
+}
+
+static const struct insn *decoded_find(struct bt_cpu *b, const struct bt_rec *rec, unsigned n)
+{
+	const struct bt_decoded *d = decoded_place(b, rec, n);
+
+	return rec->decoded && d->rec == (uint32_t)(rec - b->recs) && d->n == n && d->insn.length ? &d->insn : NULL;
+}
+
+static const struct insn *decoded_keep(struct bt_cpu *b, struct bt_rec *rec, unsigned n, const struct insn *in)
+{
+	struct bt_decoded *d = decoded_place(b, rec, n);
+
+	/* What is left of another block's record of this number. */
+	for (unsigned i = 0; !rec->decoded && i < rec->count; i++)
+		decoded_place(b, rec, i)->insn.length = 0;
+	rec->decoded = true;
+	*d = (struct bt_decoded){ (uint32_t)(rec - b->recs), n, *in };
+	return &d->insn;
 }
 
 /* The record's i-th instruction, at cs:rip, in *local when it cannot be kept. NULL when it cannot be fetched. */
 static const struct insn *rec_insn(struct bt_cpu *b, struct bt_rec *rec, unsigned i, struct insn *local)
 {
-	if (rec->insn && rec->insn[i].length)
-		return &rec->insn[i];
+	const struct insn *in = decoded_find(b, rec, i);
+
+	if (in)
+		return in;
 	fp_leave(b);
 	if (!fetch_insn(b, local))
 		return NULL;
-	if (!rec->insn)
-		rec->insn = calloc(rec->count, sizeof(*rec->insn));
-	rec->block->decoded = true;
-	if (!rec->insn || crosses_unwatched(rec, b->cpu.s.rip, local))
-		return local;
-	rec->insn[i] = *local;
-	return &rec->insn[i];
+	return crosses_unwatched(bt_rec_block(b, rec), b->cpu.s.rip, local) ? local : decoded_keep(b, rec, i, local);
 }
 
 /* Handlers compiled without vector registers that reach nothing that is not, but for the machine (host.c). */
@@ -141,10 +164,10 @@ static uint8_t *go_on(struct bt_cpu *b, const struct bt_rec *rec, uint64_t expec
 	mmu_sync(cpu);
 	bt_mode_update(b);
 	flags_to_image(b);
-	if (rec && rec->next && cpu->s.rip == expected && !cpu->block_ends && !rec->block->dead && mode == b->mode &&
-	    (!rec->block->uses_fp || (fp && bt_fp_load(b) >= 1))) {
+	if (rec && rec->goes_on && cpu->s.rip == expected && !cpu->block_ends && !bt_rec_block(b, rec)->dead && mode == b->mode &&
+	    (!bt_rec_block(b, rec)->uses_fp || (fp && bt_fp_load(b) >= 1))) {
 		b->unit.last = UNIT_WHOLE;
-		return b->rx + rec->next;
+		return bt_next(b, rec);
 	}
 	to = bt_continue(b);
 	/* Loaded by IRET, and no instruction comes here that would end it. */
@@ -170,7 +193,7 @@ static uint8_t *interp_rec(struct bt_cpu *b, struct bt_rec *rec, bool alone)
 
 		if (!in)
 			return NULL;
-		b->unit.last = cpu->s.rip - rec->block->lin;
+		b->unit.last = cpu->s.rip - bt_rec_block(b, rec)->lin;
 		expected = cpu->next_rip = (cpu->s.rip + in->length) & rip_mask(cpu);
 		b->stats.by_mnemonic[in->mnemonic]++;
 		if (b->fp_level && !is_quiet(in))
@@ -195,7 +218,7 @@ uint8_t *bt_help_fp(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unu
 	struct bt_rec *rec = &b->recs[id];
 
 	if (bt_fp_load(b) >= rec->level)
-		return b->rx + rec->retry;
+		return bt_retry(b, rec);
 	/* The following ones count on the unit as well. */
 	return interp_rec(b, rec, true);
 }
@@ -203,14 +226,15 @@ uint8_t *bt_help_fp(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unu
 uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
 	struct bt_rec *rec = &b->recs[id];
-	uint64_t lin = rec->block->lin;
+	struct bt_block *k = bt_rec_block(b, rec);
+	uint64_t lin = k->lin;
 	struct insn local;
 
 	settle(b);
 	b->cpu.s.rip = lin;
 	/* The fault of the second part's fetch if there is one, or its page is known for the translation to come. */
 	fetch_insn(b, &local);
-	bt_block_kill(b, rec->block);
+	bt_block_kill(b, k);
 	b->cpu.block_ends = false;
 	b->stats.interp_blocks++;
 	b->unit.insns = 0;
@@ -237,12 +261,12 @@ struct bt_block *bt_make(struct bt_cpu *b)
 	if (b->fp_level)
 		bt_fp_save(b);
 	x = bt_exec_page(b, lin);
-	if (!x->host)
+	if (!x->host || x->gpa >= BLOCK_GPA_MAX)
 		return NULL;
 	watch(b, x->gpa);
 	block = bt_translate(b, lin, x);
-	if (block->tail)
-		watch(b, block->tail & ~UINT64_C(1));
+	if (block->crosses)
+		watch(b, bt_block_tail(b, block));
 	return block;
 }
 

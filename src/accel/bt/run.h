@@ -21,7 +21,7 @@ static inline bool bt_interrupted(const struct bt_cpu *b)
 }
 static inline uint64_t bt_rip_of(const struct bt_cpu *b, const struct bt_rec *rec)
 {
-	uint64_t rip = rec->block->lin + rec->guest;
+	uint64_t rip = bt_rec_block(b, rec)->lin + rec->guest;
 
 	return b->cpu.code_bits == 64 ? rip : (uint32_t)rip;
 }

@@ -58,6 +58,9 @@ static bool resume(struct bt_cpu *b, const siginfo_t *info, ucontext_t *uc)
 	return true;
 }
 
+/* In a stub that a block has called, and that returns to it. */
+static bool is_called(const struct bt_cpu *b, const uint8_t *rip) { return rip >= b->rx + b->stub_called && rip < b->rx + b->code_start; }
+
 /*
  * `poll` is set and this thread may be in code that does not look at it. Translated code leaves nothing half done that
  * links of blocks could be part of, so they may be taken away here; in C the stub does it on the way back.
@@ -71,12 +74,14 @@ static void leave_soon(struct bt_cpu *b, const greg_t *r)
 	atomic_store_explicit(&b->poked, 1, memory_order_seq_cst);
 	if (rip >= b->rx + b->code_start && rip < b->rx + b->code_size) {
 		bt_unchain(b, rip, (const uint64_t *)r[REG_RSP]);
+	} else if (is_called(b, rip)) {
+		const uint64_t *sp = (const uint64_t *)r[REG_RSP];
+
+		bt_unchain(b, (const uint8_t *)*sp, sp + 1);
 	} else if (rip >= b->rx && rip < b->rx + b->code_start) {
-		/* In a stub, on the way to here or there; or called by a block, whose own return would go to the next below. */
+		/* In a stub, on the way to here or there. */
 		bt_unchain(b, (const uint8_t *)r[REG_RAX], (const uint64_t *)b->return_sp);
 		bt_unchain(b, (const uint8_t *)b->resume, (const uint64_t *)r[REG_RSP]);
-		if (rip >= b->rx + b->stub_contended && rip < b->rx + b->stub_bottom)
-			bt_unchain(b, (const uint8_t *)b->resume, (const uint64_t *)r[REG_RSP] + 1);
 	} else {
 		return;
 	}
@@ -111,6 +116,8 @@ static void on_sample(int sig, siginfo_t *info, void *context)
 	const uint8_t *rip = (const uint8_t *)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
 	uint32_t n;
 
+	if (b && is_called(b, rip))
+		rip = *(const uint8_t *const *)((ucontext_t *)context)->uc_mcontext.gregs[REG_RSP];
 	if (!b || rip < b->rx + b->code_start || rip >= b->rx + b->code_size)
 		return;
 	n = atomic_load_explicit(&b->heat.count, memory_order_relaxed);

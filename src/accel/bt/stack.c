@@ -54,7 +54,7 @@ unsigned emit_push_run(struct tr *t)
 	}
 	stack_move(t, -(int)(n * size));
 	access_end(t, rec);
-	rec->next = emit_at(&t->e);
+	rec_goes_on(t, rec);
 	return n;
 }
 
@@ -78,12 +78,14 @@ unsigned emit_pop_run(struct tr *t)
 		at.disp += (int)(i * size);
 		emit_op_mem(&t->e, !t->code32, 0x8b, host >= 0 ? (unsigned)host : TEMP1, at);
 		if (host < 0)
+			temp_used(t, TEMP1);
+		if (host < 0)
 			emit_store_gs(&t->e, TEMP1, gs_gpr(guest));
 	}
 	access_end(t, rec);
 	if (opcode_register(&t->insn[t->at]) != RSP)
 		stack_move(t, (int)(n * size));
-	rec->next = emit_at(&t->e);
+	rec_goes_on(t, rec);
 	return n;
 }
 
@@ -101,18 +103,21 @@ void emit_push_mem(struct tr *t, const struct guest_insn *g)
 		access_begin(t, rec);
 		emit_op_mem(&t->e, !t->code32, 0x8b, TEMP1, m);
 		access_end(t, rec);
+		temp_used(t, TEMP1);
 		emit_store_gs(&t->e, TEMP1, GS_OF(scratch));
 	} else {
 		emit_store_gs(&t->e, register_get(t, g->rm, TEMP1), GS_OF(scratch));
 	}
 	second = rec_new(t, &id2);
 	m = emit_frame(t, second, id2, FRAME_RSP, -(int)size, size, true, true);
+	temp_used(t, TEMP1);
 	emit_load_gs(&t->e, TEMP1, GS_OF(scratch));
 	access_begin(t, second);
 	emit_op_mem(&t->e, !t->code32, 0x89, TEMP1, m);
 	access_end(t, second);
 	stack_move(t, -(int)size);
-	rec->next = second->next = emit_at(&t->e);
+	rec_goes_on(t, second);
+	rec_goes_on(t, rec);
 }
 
 void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id)
@@ -168,7 +173,7 @@ void emit_pushf(struct tr *t)
 	emit_op_mem(e, !t->code32, 0x89, TEMP1, m);
 	access_end(t, rec);
 	stack_move(t, -(int)size);
-	rec->next = emit_at(e);
+	rec_goes_on(t, rec);
 }
 
 void emit_leave(struct tr *t)
@@ -184,7 +189,8 @@ void emit_leave(struct tr *t)
 	access_begin(t, rec);
 	emit_op_mem(&t->e, !t->code32, 0x8b, TEMP0, m);
 	access_end(t, rec);
+	temp_used(t, TEMP0);
 	emit_lea(&t->e, !t->code32, HOST_SP, (struct host_mem){ RBP, -1, 0, (int)size });
 	emit_op_reg(&t->e, !t->code32, 0x8b, RBP, TEMP0);
-	rec->next = emit_at(&t->e);
+	rec_goes_on(t, rec);
 }

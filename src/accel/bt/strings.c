@@ -94,7 +94,7 @@ uint8_t *bt_help_string(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t
 {
 	struct bt_rec *rec = &b->recs[id];
 	struct cpu_state *s = &b->cpu.s;
-	uint64_t mask = rec->block->mode & MODE_CODE32 ? UINT32_MAX : UINT64_MAX;
+	uint64_t mask = bt_rec_block(b, rec)->mode & MODE_CODE32 ? UINT32_MAX : UINT64_MAX;
 	uint64_t count = rec->string & STRING_REPEATS ? s->gpr[RCX] & mask : 1, n;
 
 	b->stats.strings++;
@@ -109,5 +109,5 @@ uint8_t *bt_help_string(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t
 		if (!n || (n < count && atomic_load_explicit(&b->cpu.poll, memory_order_relaxed)))
 			return bt_interp_rec(b, rec);
 	}
-	return b->rx + rec->next;
+	return bt_next(b, rec);
 }

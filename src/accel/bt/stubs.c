@@ -29,6 +29,8 @@ static void emit_reload(struct emit *e)
 		emit_load_gs(e, kept[i], gs_gpr(kept[i]));
 	emit_load_gs(e, HOST_SP, gs_gpr(RSP));
 	emit_load_gs(e, RSP, GS_OF(return_sp));
+	emit_load_gs(e, TEMP0, GS_OF(kept[0]));
+	emit_load_gs(e, TEMP1, GS_OF(kept[1]));
 	emit_op_gs(e, false, 0xff, 4, GS_OF(resume));
 }
 
@@ -119,6 +121,16 @@ static uint32_t emit_lookup(struct emit *e, struct bt_cpu *b, unsigned mode)
 	return at;
 }
 
+/* A block's probe: on a miss, the helper is told where it was called from. */
+static void emit_called_probe(struct emit *e, struct bt_cpu *b, unsigned size, bool write, enum mmu_view view, bool fold)
+{
+	b->stub_probe[bt_probe(size, write, view, fold)] = emit_at(e);
+	emit_tag_compare(e, bt_of(b)->bmi2, size, write, view);
+	emit_jcc(e, CC_A, b->stub_fill);
+	emit_entry_host(e, fold);
+	e1(e, 0xc3);
+}
+
 /* Called by a block that has not got a lock; changes nothing. */
 static uint32_t emit_contended(struct emit *e, const struct bt_cpu *b)
 {
@@ -128,6 +140,21 @@ static uint32_t emit_contended(struct emit *e, const struct bt_cpu *b)
 		e1(e, 0xf3), e1(e, 0x90);
 	e1(e, 0xc3);
 	return at;
+}
+
+static void emit_called(struct emit *e, struct bt_cpu *b)
+{
+	b->stub_called = b->stub_flags_save = emit_at(e);
+	emit_flags_save(e);
+	e1(e, 0xc3);
+	b->stub_flags_load = emit_at(e);
+	emit_flags_load(e);
+	e1(e, 0xc3);
+	b->stub_contended = emit_contended(e, b);
+	for (unsigned size = 1; size <= 64; size++) {
+		for (unsigned n = 0; bt_probe_size(size) >= 0 && n < 2 * VIEW_COUNT * 2; n++)
+			emit_called_probe(e, b, size, n & 1, (enum mmu_view)(n / 4), n & 2);
+	}
 }
 
 void bt_stubs_make(struct bt_cpu *b)
@@ -155,10 +182,10 @@ void bt_stubs_make(struct bt_cpu *b)
 	b->stub_cross = emit_helper(e, b, bt_help_cross, true, reload);
 	for (unsigned mode = 0; mode < 4; mode++)
 		b->stub_lookup[mode] = emit_lookup(e, b, mode);
-	b->stub_contended = emit_contended(e, b);
 	/* Below the last return: it stays there. */
 	b->stub_bottom = emit_at(e);
 	emit_lea(e, true, RSP, (struct host_mem){ RSP, -1, 0, -8 });
 	emit_op_gs(e, false, 0xff, 4, GS_OF(lookup));
+	emit_called(e, b);
 	b->code_start = (emit_at(e) + 63) & ~63u;
 }

@@ -20,7 +20,8 @@ void emit_interp(struct tr *t, bool ends)
 {
 	struct bt_rec *rec = emit_helped(t, t->b->stub_insn);
 
-	rec->next = ends ? 0 : emit_at(&t->e);
+	if (!ends)
+		rec_goes_on(t, rec);
 }
 
 /* and, or dword gs:[rflags], imm32 */
@@ -45,7 +46,7 @@ static void emit_sti(struct tr *t)
 	emit_cmp_gs8(&t->e, GS_OF(cpu.irq), 0);
 	later_add(t, LATER_INSN, emit_jcc(&t->e, CC_NE, 0), id, 0, 0);
 	change_rflags(t, OR, RFLAGS_IF);
-	rec->next = emit_at(&t->e);
+	rec_goes_on(t, rec);
 }
 
 static void emit_swapgs(struct tr *t)
@@ -89,7 +90,7 @@ static void emit_rdtsc(struct tr *t, const struct guest_insn *g)
 	e1(e, 32);
 	if (g->modrm_present)
 		emit_op_gs(e, false, 0x8b, RCX, GS_OF(cpu.s.tsc_aux));
-	rec->next = emit_at(e);
+	rec_goes_on(t, rec);
 }
 
 #define SEG_AT(n, member) (GS_OF(cpu.s.seg) + (int)(n) * (int)sizeof(struct x86_segment) + (int)offsetof(struct x86_segment, member))
@@ -145,14 +146,14 @@ static void emit_string(struct tr *t, const struct guest_insn *g)
 
 	rec->size = g->op & 1 ? g->opsize : 1;
 	rec->string = string_kind(g) | (g->rep ? STRING_REPEATS : 0) | (g->rep == 0xf2 ? STRING_UNEQUAL : 0);
-	rec->next = emit_at(&t->e);
+	rec_goes_on(t, rec);
 }
 
 static void emit_syscall(struct tr *t)
 {
 	struct bt_rec *rec = emit_helped(t, t->b->stub_syscall);
 
-	rec->lin = next_lin(t);
+	rec->disp = t->offset[t->at + 1];
 	rec->moves = true;
 }
 
@@ -186,7 +187,7 @@ static void emit_base(struct tr *t, const struct guest_insn *g)
 		emit_canonical(t, id);
 		emit_store_gs(e, TEMP0, base);
 	}
-	rec->next = emit_at(e);
+	rec_goes_on(t, rec);
 }
 
 bool emit_system(struct tr *t, const struct guest_insn *g)

@@ -14,13 +14,13 @@
 /* Blocks made hot by one sample: what it hit, and where that leads; and with those on the same page. */
 #define SPREAD_NEXT 48
 #define SPREAD 256
-/* Samples after which pages cool down, and sites get another chance. */
+/* Samples after which pages cool down; sites get another chance, and address spaces have to show again that they last. */
 #define COOL_AFTER 512
 #define FORGIVE_AFTER 512
 /* Misses that a vCPU may have at once, and that a sample, some milliseconds of its time, allows for: a miss and what
- * comes after it is some 20 µs, so they cost no more than a tenth. */
+ * comes after it is some 20 µs, so they cost no more than a third. */
 #define CREDIT_MAX 2000
-#define CREDIT_PER_SAMPLE 20
+#define CREDIT_PER_SAMPLE 80
 /* Dropped pages, and pages mapped beside the one that missed, that cost as much as a miss. */
 #define DROPS_PER_MISS 4
 #define PAGES_PER_MISS 128
@@ -81,15 +81,17 @@ bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa)
 
 static bool may_be_hot(const struct bt_cpu *b, const struct bt_block *k)
 {
-	return !k->dead && !k->tier2 && !k->tail && !(k->mode & MODE_AC) && !tier_bit(b->heat.hot, tier_hash(k->gpa, k->mode));
+	return !k->dead && !k->tier2 && !k->crosses && !(k->mode & MODE_AC) && !tier_bit(b->heat.hot, tier_hash(bt_block_gpa(k), k->mode));
 }
 
 /* What there is of a block, at whatever addresses, goes. */
 static void kill_all(struct bt_cpu *b, uint64_t gpa, uint32_t mode)
 {
-	for (struct bt_block *k = bt_block_chain(b, gpa, mode), *next; k; k = next) {
+	for (uint32_t n = bt_block_chain(b, gpa, mode), next; n; n = next) {
+		struct bt_block *k = &b->blocks[n];
+
 		next = k->hash_next;
-		if (k->gpa == gpa && k->mode == mode && !k->tier2)
+		if (bt_block_gpa(k) == gpa && k->mode == mode && !k->tier2)
 			bt_block_kill(b, k);
 	}
 }
@@ -104,34 +106,59 @@ static void make_hot(struct bt_cpu *b, struct bt_block *first)
 	unsigned count = 0;
 
 	if (may_be_hot(b, first)) {
-		bit_set(b->heat.hot, tier_hash(first->gpa, first->mode));
+		bit_set(b->heat.hot, tier_hash(bt_block_gpa(first), first->mode));
 		queue[count++] = first;
 	}
 	for (unsigned i = 0; i < count; i++) {
 		for (unsigned x = 0; x < queue[i]->exits && count < SPREAD_NEXT; x++) {
-			struct bt_block *to = b->exits[queue[i]->first_exit + x].target;
+			uint32_t n = b->exits[queue[i]->first_exit + x].target;
+			struct bt_block *to = &b->blocks[n];
 
-			if (!to || !may_be_hot(b, to))
+			if (!n || !may_be_hot(b, to))
 				continue;
-			bit_set(b->heat.hot, tier_hash(to->gpa, to->mode));
+			bit_set(b->heat.hot, tier_hash(bt_block_gpa(to), to->mode));
 			queue[count++] = to;
 		}
 	}
-	for (struct bt_block *k = bt_page_blocks(b, first->gpa & ~(uint64_t)(PAGE_SIZE - 1)); k && count < SPREAD; k = k->page_next) {
+	for (uint32_t n = bt_page_blocks(b, bt_block_page(first)); n && count < SPREAD; n = b->blocks[n].page_next) {
+		struct bt_block *k = &b->blocks[n];
+
 		if (!may_be_hot(b, k))
 			continue;
-		bit_set(b->heat.hot, tier_hash(k->gpa, k->mode));
+		bit_set(b->heat.hot, tier_hash(bt_block_gpa(k), k->mode));
 		queue[count++] = k;
 	}
 	for (unsigned i = 0; i < count; i++)
-		kill_all(b, queue[i]->gpa, queue[i]->mode);
+		kill_all(b, bt_block_gpa(queue[i]), queue[i]->mode);
 	b->stats.promoted += count;
+}
+
+/* User code of this address space: the next that is looked for is made anew, unless there is some of its mode already. */
+static void make_lasting(struct bt_cpu *b)
+{
+	uint64_t n = tier_hash(b->cpu.s.cr3 & ~(uint64_t)(PAGE_SIZE - 1), 0);
+
+	if (tier_lasts(b, b->cpu.s.cr3))
+		return;
+	b->heat.lasting[n / 64 % HEAT_SPACES] |= UINT64_C(1) << (n % 64);
+	b->stats.lasting++;
+	bt_forget_jumps(b, true);
+}
+
+static void warm_up(struct bt_cpu *b, struct bt_block *k)
+{
+	if (k->mode & MODE_USER)
+		make_lasting(b);
+	else
+		make_hot(b, k);
 }
 
 void tier_crossed(struct bt_cpu *b, const struct bt_rec *rec)
 {
-	if (bt_of(b)->tier2 == TIER2_AUTO && b->windows && !rec->block->tier2 && !rec->block->dead)
-		make_hot(b, rec->block);
+	struct bt_block *k = bt_rec_block(b, rec);
+
+	if (bt_of(b)->tier2 == TIER2_AUTO && b->windows && !k->tier2 && !k->dead)
+		warm_up(b, k);
 }
 
 static void cool_down(struct bt_cpu *b)
@@ -145,6 +172,8 @@ static void cool_down(struct bt_cpu *b)
 	if (h->taken % FORGIVE_AFTER == 0) {
 		for (unsigned i = 0; i < HEAT_WORDS; i++)
 			h->cold[i] = 0;
+		for (unsigned i = 0; i < HEAT_SPACES; i++)
+			h->lasting[i] = 0;
 	}
 	if (h->taken % RICH_AFTER == 0 && h->credit >= RICH) {
 		for (unsigned i = 0; i < HEAT_WORDS; i++)
@@ -158,7 +187,7 @@ static bool may_warm_up(const struct bt_cpu *b, const struct bt_block *k)
 	if (!k->refused)
 		return false;
 	for (unsigned i = 0; i < k->recs; i++) {
-		if (tier_is_cold(b, k->gpa + b->recs[k->first_rec + i].guest))
+		if (tier_is_cold(b, bt_block_gpa(k) + b->recs[k->first_rec + i].guest))
 			return false;
 	}
 	return true;
@@ -174,16 +203,18 @@ static void take_sample(struct bt_cpu *b, uint32_t host)
 	cool_down(b);
 	if (!k || k->dead)
 		return;
+	bt_block_used(b, k);
 	if (k->tier2) {
+		b->heat.taken_hot++;
 		if (may_warm_up(b, k))
 			bt_block_kill(b, k);
 		return;
 	}
-	page = &b->heat.page[tier_hash(k->gpa & ~(uint64_t)(PAGE_SIZE - 1), 0) % ARRAY_LEN(b->heat.page)];
+	page = &b->heat.page[tier_hash(bt_block_page(k), 0) % ARRAY_LEN(b->heat.page)];
 	if (*page < UINT8_MAX)
 		(*page)++;
-	if (*page >= PAGE_HOT)
-		make_hot(b, k);
+	if (k->mode & MODE_USER || *page >= PAGE_HOT)
+		warm_up(b, k);
 }
 
 void tier_work(struct bt_cpu *b)
@@ -200,16 +231,19 @@ void tier_work(struct bt_cpu *b)
 /* Its instructions are made anew, this one with the soft TLB. */
 static void make_cold(struct bt_cpu *b, struct bt_rec *rec, uint64_t *set)
 {
-	bit_set(set, tier_hash(rec->block->gpa + rec->guest, 0));
-	bt_block_kill(b, rec->block);
+	struct bt_block *k = bt_rec_block(b, rec);
+
+	bit_set(set, tier_hash(bt_block_gpa(k) + rec->guest, 0));
+	bt_block_kill(b, k);
 	b->stats.demoted++;
 }
 
 bool tier_address(struct bt_cpu *b, const struct bt_rec *rec, uint64_t *lin)
 {
 	const struct cpu_state *s = &b->cpu.s;
-	uint64_t gpa = rec->block->gpa + rec->guest, v = 0;
-	unsigned bits = rec->block->mode & MODE_CODE32 ? 32 : 64;
+	const struct bt_block *k = bt_rec_block(b, rec);
+	uint64_t gpa = bt_block_gpa(k) + rec->guest, v = 0;
+	unsigned bits = k->mode & MODE_CODE32 ? 32 : 64;
 	const struct mem_slot *slot = mem_find(b->cpu.mem, gpa);
 	struct guest_insn g;
 
@@ -218,7 +252,7 @@ bool tier_address(struct bt_cpu *b, const struct bt_rec *rec, uint64_t *lin)
 	} else {
 		if (!slot || !guest_decode(&g, mem_slot_host(slot, gpa), PAGE_SIZE - (unsigned)(gpa & (PAGE_SIZE - 1)), bits) || !guest_mem(&g))
 			return false;
-		v = (uint64_t)(int64_t)g.disp + (g.rip_relative ? rec->block->lin + rec->guest + g.length : 0);
+		v = (uint64_t)(int64_t)g.disp + (g.rip_relative ? k->lin + rec->guest + g.length : 0);
 		if (g.base >= 0)
 			v += s->gpr[g.base];
 		if (g.index >= 0)
@@ -247,17 +281,18 @@ static void pay(struct bt_cpu *b)
 
 bool tier_fault(struct bt_cpu *b, struct bt_rec *rec, const uint64_t *lin)
 {
+	const struct bt_block *k = bt_rec_block(b, rec);
 	struct bt_heat *h = &b->heat;
 	bool ok;
 
 	b->stats.window_faults++;
 	ok = lin && !(*lin & rec->align) && !(rec == h->last_rec && *lin == h->last_lin) &&
-	     windows_fill(b, *lin, rec->size, rec->write, mode_view(rec->block->mode));
-	windows_home(b, mode_view(rec->block->mode));
+	     windows_fill(b, *lin, rec->size, rec->write, mode_view(k->mode));
+	windows_home(b, mode_view(k->mode));
 	/* What a window has just been given must not miss again: whatever it is, the interpreter knows. */
 	h->last_rec = ok ? rec : NULL;
 	h->last_lin = lin ? *lin : 0;
-	if (rec->block->dead)
+	if (k->dead)
 		return ok;
 	pay(b);
 	if (!ok && ++rec->useless > USELESS_MAX)

@@ -1,8 +1,14 @@
 /*
- * Tier 2: which code is hot, and which instructions are better off without windows. Hot code is found by samples: a
- * timer of the vCPU thread's processor time looks where it is. The blocks of a page that is met again, and those that
- * they lead to, are translated once more with their memory operands in windows (window.h). An instruction that keeps
- * missing goes back to the soft TLB.
+ * Tier 2: which code is hot, and which instructions are better off without windows (window.h). It is found by samples: a
+ * timer of the vCPU thread's processor time looks where it is.
+ *
+ * A program of its own address space that lasts long enough to be met is worth windows with all of its code: what it
+ * runs from then on is of another mode, MODE_LASTING, and translated with its memory operands in windows at once. The
+ * many that live for a millisecond never are, and share what is translated of libraries with the soft TLB, to which a
+ * new page is a fraction of a microsecond, to windows ten.
+ *
+ * Of supervisor code, which serves them all, the blocks of a page that is met again, and those that they lead to, are
+ * translated once more. An instruction that keeps missing goes back to the soft TLB.
  */
 #ifndef ACCEL_BT_TIER_H
 #define ACCEL_BT_TIER_H
@@ -19,12 +25,21 @@ void tier_work(struct bt_cpu *b);
 /* The sets of struct bt_heat. */
 static inline uint64_t tier_hash(uint64_t gpa, uint32_t mode) { return (gpa ^ (uint64_t)mode << 48) * UINT64_C(0x9e3779b97f4a7c15) >> 40; }
 static inline bool tier_bit(const uint64_t *set, uint64_t n) { return set[n / 64 % HEAT_WORDS] >> (n % 64) & 1; }
+/* Whether an address space's user code is to run in windows. */
+static inline bool tier_lasts(const struct bt_cpu *b, uint64_t cr3)
+{
+	uint64_t n = tier_hash(cr3 & ~(uint64_t)(PAGE_SIZE - 1), 0);
+
+	return b->heat.lasting[n / 64 % HEAT_SPACES] >> (n % 64) & 1;
+}
+/* Whether code of this mode becomes tier 2's when it is hot. */
+static inline bool tier_may_come(const struct bt_cpu *b, uint32_t mode) { return b->windows && !(mode & MODE_AC) && bt_of(b)->tier2 != TIER2_OFF; }
 /* Whether the block that starts at gpa is to be translated with windows. */
 static inline bool tier_is_hot(const struct bt_cpu *b, uint64_t gpa, uint32_t mode)
 {
 	if (!b->windows || (mode & MODE_AC))
 		return false;
-	return bt_of(b)->tier2 == TIER2_ALWAYS || tier_bit(b->heat.hot, tier_hash(gpa, mode));
+	return bt_of(b)->tier2 == TIER2_ALWAYS || (mode & MODE_USER ? mode & MODE_LASTING : tier_bit(b->heat.hot, tier_hash(gpa, mode)));
 }
 /* Whether the instruction at gpa is to use the soft TLB even so. */
 bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa);

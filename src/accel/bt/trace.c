@@ -28,8 +28,8 @@ static void list(const char *head, const uint8_t *code, unsigned length, uint64_
 void bt_trace_block(struct bt_cpu *b, const struct bt_block *block, const uint8_t *code)
 {
 	trace(TRACE_BT, "cpu%u block %lx physical %lx mode %x: %u instructions, %u bytes -> %u", b->cpu.vcpu.index,
-	      (unsigned long)block->lin, (unsigned long)block->gpa, block->mode, block->insns, block->length,
-	      block->host_end - block->host);
+	      (unsigned long)block->lin, (unsigned long)bt_block_gpa(block), block->mode, block->insns, block->length,
+	      block->size);
 	list(" guest", code, block->length, block->lin, !(block->mode & MODE_CODE32));
-	list("  host", b->rw + block->host, block->host_end - block->host, (uintptr_t)b->rx + block->host, true);
+	list("  host", b->rw + block->host, block->size, (uintptr_t)b->rx + block->host, true);
 }

@@ -36,8 +36,10 @@ static bool stack_usable(const struct tr *t) { return !t->code32 || (t->mode & M
 static bool leads_out(const struct tr *t, const struct guest_insn *g, uint64_t lin)
 {
 	bool direct = g->kind == G_JCC || g->kind == G_LOOP || g->kind == G_JMP || g->kind == G_CALL;
+	uint64_t to = lin + g->length + g->imm;
 
-	return direct && !t->code32 && !bt_canonical(lin + g->length + g->imm);
+	/* Nor are those too far from the block that leads there: bt_exit. */
+	return direct && !t->code32 && (!bt_canonical(to) || (int64_t)(to - t->block->lin) != (int32_t)(to - t->block->lin));
 }
 
 /* All but INS and OUTS, in the address size of the code and flat segments. */
@@ -123,8 +125,11 @@ static void decode(struct tr *t, const uint8_t *code, unsigned room)
 		t->count++;
 		used += g->length;
 		t->offset[t->count] = (uint16_t)used;
-		if (t->tier2 && g->kind == G_JCC && !t->b->cpu.stepping)
+		if (t->tier2 && g->kind == G_JCC && !t->b->cpu.stepping) {
+			if (bt_block_find(t->b, t->block->lin + used, bt_block_gpa(t->block) + used, t->mode))
+				return;
 			continue;
+		}
 		if ((g->ops & GO_ENDS) || !g->length)
 			return;
 		/* Time stamps are the host's: who steps has to see them before they are used. */
@@ -176,17 +181,17 @@ static bool reads_first(const struct guest_insn *g, bool tier2)
 }
 
 /* The entries that find the homes good follow those that set them. */
-static void emit_entries_of(struct tr *t, bool any, bool save, uint32_t *direct, uint32_t *indirect)
+static void emit_entries_of(struct tr *t, bool any, bool save, uint16_t *direct, uint16_t *indirect)
 {
-	*direct = *indirect = emit_at(&t->e);
+	*direct = *indirect = code_at(t);
 	if (!any)
 		return;
 	if (save) {
-		emit_flags_save(&t->e);
-		*indirect = emit_at(&t->e);
+		emit_save(t);
+		*indirect = code_at(t);
 	} else {
-		emit_flags_load(&t->e);
-		*direct = emit_at(&t->e);
+		emit_load(t);
+		*direct = code_at(t);
 	}
 }
 
@@ -198,7 +203,7 @@ static void emit_level(struct tr *t)
 
 	t->lin = t->block->lin;
 	rec = rec_new(t, &id);
-	rec->level = known_level(t->block->needs);
+	rec->level = known_level(t->block->needs) & 3;
 	emit_cmp_gs8(&t->e, GS_OF(fp_level), rec->level);
 	later_add(t, LATER_FP, emit_jcc(&t->e, CC_B, 0), id, 0, 0);
 	t->block->uses_fp = true;
@@ -230,7 +235,7 @@ static void emit_entries(struct tr *t)
 			over = emit_jmp(&t->e, 0);
 		emit_entries_of(t, t->live[0], save, &k->known_direct, &k->known_indirect);
 		if (over)
-			emit_patch(t->e.base, over, save ? k->known_indirect : k->known_direct);
+			emit_patch(t->e.base, over, k->host + (save ? k->known_indirect : k->known_direct));
 	} else {
 		k->known_direct = k->direct;
 		k->known_indirect = k->indirect;
@@ -245,7 +250,7 @@ bool window_serves(const struct tr *t, unsigned i)
 
 	if (!t->tier2 || (t->mode & MODE_AC))
 		return false;
-	if (tier_is_cold(t->b, t->block->gpa + t->offset[i])) {
+	if (tier_is_cold(t->b, bt_block_gpa(t->block) + t->offset[i])) {
 		t->block->refused = true;
 		return false;
 	}
@@ -258,10 +263,23 @@ bool window_serves(const struct tr *t, unsigned i)
 	}
 }
 
+/* Kinds whose code says so when it uses a scratch register. */
+static bool keeps_temps(const struct guest_insn *g)
+{
+	switch (g->kind) {
+	case G_PLAIN: case G_NOP: case G_LEA: case G_JCC: case G_PUSH_REG: case G_PUSH_IMM: case G_PUSH_MEM: case G_POP_REG: case G_LEAVE:
+	case G_CALL: case G_RET:
+		return true;
+	default: return false;
+	}
+}
+
 static void emit_insn(struct tr *t)
 {
 	const struct guest_insn *g = &t->insn[t->at];
 
+	if (!keeps_temps(g))
+		t->held = 0;
 	t->window = window_serves(t, t->at);
 	switch (g->kind) {
 	case G_INTERP: emit_interp(t, (g->ops & GO_ENDS) || !g->length); break;
@@ -277,6 +295,7 @@ static void emit_insn(struct tr *t)
 	default:
 		if (!emit_system(t, g))
 			emit_control(t, g);
+		t->held &= keeps_temps(g) ? 0xff : 0;
 		break;
 	}
 }
@@ -321,7 +340,7 @@ static void decode_crossing(struct tr *t, const uint8_t *code, unsigned room, co
 {
 	uint8_t joined[15];
 
-	if (!next || room >= sizeof(joined))
+	if (!next || next->gpa >= BLOCK_GPA_MAX || room >= sizeof(joined))
 		return;
 	memcpy(joined, code, room);
 	memcpy(joined + room, next->host, sizeof(joined) - room);
@@ -332,7 +351,7 @@ static void decode_crossing(struct tr *t, const uint8_t *code, unsigned room, co
 		to_interp(&t->insn[0]);
 	t->count = 1;
 	t->offset[1] = t->insn[0].length;
-	t->block->tail = next->gpa | 1;
+	t->block->crosses = true;
 }
 
 /* The second page may have become another one since. */
@@ -343,7 +362,7 @@ static void emit_tail_check(struct tr *t, const struct bt_exec *next)
 
 	t->lin = t->block->lin;
 	flags_clobber(t);
-	rec_new(t, &id);
+	rec_new(t, &id)->disp = (int32_t)(uint32_t)(next->gpa >> PAGE_SHIFT);
 	e1(e, 0x65), e1(e, 0x81);
 	emit_modrm_mem(e, 7, (struct host_mem){ -1, -1, 0, GS_OF(mapped) + (int32_t)(next->id % EXEC_SIZE * 4) });
 	e4(e, next->id);
@@ -400,10 +419,15 @@ static void emit_later(struct tr *t, const struct later *l)
 		break;
 	case LATER_EXIT:
 	case LATER_EXIT_FLAGS:
+		emit_call(e, l->kind == LATER_EXIT ? b->stub_exit : b->stub_exit_flags);
+		b->exits[l->id].stub = (uint16_t)(here - t->block->host);
+		break;
+	case LATER_PAGE:
+		/* A jump to where the exit's own leads when it is not linked; a call has to leave its landing. */
+		if (!l->back)
+			return;
 		call_landing(e, l);
-		push_id_jump(e, l->id, l->kind == LATER_EXIT ? b->stub_exit : b->stub_exit_flags);
-		if (l->site == b->exits[l->id].site)
-			b->exits[l->id].stub = here;
+		push_id_jump(e, l->id, b->stub_exit);
 		break;
 	case LATER_MISS:
 	case LATER_SALTED:
@@ -436,9 +460,9 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	bt_cache_reserve(b);
 	t.e = (struct emit){ b->rw + b->at, b->rw };
 	t.block = &b->blocks[b->block_count++];
-	*t.block = (struct bt_block){ .lin = lin, .gpa = page->gpa + offset, .mode = b->mode, .host = b->at, .first_rec = b->rec_count,
+	*t.block = (struct bt_block){ .lin = lin, .page = (uint32_t)(page->gpa >> PAGE_SHIFT), .mode = (uint16_t)b->mode, .host = b->at, .first_rec = b->rec_count,
 				      .first_exit = b->exit_count, .first_reloc = b->reloc_count };
-	t.tier2 = tier_is_hot(b, t.block->gpa, b->mode);
+	t.tier2 = tier_is_hot(b, page->gpa + offset, b->mode);
 	decode(&t, page->host + offset, PAGE_SIZE - offset);
 	if (!t.count) {
 		t.tier2 = false;
@@ -446,12 +470,14 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 		decode_crossing(&t, page->host + offset, PAGE_SIZE - offset, next);
 	}
 	t.block->tier2 = t.tier2;
+	/* User code of tier 1 runs little, and there is much of it. */
+	t.calls = tier_may_come(b, t.mode) && !t.tier2 && (t.mode & MODE_USER);
 	find_live(&t);
 	t.homes = t.tier2 && !t.code32;
 	t.block->needs = t.homes ? known_needs(&t) : 0;
 	known_begin(&t);
 	emit_entries(&t);
-	if (t.block->tail)
+	if (t.block->crosses)
 		emit_tail_check(&t, next);
 	if (t.count)
 		emit_body(&t);
@@ -460,12 +486,17 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	body = emit_at(&t.e);
 	for (unsigned i = 0; i < t.laters; i++)
 		emit_later(&t, &t.later[i]);
-	t.block->host_end = emit_at(&t.e);
-	b->at = (t.block->host_end + 15) & ~15u;
+	for (unsigned i = 0; i < t.laters; i++) {
+		if (t.later[i].kind == LATER_PAGE && !t.later[i].back)
+			emit_patch(t.e.base, t.later[i].site, t.block->host + b->exits[t.later[i].id].stub);
+	}
+	t.block->size = code_at(&t);
+	/* What runs much begins where the host fetches. */
+	b->at = t.tier2 ? (emit_at(&t.e) + 15) & ~15u : emit_at(&t.e);
 	b->stats.blocks++;
 	b->stats.guest_bytes += t.block->length;
-	b->stats.host_bytes += t.block->host_end - t.block->host;
-	b->stats.later_bytes += t.block->host_end - body;
+	b->stats.host_bytes += t.block->size;
+	b->stats.later_bytes += emit_at(&t.e) - body;
 	bt_block_add(b, t.block);
 	b->stats.records += t.block->recs;
 	b->stats.ways_out += t.block->exits;

@@ -15,7 +15,7 @@
 enum flags_place { FLAGS_HOST, FLAGS_IMAGE, FLAGS_BOTH };
 
 /* Code that stands behind the block: what a failed test jumps to. */
-enum later_kind { LATER_FILL, LATER_FILL_LIN, LATER_INSN, LATER_FP, LATER_EXIT, LATER_EXIT_FLAGS, LATER_POLL, LATER_MISS, LATER_SALTED,
+enum later_kind { LATER_FILL, LATER_FILL_LIN, LATER_INSN, LATER_FP, LATER_EXIT, LATER_EXIT_FLAGS, LATER_PAGE, LATER_POLL, LATER_MISS, LATER_SALTED,
 		  LATER_CROSS, LATER_CALL_MISS, LATER_CALL_SALTED, LATER_LOOKUP };
 struct later {
 	uint32_t site;  /* of the jump's displacement; 0: only an exit's stub */
@@ -39,8 +39,10 @@ struct tr {
 	uint64_t lin;     /* of this instruction */
 	enum flags_place flags;
 	bool window;      /* this instruction's memory operand is in a window */
+	bool calls;       /* tier 1: probes and moves of the flags are called */
 	bool homes;       /* 64-bit code of tier 2: registers' homes are used */
 	struct known known;
+	uint8_t held;     /* whose homes TEMP0 (low half) and TEMP1 hold, as bt_rec has it */
 	uint8_t fp_checked;
 	struct later later[BLOCK_LATER];
 	unsigned laters;
@@ -61,10 +63,13 @@ static inline uint64_t next_lin(const struct tr *t)
 	return t->code32 ? (uint32_t)n : n;
 }
 
+/* The offset in the block's code of what comes next. */
+static inline uint16_t code_at(const struct tr *t) { return (uint16_t)(emit_at(&t->e) - t->block->host); }
+
 /* The last `bytes` bytes of code depend on where the block is. */
 static inline void reloc_add(struct tr *t, enum bt_reloc_kind kind, unsigned bytes)
 {
-	t->b->relocs[t->b->reloc_count++] = (struct bt_reloc){ kind, (uint16_t)(emit_at(&t->e) - bytes - t->block->host) };
+	t->b->relocs[t->b->reloc_count++] = (struct bt_reloc){ kind, (uint16_t)(code_at(t) - bytes) };
 	t->block->relocs++;
 }
 
@@ -80,11 +85,18 @@ int host_register(unsigned guest);
 /* The guest register in a host one: its own, or temp with the value loaded. */
 unsigned register_get(struct tr *t, unsigned guest, unsigned temp);
 struct bt_rec *rec_new(struct tr *t, uint32_t *id);
+/* C may go on behind the record's instruction, which ends here. */
+void rec_goes_on(struct tr *t, struct bt_rec *rec);
+/* A scratch register is used otherwise than for a home. */
+void temp_used(struct tr *t, unsigned reg);
 /* A record's number into a member. */
 void emit_note(struct tr *t, int32_t member, uint32_t id);
 /* The interpreter does the record's instruction when TEMP0 is not canonical. Destroys TEMP1 and the flags. */
 void emit_canonical(struct tr *t, uint32_t id);
 void later_add(struct tr *t, enum later_kind kind, uint32_t site, uint32_t id, uint64_t lin, uint32_t back);
+/* The flags into the image, and back. Destroys TEMP1. */
+void emit_save(struct tr *t);
+void emit_load(struct tr *t);
 /* The flags register may be destroyed: what is live is put into the image first. */
 void flags_clobber(struct tr *t);
 /* The flags register holds the guest's. Destroys TEMP1. */

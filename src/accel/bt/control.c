@@ -279,9 +279,11 @@ static void emit_target(struct tr *t, const struct guest_insn *g, struct bt_rec 
 		access_begin(t, rec);
 		emit_op_mem(&t->e, wide, 0x8b, TEMP0, m);
 		access_end(t, rec);
+		temp_used(t, TEMP0);
 	} else {
 		int host = host_register(g->rm);
 
+		temp_used(t, TEMP0);
 		if (host < 0)
 			emit_load_gs(&t->e, TEMP0, gs_gpr(g->rm));
 		else
@@ -303,6 +305,7 @@ static void emit_call_ind(struct tr *t, const struct guest_insn *g)
 	emit_store_gs(&t->e, TEMP0, GS_OF(scratch));
 	second = rec_new(t, &id2);
 	emit_push_return(t, second, id2);
+	temp_used(t, TEMP0);
 	emit_load_gs(&t->e, TEMP0, GS_OF(scratch));
 	emit_indirect(t, true, id);
 }

@@ -131,6 +131,8 @@ struct accel_ops {
 	int (*route_pin)(struct accel *a, unsigned pin, uint64_t address, uint32_t data);
 	/* From now on (on), or no more, writes of len bytes to gpa signal the eventfd instead of reaching host->mmio_write. */
 	int (*doorbell)(struct accel *a, uint64_t gpa, unsigned len, int fd, bool on);
+	/* From now on (on), or no more, the eventfd's signals are this message to the local APICs; nobody else may read it. */
+	int (*irqfd)(struct accel *a, int fd, uint64_t address, uint32_t data, bool on);
 	/* As get_state and set_state; set_apic after set_state. */
 	int (*get_apic)(struct vcpu *v, struct apic_state *s);
 	int (*set_apic)(struct vcpu *v, const struct apic_state *s);

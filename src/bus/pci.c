@@ -49,7 +49,7 @@ struct pci_bus {
 	struct mem *mem;
 	struct irq intx[4];
 	struct msi_sink msi;
-	struct doorbells doorbells;
+	struct eventfds eventfds;
 	struct region *addr_port, *data_port;
 	uint32_t addr;
 	unsigned level[4]; /* how many pins pull each line */
@@ -97,18 +97,29 @@ bool pci_msix_enabled(const struct pci_dev *p)
 	return p->msix && (msix_control(p) & MSIX_ENABLE);
 }
 
+bool pci_msix_message(const struct pci_dev *p, unsigned vector, struct pci_message *m)
+{
+	const uint8_t *e;
+
+	if (!p->msix || vector >= p->msix->vectors)
+		return false;
+	e = p->msix->table + vector * 16;
+	if ((msix_control(p) & (MSIX_ENABLE | MSIX_MASK_ALL)) != MSIX_ENABLE || (e[12] & 1) || !(p->config[PCI_COMMAND] & CMD_MASTER))
+		return false;
+	*m = (struct pci_message){ ld64le(e), ld32le(e + 8) };
+	return true;
+}
+
 static void msix_try(struct pci_dev *p, unsigned v)
 {
-	struct pci_msix *m = p->msix;
-	const uint8_t *e = m->table + v * 16;
-	uint64_t bit = UINT64_C(1) << (v & 63);
+	uint64_t *pending = &p->msix->pending[v / 64], bit = UINT64_C(1) << (v & 63);
+	struct pci_message m;
 
-	if ((msix_control(p) & (MSIX_ENABLE | MSIX_MASK_ALL)) != MSIX_ENABLE || (e[12] & 1) ||
-	    !(p->config[PCI_COMMAND] & CMD_MASTER) || !(m->pending[v / 64] & bit))
+	if (!(*pending & bit) || !pci_msix_message(p, v, &m))
 		return;
-	m->pending[v / 64] &= ~bit;
+	*pending &= ~bit;
 	if (p->bus->msi.send)
-		p->bus->msi.send(p->bus->msi.opaque, ld64le(e), ld32le(e + 8));
+		p->bus->msi.send(p->bus->msi.opaque, m.address, m.data);
 }
 
 static void msix_try_all(struct pci_dev *p)
@@ -146,6 +157,8 @@ static void msix_write(void *opaque, uint64_t offset, unsigned len, uint64_t val
 		return;
 	st_le(m->table + offset, len, value);
 	msix_try(p, offset / 16);
+	if (p->vectors_changed)
+		p->vectors_changed(p);
 }
 
 static const struct region_ops msix_ops = { msix_read, msix_write, 1, 8 };
@@ -255,16 +268,23 @@ static void dev_remap(struct pci_dev *p)
 	rom_update(p);
 }
 
-void pci_bus_set_doorbells(struct pci_bus *bus, const struct doorbells *d)
+void pci_bus_set_eventfds(struct pci_bus *bus, const struct eventfds *e)
 {
-	bus->doorbells = *d;
+	bus->eventfds = *e;
 }
 
 int pci_doorbell(struct pci_dev *p, uint64_t gpa, unsigned len, int fd, bool on)
 {
-	const struct doorbells *d = &p->bus->doorbells;
+	const struct eventfds *e = &p->bus->eventfds;
 
-	return d->set ? d->set(d->opaque, gpa, len, fd, on) : -ENOTSUP;
+	return e->doorbell ? e->doorbell(e->opaque, gpa, len, fd, on) : -ENOTSUP;
+}
+
+int pci_irqfd(struct pci_dev *p, int fd, const struct pci_message *m, bool on)
+{
+	const struct eventfds *e = &p->bus->eventfds;
+
+	return e->irq ? e->irq(e->opaque, fd, m->address, m->data, on) : -ENOTSUP;
 }
 
 void pci_bus_remap(struct pci_bus *bus)

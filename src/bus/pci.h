@@ -22,9 +22,13 @@ struct msi_sink {
 	void *opaque;
 };
 
-/* Writes to a register that the engine can make signals of an eventfd, without a device model's doing. 0, or -errno. */
-struct doorbells {
-	int (*set)(void *opaque, uint64_t gpa, unsigned len, int fd, bool on);
+/*
+ * What an engine can do between eventfds and the guest without a device model's doing: writes to a register that signal
+ * one, and signals that are messages. 0, or -errno.
+ */
+struct eventfds {
+	int (*doorbell)(void *opaque, uint64_t gpa, unsigned len, int fd, bool on);
+	int (*irq)(void *opaque, int fd, uint64_t address, uint32_t data, bool on);
 	void *opaque;
 };
 
@@ -55,6 +59,8 @@ struct pci_dev {
 	/* Called before it reads such bytes, to bring them up to date. May be NULL. */
 	void (*config_reading)(struct pci_dev *p, unsigned offset, unsigned len);
 	struct pci_msix *msix; /* NULL without */
+	/* Called after the guest changed the table of vectors; config_written tells the rest. May be NULL. */
+	void (*vectors_changed)(struct pci_dev *p);
 };
 
 struct pci_ids {
@@ -71,8 +77,8 @@ void pci_bus_destroy(struct pci_bus *bus);
 /* Re-creates all mappings from config space (after loading state). */
 void pci_bus_remap(struct pci_bus *bus);
 
-/* Without: no doorbells. */
-void pci_bus_set_doorbells(struct pci_bus *bus, const struct doorbells *d);
+/* Without: none. */
+void pci_bus_set_eventfds(struct pci_bus *bus, const struct eventfds *e);
 
 /* Fills config header defaults and plugs the device in; devfn = slot << 3 | function. Returns
  * -EEXIST when taken. Interrupt pin: 0 none, 1..4 = A..D. */
@@ -103,6 +109,15 @@ int pci_msix_init(struct pci_dev *p, unsigned bar, unsigned vectors);
 bool pci_msix_enabled(const struct pci_dev *p);
 void pci_msix_notify(struct pci_dev *p, unsigned vector);
 
+/* The message that a vector is. */
+struct pci_message {
+	uint64_t address;
+	uint32_t data;
+};
+
+/* Whether notifying now would send the vector's message, and which. */
+bool pci_msix_message(const struct pci_dev *p, unsigned vector, struct pci_message *m);
+
 /* Whether the guest lets the chip reach memory. */
 static inline bool pci_bus_master(const struct pci_dev *p) { return p->config[4] & 4; }
 void pci_set_intx(struct pci_dev *p, bool level);
@@ -116,6 +131,9 @@ void pci_dma_mark_written(struct pci_dev *p, uint64_t gpa, size_t len);
 /* From now on (on), or no more, writes of len bytes to gpa signal the eventfd; the region's write is not called for them.
  * The gpa is of a BAR of the chip's; -ENOTSUP where the engine cannot. */
 int pci_doorbell(struct pci_dev *p, uint64_t gpa, unsigned len, int fd, bool on);
+/* From now on (on), or no more, the eventfd's signals send the message, which pci_msix_message has given; -ENOTSUP likewise.
+ * Nobody else reads the eventfd meanwhile. */
+int pci_irqfd(struct pci_dev *p, int fd, const struct pci_message *m, bool on);
 
 /* Config access by firmware-side code and the monitor. */
 uint32_t pci_config_read(struct pci_bus *bus, unsigned devfn, unsigned offset, unsigned len);

@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "dev/virtio_net_internal.h"
+#include "net/vhost.h"
 
 #define QUEUE_SIZE 256
 #define HEADER_SIZE 12u
@@ -326,6 +327,9 @@ static void net_destroy(struct device *d)
 {
 	struct virtio_net *n = (struct virtio_net *)d;
 
+	/* A machine that ends has stopped its back ends by now. */
+	if (netdev_vhost(n->nd))
+		virtio_net_vhost_stop(n);
 	netdev_attach(n->nd, NULL);
 	virtio_finish(&n->v);
 	g_free(n->waiting);

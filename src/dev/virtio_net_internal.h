@@ -36,6 +36,8 @@ struct virtio_net {
 	/* vhost-net (virtio_net_vhost.c): the kernel works on the first pair's rings. */
 	bool vhost_running, vhost_refused;
 	uint64_t doorbell[2]; /* where kicks go to the kernel at once; 0: nowhere */
+	struct pci_message message[2]; /* what the kernel's calls are by themselves, if so */
+	bool message_sent[2];
 	void (*told_refusal)(void *opaque, const char *why);
 	void *told_opaque;
 	void (*core_config_written)(struct pci_dev *p, unsigned offset, unsigned len);

@@ -13,6 +13,19 @@ static void used(void *opaque, unsigned ring)
 	virtqueue_interrupt(&n->v.queue[ring]);
 }
 
+/* Frames go through us from now on; what the driver had made available is looked at as if it had kicked. */
+static void lost(void *opaque, const char *why)
+{
+	struct virtio_net *n = opaque;
+
+	virtio_net_vhost_stop(n);
+	n->vhost_refused = true;
+	n->told_refusal(n->told_opaque, why);
+	for (unsigned i = 0; i < VHOST_RINGS; i++)
+		n->v.queue[i].left_over = true;
+	timer_arm(n->v.later, clock_now(n->v.clock));
+}
+
 static bool wanted(const struct virtio_net *n)
 {
 	return netdev_vhost(n->nd) && !n->vhost_refused && virtio_running(&n->v) && pci_bus_master(&n->v.pci) &&
@@ -21,6 +34,7 @@ static bool wanted(const struct virtio_net *n)
 
 static void start(struct virtio_net *n)
 {
+	const struct vhost_client client = { used, lost, n };
 	struct vhost_ring ring[VHOST_RINGS];
 	GError *why = NULL;
 
@@ -29,7 +43,7 @@ static void start(struct virtio_net *n)
 
 		ring[i] = (struct vhost_ring){ vq->desc, vq->driver, vq->device, vq->size, vq->next_avail };
 	}
-	n->vhost_running = vhost_start(netdev_vhost(n->nd), n->v.features, ring, used, n, &why);
+	n->vhost_running = vhost_start(netdev_vhost(n->nd), n->v.features, ring, &client, &why);
 	if (n->vhost_running)
 		return;
 	n->vhost_refused = true;
@@ -52,6 +66,35 @@ static void set_doorbells(struct virtio_net *n)
 	}
 }
 
+static bool same_message(const struct pci_message *a, const struct pci_message *b)
+{
+	return a->address == b->address && a->data == b->data;
+}
+
+/* Calls are interrupts without us where the engine can do that and the vector may be sent, and by used() elsewhere. */
+static void set_calls(struct virtio_net *n)
+{
+	struct vhost *vhost = netdev_vhost(n->nd);
+
+	for (unsigned i = 0; i < VHOST_RINGS; i++) {
+		struct pci_message m;
+		bool send = n->vhost_running && pci_msix_message(&n->v.pci, n->v.queue[i].vector, &m);
+		int fd = vhost_call_fd(vhost, i);
+
+		if (send == n->message_sent[i] && (!send || same_message(&m, &n->message[i])))
+			continue;
+		if (n->message_sent[i]) {
+			pci_irqfd(&n->v.pci, fd, &n->message[i], false);
+			vhost_give_call(vhost, i, false);
+		}
+		n->message_sent[i] = send && !pci_irqfd(&n->v.pci, fd, &m, true);
+		if (n->message_sent[i]) {
+			n->message[i] = m;
+			vhost_give_call(vhost, i, true);
+		}
+	}
+}
+
 void virtio_net_vhost_stop(struct virtio_net *n)
 {
 	uint16_t next_avail[VHOST_RINGS];
@@ -60,6 +103,7 @@ void virtio_net_vhost_stop(struct virtio_net *n)
 		return;
 	n->vhost_running = false;
 	set_doorbells(n);
+	set_calls(n);
 	vhost_stop(netdev_vhost(n->nd), next_avail);
 	for (unsigned i = 0; i < VHOST_RINGS; i++)
 		virtqueue_moved(&n->v.queue[i], next_avail[i]);
@@ -75,8 +119,10 @@ void virtio_net_vhost_sync(struct virtio_net *n)
 	}
 	if (!n->vhost_running && want)
 		start(n);
-	if (n->vhost_running)
+	if (n->vhost_running) {
 		set_doorbells(n);
+		set_calls(n);
+	}
 }
 
 void virtio_net_vhost_kick(struct virtio_net *n, unsigned ring)
@@ -93,6 +139,14 @@ static void config_written(struct pci_dev *p, unsigned offset, unsigned len)
 	virtio_net_vhost_sync(n);
 }
 
+static void vectors_changed(struct pci_dev *p)
+{
+	struct virtio_net *n = (struct virtio_net *)p;
+
+	if (n->vhost_running)
+		set_calls(n);
+}
+
 void virtio_net_vhost_init(struct virtio_net *n)
 {
 	struct vhost *vhost = netdev_vhost(n->nd);
@@ -103,4 +157,5 @@ void virtio_net_vhost_init(struct virtio_net *n)
 	n->v.offered = vhost_features(vhost, n->v.offered);
 	n->core_config_written = n->v.pci.config_written;
 	n->v.pci.config_written = config_written;
+	n->v.pci.vectors_changed = vectors_changed;
 }

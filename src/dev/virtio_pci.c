@@ -114,6 +114,8 @@ static void queue_write(struct virtio_dev *v, struct virtqueue *vq, unsigned reg
 	switch (reg) {
 	case C_QUEUE_VECTOR:
 		vq->vector = checked_vector(v, value);
+		if (v->pci.vectors_changed)
+			v->pci.vectors_changed(&v->pci);
 		return;
 	case C_QUEUE_RESET:
 		if (value == 1)

@@ -159,6 +159,13 @@ static int engine_doorbell(void *opaque, uint64_t gpa, unsigned len, int fd, boo
 	return vm->ops->doorbell(vm->accel, gpa, len, fd, on);
 }
 
+static int engine_irqfd(void *opaque, int fd, uint64_t address, uint32_t data, bool on)
+{
+	struct vm *vm = ((struct pc *)opaque)->vm;
+
+	return vm->ops->irqfd(vm->accel, fd, address, data, on);
+}
+
 /* ---- what chips ask of the machine ---- */
 
 static void want_reset(void *opaque) { vm_request(((struct pc *)opaque)->vm, VM_REQ_RESET); }
@@ -256,7 +263,7 @@ static void make_pci(struct pc *pc)
 {
 	const struct i440fx_pam pam = { pam_changed, pc };
 	const struct msi_sink msi = { send_msi, pc };
-	const struct doorbells doorbells = { engine_doorbell, pc };
+	const struct eventfds eventfds = { engine_doorbell, engine_irqfd, pc };
 	struct irq isa[16], pirq[4];
 
 	for (unsigned i = 0; i < 16; i++)
@@ -265,7 +272,7 @@ static void make_pci(struct pc *pc)
 	for (unsigned i = 0; i < 4; i++)
 		pirq[i] = piix3_pirq(pc->piix3, i);
 	pc->pci = pci_bus_create(pc->ports, pc->mmio, pc->vm->mem, pirq, &msi);
-	pci_bus_set_doorbells(pc->pci, &doorbells);
+	pci_bus_set_eventfds(pc->pci, &eventfds);
 	plug(pc, i440fx_device(i440fx_create(pc->pci, &pam)));
 	piix3_plug(pc->piix3, pc->pci, DEVFN(1, 0));
 	plug(pc, piix3_device(pc->piix3));

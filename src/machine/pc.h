@@ -95,6 +95,10 @@ struct device *pc_nic_create(struct pc *pc, unsigned i, unsigned devfn, GError *
 void pc_net_pause(struct pc *pc, bool paused);
 /* Guest memory is laid out anew; slot `leaving` is about to go (MEM_MAX_SLOTS: none). */
 void pc_net_layout(struct pc *pc, unsigned leaving);
+/* The cable of card "net0" and so on, in or out. Without the lock. */
+bool pc_net_set_link(struct pc *pc, const char *id, bool up, GError **error);
+/* A line for each card; with the lock. */
+void pc_net_info(struct pc *pc, GString *out);
 /* UEFI (pc_flash.c): the two banks' contents, and the chips over them. */
 bool pc_is_uefi(const struct pc *pc);
 bool pc_flash_load(struct pc *pc, GError **error);

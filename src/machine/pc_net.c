@@ -114,6 +114,36 @@ void pc_net_layout(struct pc *pc, unsigned leaving)
 	}
 }
 
+/* ---- while it runs ---- */
+
+bool pc_net_set_link(struct pc *pc, const char *id, bool up, GError **error)
+{
+	for (unsigned i = 0; i < VM_MAX_NICS && pc->net[i]; i++) {
+		if (strcmp(pc->net_id[i], id))
+			continue;
+		vm_lock(pc->vm);
+		netdev_set_link(pc->net[i], up);
+		vm_unlock(pc->vm);
+		return true;
+	}
+	g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND, "there is no network card %s; info network lists them", id);
+	return false;
+}
+
+void pc_net_info(struct pc *pc, GString *out)
+{
+	static const char *const models[] = { [NIC_VIRTIO] = "virtio", [NIC_E1000] = "e1000", [NIC_RTL8139] = "rtl8139" };
+
+	for (unsigned i = 0; i < VM_MAX_NICS && pc->net[i]; i++) {
+		const struct netdev_stats *s = netdev_stats(pc->net[i]);
+
+		g_string_append_printf(out, "%s: %s, %s; link %s; sent %" G_GUINT64_FORMAT " frames (%" G_GUINT64_FORMAT " dropped), received %"
+				       G_GUINT64_FORMAT " (%" G_GUINT64_FORMAT " dropped)\n", pc->net_id[i], models[pc->vm->config.nic[i].model],
+				       netdev_describe(pc->net[i]), netdev_link(pc->net[i]) ? "up" : "down", s->tx_frames, s->tx_dropped,
+				       s->rx_frames, s->rx_dropped);
+	}
+}
+
 /* ---- the card ---- */
 
 /* The kernel drives one pair; frames of one are spread over several by us alone. */

@@ -233,6 +233,18 @@ static JsonNode *balloon(struct vm *vm, JsonObject *args, GError **error)
 	return qmp_empty();
 }
 
+static JsonNode *set_link(struct vm *vm, JsonObject *args, GError **error)
+{
+	const char *name = qmp_string_arg(args, "name", error);
+	JsonNode *up = name ? json_object_get_member(args, "up") : NULL;
+
+	if (!name)
+		return NULL;
+	if (!up || json_node_get_value_type(up) != G_TYPE_BOOLEAN)
+		return qmp_fail(error, "Parameter 'up' is missing or is not true or false");
+	return pc_net_set_link(vm->pc, name, json_node_get_boolean(up), error) ? qmp_empty() : NULL;
+}
+
 /* Ours: what the guest said of its memory (asking again), and what came back to the host. */
 static JsonNode *guise_memory(struct vm *vm, JsonObject *args, GError **error)
 {
@@ -300,7 +312,7 @@ static const char *const command_names[] = {
 	"qmp_capabilities", "query-version", "query-status", "query-kvm", "query-name", "query-cpus-fast", "query-block",
 	"query-chardev", "query-commands", "stop", "cont", "system_reset", "system_powerdown", "quit", "screendump",
 	"send-key", "input-send-event", "human-monitor-command", "x-guise-screen", "x-guise-type",
-	"query-balloon", "balloon", "x-guise-memory",
+	"query-balloon", "balloon", "x-guise-memory", "set_link",
 	"eject", "blockdev-change-medium", "block_resize",
 };
 /* Same order; qmp_capabilities belongs to the session. */
@@ -308,7 +320,7 @@ static const qmp_command command_fns[] = {
 	NULL, query_version, query_status, query_kvm, query_name, query_cpus_fast, qmp_query_block,
 	query_chardev, query_commands, stop, cont, system_reset, system_powerdown, quit, screendump,
 	qmp_send_key, qmp_input_send_event, human_monitor_command, guise_screen, guise_type,
-	query_balloon, balloon, guise_memory,
+	query_balloon, balloon, guise_memory, set_link,
 	qmp_eject, qmp_change_medium, qmp_block_resize,
 };
 _Static_assert(ARRAY_LEN(command_names) == ARRAY_LEN(command_fns), "one function a name");

@@ -336,6 +336,28 @@ static void info_block(struct vm *vm, char **args, GString *out)
 	}
 }
 
+static void hmp_set_link(struct vm *vm, char **args, GString *out)
+{
+	bool on = args[0] && args[1] && !strcmp(args[1], "on");
+	GError *err = NULL;
+
+	if (!args[0] || !args[1] || (!on && strcmp(args[1], "off"))) {
+		g_string_append(out, "set_link CARD on|off; info network lists the cards\n");
+		return;
+	}
+	if (pc_net_set_link(vm->pc, args[0], on, &err))
+		return;
+	g_string_append_printf(out, "Error: %s\n", err->message);
+	g_error_free(err);
+}
+
+static void info_network(struct vm *vm, char **args, GString *out)
+{
+	vm_lock(vm);
+	pc_net_info(vm->pc, out);
+	vm_unlock(vm);
+}
+
 static void hmp_help(struct vm *vm, char **args, GString *out);
 
 static const struct {
@@ -352,6 +374,7 @@ static const struct {
 	{ "info balloon", "the guest's memory, and what it gave back", info_balloon },
 	{ "info mtree", "memory, MMIO and ports", info_mtree },
 	{ "info block", "drives and their images", info_block },
+	{ "info network", "network cards and what they are plugged into", info_network },
 	{ "info stats", "the engine's counters", info_stats },
 	{ "info bt", "the translator's counters", info_bt },
 	{ "x", "/FMT ADDRESS: memory at a linear address", hmp_x },
@@ -359,6 +382,7 @@ static const struct {
 	{ "eject", "[-f] DRIVE: take the medium out", hmp_eject },
 	{ "change", "DRIVE FILE: put another medium in", hmp_change },
 	{ "block_resize", "DRIVE SIZE: a larger disk", hmp_block_resize },
+	{ "set_link", "CARD on|off: plug a network card's cable in or out", hmp_set_link },
 	{ "stop", "pause", hmp_stop },
 	{ "cont", "go on", hmp_cont },
 	{ "c", "go on", hmp_cont },

@@ -34,8 +34,8 @@ struct vhost {
 	int fd, wake_fd;
 	int kick_fd[VHOST_RINGS], call_fd[VHOST_RINGS];
 	bool started, paused;
-	void (*used)(void *opaque, unsigned ring);
-	void *opaque;
+	_Atomic bool given[VHOST_RINGS]; /* calls that somebody else waits for */
+	struct vhost_client client;
 	pthread_t thread;
 	_Atomic bool quit;
 };
@@ -63,6 +63,17 @@ static void signal_fd(int fd)
 		return; /* the counter is not zero: it wakes anyhow */
 }
 
+int vhost_call_fd(const struct vhost *v, unsigned ring)
+{
+	return v->call_fd[ring];
+}
+
+void vhost_give_call(struct vhost *v, unsigned ring, bool given)
+{
+	atomic_store(&v->given[ring], given);
+	signal_fd(v->wake_fd);
+}
+
 void vhost_kick(struct vhost *v, unsigned ring)
 {
 	signal_fd(v->kick_fd[ring]);
@@ -80,19 +91,22 @@ static bool signalled(int fd)
 static void interrupt(struct vhost *v)
 {
 	for (unsigned i = 0; i < VHOST_RINGS; i++) {
-		if (signalled(v->call_fd[i]) && v->started)
-			v->used(v->opaque, i);
+		if (!atomic_load(&v->given[i]) && signalled(v->call_fd[i]) && v->started)
+			v->client.used(v->client.opaque, i);
 	}
 }
 
 static void *vhost_thread(void *opaque)
 {
 	struct vhost *v = opaque;
-	struct pollfd p[] = { { .fd = v->wake_fd, .events = POLLIN }, { .fd = v->call_fd[VHOST_RX], .events = POLLIN },
-			      { .fd = v->call_fd[VHOST_TX], .events = POLLIN } };
+	struct pollfd p[1 + VHOST_RINGS] = { { .fd = v->wake_fd, .events = POLLIN } };
 
 	while (!atomic_load(&v->quit)) {
+		for (unsigned i = 0; i < VHOST_RINGS; i++)
+			p[1 + i] = (struct pollfd){ .fd = atomic_load(&v->given[i]) ? -1 : v->call_fd[i], .events = POLLIN };
 		if (poll(p, G_N_ELEMENTS(p), -1) < 0)
+			continue;
+		if (p[0].revents && signalled(v->wake_fd))
 			continue;
 		pthread_mutex_lock(v->nd->lock);
 		interrupt(v);
@@ -174,8 +188,8 @@ static bool attach(struct vhost *v, int tap, GError **error)
 	return true;
 }
 
-bool vhost_start(struct vhost *v, uint64_t features, const struct vhost_ring ring[VHOST_RINGS],
-		 void (*used)(void *opaque, unsigned ring), void *opaque, GError **error)
+bool vhost_start(struct vhost *v, uint64_t features, const struct vhost_ring ring[VHOST_RINGS], const struct vhost_client *client,
+		 GError **error)
 {
 	const uint64_t mine = features & RING_FEATURES;
 
@@ -191,8 +205,7 @@ bool vhost_start(struct vhost *v, uint64_t features, const struct vhost_ring rin
 		tap_bypass(v->nd, false);
 		return false;
 	}
-	v->used = used;
-	v->opaque = opaque;
+	v->client = *client;
 	v->started = true;
 	return true;
 }
@@ -212,17 +225,28 @@ void vhost_stop(struct vhost *v, uint16_t next_avail[VHOST_RINGS])
 	tap_bypass(v->nd, false);
 }
 
+static void lost(struct vhost *v, GError *why)
+{
+	v->client.lost(v->client.opaque, why->message);
+	g_error_free(why);
+}
+
 void vhost_pause(struct vhost *v, bool paused)
 {
-	if (v->started && v->paused != paused)
-		attach(v, paused ? -1 : tap_fd(v->nd), NULL);
+	bool change = v->started && v->paused != paused;
+	GError *why = NULL;
+
 	v->paused = paused;
+	if (change && !attach(v, paused ? -1 : tap_fd(v->nd), &why))
+		lost(v, why);
 }
 
 void vhost_layout(struct vhost *v, unsigned leaving)
 {
-	if (v->started)
-		tell_memory(v, leaving, NULL);
+	GError *why = NULL;
+
+	if (v->started && !tell_memory(v, leaving, &why))
+		lost(v, why);
 }
 
 /* ---- life ---- */

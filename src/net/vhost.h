@@ -26,9 +26,16 @@ struct vhost *netdev_vhost(const struct netdev *nd);
 /* Of `features` of a virtio network card, those that the rings can be driven with. */
 uint64_t vhost_features(const struct vhost *v, uint64_t features);
 
-/* The kernel takes over. `used` is told when the driver wants to hear of used buffers. On failure nothing has changed. */
-bool vhost_start(struct vhost *v, uint64_t features, const struct vhost_ring ring[VHOST_RINGS],
-		 void (*used)(void *opaque, unsigned ring), void *opaque, GError **error);
+/* The card's side, called with the lock held. */
+struct vhost_client {
+	void (*used)(void *opaque, unsigned ring);       /* the driver wants to hear of used buffers */
+	void (*lost)(void *opaque, const char *why);     /* the kernel does not go on: vhost_stop must follow */
+	void *opaque;
+};
+
+/* The kernel takes over. On failure nothing has changed. */
+bool vhost_start(struct vhost *v, uint64_t features, const struct vhost_ring ring[VHOST_RINGS], const struct vhost_client *client,
+		 GError **error);
 /* The rings are ours again: every buffer before next_avail has been given back. */
 void vhost_stop(struct vhost *v, uint16_t next_avail[VHOST_RINGS]);
 /* Nothing is to move while the machine does not run; what was started goes on after. */
@@ -39,5 +46,8 @@ void vhost_layout(struct vhost *v, unsigned leaving);
 void vhost_kick(struct vhost *v, unsigned ring);
 /* An eventfd that does the same. */
 int vhost_kick_fd(const struct vhost *v, unsigned ring);
+/* The eventfd that the kernel signals for `used`; while somebody else reads it, `used` is not called for that ring. */
+int vhost_call_fd(const struct vhost *v, unsigned ring);
+void vhost_give_call(struct vhost *v, unsigned ring, bool given);
 
 #endif

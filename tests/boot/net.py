@@ -169,7 +169,58 @@ def test_linux_pair():
         b.wait_console('10.9.0.2 REACHES 10.9.0.1', 400)
 
 
-TESTS = [test_pxe_virtio, test_pxe_e1000, test_pxe_rtl8139, test_linux, test_linux_pair]
+LINK_INIT = '''#!/bin/sh
+export PATH=/bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+for module in MODULES; do insmod /lib/$module.ko; done
+sleep 1
+for at in /sys/class/net/eth*; do
+	dev=${at##*/}; card=$(readlink $at/device/driver); card=${card##*/}
+	ip link set $dev up
+	ip addr add 10.0.2.15/24 dev $dev
+	(
+		was=
+		while :; do
+			is=$(cat $at/carrier)
+			[ "$is" = "$was" ] || echo "$card CARRIER $is"
+			[ "$is" = 0 ] || [ "$is" = "$was" ] || { ping -I $dev -c 10 -W 5 10.0.2.2 | grep -q from && echo "$card ANSWER"; }
+			was=$is
+			sleep 1
+		done
+	) &
+done
+echo LINKS
+while :; do sleep 1000; done
+'''
+
+
+def test_linux_link():
+    """The cable of each card, out and in: Linux's drivers see it, and reach the gateway again."""
+    modules = re.search(r"^MODULES = \[(.*?)\]", open(os.path.join(HERE, 'tools', 'guest-net')).read(), re.M | re.S).group(1)
+    initrd = with_init(LINK_INIT.replace('MODULES', re.sub(r"[',\n]", ' ', modules)))
+    drivers = ['virtio_net', 'e1000', '8139cp']
+    args = [a for n, model in enumerate(('virtio', 'e1000', 'rtl8139')) for a in ('--net', f'user,model={model},forward=none')]
+    with Machine('link', os.path.join(HERE, 'guests', 'net', 'vmlinux'), '--initrd', initrd, '--memory', '256M', '--no-reboot',
+                 '--append', 'console=ttyS0 quiet panic=-1', *args) as m:
+        m.wait_console('LINKS', 300)
+        check('no network card net7' in m.refused('set_link', name='net7', up=True), 'net7')
+        check("'up'" in m.refused('set_link', name='net0'), 'up is missing')
+        for n, driver in enumerate(drivers):
+            m.wait_console(f'{driver} ANSWER', 90)
+        for n, driver in enumerate(drivers):
+            for up in (False, True):
+                before = len(m.console())
+                m.qmp('set_link', name=f'net{n}', up=up)
+                shown = m.qmp('human-monitor-command', **{'command-line': 'info network'})
+                check(f'link {"up" if up else "down"}' in shown.splitlines()[n], shown)
+                for word in ['CARRIER 1', 'ANSWER'] if up else ['CARRIER 0']:
+                    m.wait(lambda: f'{driver} {word}' in m.console()[before:], 90, f'no "{driver} {word}"', m.console)
+        check('Error: there is no network card net9' in m.qmp('human-monitor-command', **{'command-line': 'set_link net9 on'}), 'net9')
+        m.qmp('quit')
+        check(m.end() == 0, 'status')
+
+
+TESTS = [test_pxe_virtio, test_pxe_e1000, test_pxe_rtl8139, test_linux, test_linux_pair, test_linux_link]
 
 
 def main():
@@ -182,7 +233,7 @@ def main():
         os.environ['XDG_RUNTIME_DIR'] = run.WORK
         for n, test in enumerate(chosen, 1):
             start = time.time()
-            if test in (test_linux, test_linux_pair) and not prepared:
+            if test in (test_linux, test_linux_pair, test_linux_link) and not prepared:
                 print(f'ok {n} - {test.__name__[5:]} # SKIP no kernel package', flush=True)
                 continue
             try:

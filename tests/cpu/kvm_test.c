@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -359,16 +360,21 @@ static void test_dirty_log(void)
 
 /* ---- interrupts ---- */
 
-static void raise_one(struct rig *r, unsigned n)
+static void raise_one(struct rig *r, int fd, unsigned n)
 {
+	const uint64_t one = 1;
+
 	switch (n % 3) {
 	case 0:
 		r->vector = 0x20;
 		r->ops->set_irq(r->vcpu[0], VCPU_INTR, true);
 		break;
 	case 1:
-		/* Level-triggered, to processor 0. */
-		g_assert_cmpint(r->ops->send_msi(r->accel, 0xfee00000, 0xc040), ==, 0);
+		/* Level-triggered, to processor 0: by us, and by the kernel. */
+		if (n % 2)
+			g_assert_cmpint(r->ops->send_msi(r->accel, 0xfee00000, 0xc040), ==, 0);
+		else
+			g_assert_cmpint(write(fd, &one, sizeof(one)), ==, sizeof(one));
 		break;
 	default:
 		r->ops->set_irq(r->vcpu[0], VCPU_NMI, true);
@@ -390,9 +396,15 @@ static void test_interrupts(void)
 	const struct image g = { guest_interrupts, guest_interrupts_end };
 	struct rig *r = start(&accel_kvm_ops, &g, false);
 	struct runner t = { .rig = r };
+	int fd = eventfd(0, EFD_NONBLOCK), other = eventfd(0, EFD_NONBLOCK);
 	pthread_t thread;
+	uint64_t left;
 
 	g_assert_true(rig_run(r));
+	g_assert_cmpint(r->ops->irqfd(r->accel, other, 0xfee00000, 0x41, true), ==, 0);
+	g_assert_cmpint(r->ops->irqfd(r->accel, fd, 0xfee00000, 0xc040, true), ==, 0);
+	g_assert_cmpint(r->ops->irqfd(r->accel, other, 0xfee00000, 0x41, false), ==, 0);
+	g_assert_cmpint(r->ops->irqfd(r->accel, other, 0xfee00000, 0x41, false), ==, -ENOENT);
 	g_assert_cmpint(r->ops->route_pin(r->accel, 9, 0xfee00000, 0xc040), ==, 0);
 	g_assert_cmpint(r->ops->route_pin(r->accel, 24, 0xfee00000, 0xc040), ==, -EINVAL);
 	pthread_create(&thread, NULL, end_loop, &t);
@@ -402,7 +414,7 @@ static void test_interrupts(void)
 		const uint8_t *count = r->ram->host + at[i % 3];
 		gint64 since = g_get_monotonic_time();
 
-		raise_one(r, i);
+		raise_one(r, fd, i);
 		while (ld16le((const void *)count) != i / 3 + 1 && g_get_monotonic_time() - since < 5 * G_USEC_PER_SEC)
 			g_usleep(50);
 		g_assert_cmpuint(ld16le((const void *)count), ==, i / 3 + 1);
@@ -411,6 +423,14 @@ static void test_interrupts(void)
 	g_assert_false(t.stop);
 	g_assert_cmpuint(r->eois, ==, 10);
 	g_assert_cmpuint(r->last_eoi, ==, 0x40);
+	/* What nobody takes any more stays in the eventfd. */
+	g_assert_cmpint(r->ops->irqfd(r->accel, fd, 0xfee00000, 0xc040, false), ==, 0);
+	g_assert_cmpint(read(fd, &left, sizeof(left)), <, 0);
+	left = 1;
+	g_assert_cmpint(write(fd, &left, sizeof(left)), ==, sizeof(left));
+	g_assert_cmpint(read(fd, &left, sizeof(left)), ==, sizeof(left));
+	close(fd);
+	close(other);
 	/* Without the route nobody is told. */
 	g_assert_cmpint(r->ops->route_pin(r->accel, 9, 0xfee00000, 0x40), ==, 0);
 	rig_destroy(r);

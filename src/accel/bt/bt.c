@@ -283,6 +283,7 @@ const struct accel_ops accel_bt_ops = {
 	.send_msi = interp_send_msi,
 	.route_pin = interp_route_pin,
 	.doorbell = interp_doorbell,
+	.irqfd = interp_irqfd,
 	.get_apic = interp_get_apic,
 	.set_apic = interp_set_apic,
 	.resume = interp_resume,

@@ -76,6 +76,7 @@ void interp_set_step(struct vcpu *v, bool on);
 int interp_send_msi(struct accel *a, uint64_t address, uint32_t data);
 int interp_route_pin(struct accel *a, unsigned pin, uint64_t address, uint32_t data);
 int interp_doorbell(struct accel *a, uint64_t gpa, unsigned len, int fd, bool on);
+int interp_irqfd(struct accel *a, int fd, uint64_t address, uint32_t data, bool on);
 int interp_get_apic(struct vcpu *v, struct apic_state *s);
 int interp_set_apic(struct vcpu *v, const struct apic_state *s);
 void interp_resume(struct accel *a);

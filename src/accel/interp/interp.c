@@ -449,6 +449,7 @@ static void interp_print_stats(struct accel *a, GString *out)
 int interp_send_msi(struct accel *a, uint64_t address, uint32_t data) { return -ENOTSUP; }
 int interp_route_pin(struct accel *a, unsigned pin, uint64_t address, uint32_t data) { return -ENOTSUP; }
 int interp_doorbell(struct accel *a, uint64_t gpa, unsigned len, int fd, bool on) { return -ENOTSUP; }
+int interp_irqfd(struct accel *a, int fd, uint64_t address, uint32_t data, bool on) { return -ENOTSUP; }
 int interp_get_apic(struct vcpu *v, struct apic_state *s) { return -ENOTSUP; }
 int interp_set_apic(struct vcpu *v, const struct apic_state *s) { return -ENOTSUP; }
 void interp_resume(struct accel *a) { }
@@ -474,6 +475,7 @@ const struct accel_ops accel_interp_ops = {
 	.send_msi = interp_send_msi,
 	.route_pin = interp_route_pin,
 	.doorbell = interp_doorbell,
+	.irqfd = interp_irqfd,
 	.get_apic = interp_get_apic,
 	.set_apic = interp_set_apic,
 	.resume = interp_resume,

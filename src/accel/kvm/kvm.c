@@ -250,6 +250,7 @@ const struct accel_ops accel_kvm_ops = {
 	.send_msi = kvm_send_msi,
 	.route_pin = kvm_route_pin,
 	.doorbell = kvm_doorbell,
+	.irqfd = kvm_irqfd,
 	.get_apic = kvm_get_apic,
 	.set_apic = kvm_set_apic,
 	.resume = kvm_resume,

@@ -11,6 +11,14 @@
 #define KVM_KICK_SIGNAL SIGUSR1
 #define KVM_NODE "/dev/kvm"
 #define KVM_PINS 24 /* of the I/O APIC outside */
+#define KVM_IRQFDS 16
+
+/* An eventfd's message; the kernel's number for it comes after the pins'. */
+struct kvm_irqfd_line {
+	bool used;
+	int fd;
+	struct kvm_msi message;
+};
 
 struct kvm {
 	struct accel accel; /* must be first */
@@ -22,6 +30,7 @@ struct kvm {
 	unsigned phys_bits; /* of the host */
 	struct kvm_vcpu **vcpus;
 	struct kvm_msi route[KVM_PINS]; /* level-triggered pins' messages; data 0: none */
+	struct kvm_irqfd_line irqfd[KVM_IRQFDS];
 };
 
 struct kvm_vcpu {
@@ -50,6 +59,7 @@ unsigned kvm_phys_bits(int fd);
 /* kvm_apic.c */
 int kvm_send_msi(struct accel *a, uint64_t address, uint32_t data);
 int kvm_route_pin(struct accel *a, unsigned pin, uint64_t address, uint32_t data);
+int kvm_irqfd(struct accel *a, int fd, uint64_t address, uint32_t data, bool on);
 int kvm_get_apic(struct vcpu *v, struct apic_state *s);
 int kvm_set_apic(struct vcpu *v, const struct apic_state *s);
 

@@ -1,5 +1,5 @@
 /*
- * The in-kernel local APICs: messages to them, the routes that make the kernel report the end of
+ * The in-kernel local APICs: messages to them, eventfds whose signals are such messages, the routes that make the kernel report the end of
  * level-triggered interrupts, and their state in the common form (split irqchip, api.rst 7.5).
  */
 #include <errno.h>
@@ -29,21 +29,25 @@ int kvm_send_msi(struct accel *a, uint64_t address, uint32_t data)
 	return ioctl(k->vm_fd, KVM_SIGNAL_MSI, &msi) < 0 ? -errno : 0;
 }
 
+static void add_route(struct kvm_irq_routing *r, unsigned gsi, const struct kvm_msi *m)
+{
+	r->entries[r->nr++] = (struct kvm_irq_routing_entry){
+		.gsi = gsi,
+		.type = KVM_IRQ_ROUTING_MSI,
+		.u.msi = { .address_lo = m->address_lo, .address_hi = m->address_hi, .data = m->data },
+	};
+}
+
 static int set_routes(struct kvm *k)
 {
-	g_autofree struct kvm_irq_routing *r = g_malloc0(sizeof(*r) + KVM_PINS * sizeof(r->entries[0]));
+	g_autofree struct kvm_irq_routing *r = g_malloc0(sizeof(*r) + (KVM_PINS + KVM_IRQFDS) * sizeof(r->entries[0]));
 
-	for (unsigned i = 0; i < KVM_PINS; i++) {
-		const struct kvm_msi *m = &k->route[i];
-
-		if (!m->data)
-			continue;
-		r->entries[r->nr++] = (struct kvm_irq_routing_entry){
-			.gsi = i,
-			.type = KVM_IRQ_ROUTING_MSI,
-			.u.msi = { .address_lo = m->address_lo, .address_hi = m->address_hi, .data = m->data },
-		};
-	}
+	for (unsigned i = 0; i < KVM_PINS; i++)
+		if (k->route[i].data)
+			add_route(r, i, &k->route[i]);
+	for (unsigned i = 0; i < KVM_IRQFDS; i++)
+		if (k->irqfd[i].used)
+			add_route(r, KVM_PINS + i, &k->irqfd[i].message);
 	return ioctl(k->vm_fd, KVM_SET_GSI_ROUTING, r) < 0 ? -errno : 0;
 }
 
@@ -66,6 +70,49 @@ int kvm_route_pin(struct accel *a, unsigned pin, uint64_t address, uint32_t data
 	if (result)
 		k->route[pin] = old;
 	return result;
+}
+
+static int set_irqfd(struct kvm *k, unsigned i, unsigned flags)
+{
+	const struct kvm_irqfd f = { .fd = (uint32_t)k->irqfd[i].fd, .gsi = KVM_PINS + i, .flags = flags };
+
+	return ioctl(k->vm_fd, KVM_IRQFD, &f) < 0 ? -errno : 0;
+}
+
+static int irqfd_add(struct kvm *k, int fd, uint64_t address, uint32_t data)
+{
+	unsigned i = 0;
+	int result;
+
+	while (i < KVM_IRQFDS && k->irqfd[i].used)
+		i++;
+	if (i == KVM_IRQFDS)
+		return -ENOSPC;
+	k->irqfd[i] = (struct kvm_irqfd_line){ true, fd, { .address_lo = (uint32_t)address, .address_hi = (uint32_t)(address >> 32), .data = data } };
+	result = set_routes(k);
+	if (!result)
+		result = set_irqfd(k, i, 0);
+	if (result) {
+		k->irqfd[i].used = false;
+		set_routes(k);
+	}
+	return result;
+}
+
+int kvm_irqfd(struct accel *a, int fd, uint64_t address, uint32_t data, bool on)
+{
+	struct kvm *k = (struct kvm *)a;
+
+	if (on)
+		return irqfd_add(k, fd, address, data);
+	for (unsigned i = 0; i < KVM_IRQFDS; i++) {
+		if (k->irqfd[i].used && k->irqfd[i].fd == fd) {
+			set_irqfd(k, i, KVM_IRQFD_FLAG_DEASSIGN);
+			k->irqfd[i].used = false;
+			return set_routes(k);
+		}
+	}
+	return -ENOENT;
 }
 
 /* ---- state ---- */

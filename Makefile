@@ -35,7 +35,8 @@ run: build guest
 fuzz-tools:
 	@tools/setup --fuzz || echo "the fuzz targets will be skipped"
 
-test: build fuzz-tools guest guest-kernels guest-installer guest-disk
+# Under CI also the desktop's disks, and the fuzz targets for a minute each (tools/test).
+test: build fuzz-tools guest guest-kernels guest-installer guest-disk $(if $(CI),guest-desktop)
 	@tools/test $(BUILD)
 
 # Every boot test on both engines, one after the other: half an hour.

@@ -21,23 +21,24 @@ from run import Machine, Skip, check
 HERE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WANTED = ['virtio_pci', 'virtio_blk', 'virtio_net', 'e1000', '8139cp', 'ata_piix', 'ahci', 'sd_mod', 'uhci_hcd', 'usbhid', 'hid_generic',
           'psmouse', 'evdev', 'bochs', 'i6300esb', 'virtio_console', 'virtio_rng', 'virtio_balloon', 'i2c_piix4']
-TOOLS = ['fio', 'iperf3', 'evtest', 'lspci']
+TOOLS = ['fio', 'iperf3', 'evtest', 'lspci', 'blkdiscard']
 
 # Runs what the host writes to the first serial line, between two marks on the second one.
 INIT = '''#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run
 /bin/busybox --install -s /bin
-export PATH=/bin:/sbin HOME=/tmp
+export PATH=/usr:/bin:/sbin HOME=/tmp
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 for module in MODULES; do insmod /lib/modules/$module.ko 2>/dev/null; done
 for at in /sys/class/net/eth*; do ip link set ${at##*/} up; done
-stty -F /dev/ttyS0 raw -echo
+exec 3<> /dev/ttyS0 # what comes while it is not open is lost
+stty raw -echo <&3
 echo DEVICES-READY
-while read -r line; do
+while read -r line <&3; do
 	echo "BEGIN ${line%% *}"
 	eval "${line#* }" 2>&1
 	echo "END ${line%% *} $?"
-done < /dev/ttyS0
+done
 poweroff -f
 '''
 
@@ -82,7 +83,7 @@ def initramfs(root, path):
     out = b''.join(entry(f, 0o40755, b'') for f in sorted(folders))
     out += b''.join(entry(name, 0o100755, open(source, 'rb').read()) for name, source in sorted(files.items()))
     names = ' '.join(os.path.basename(m)[:-3] for m in modules)
-    out += entry('init', 0o100755, INIT.replace('MODULES', names).replace('/sbin HOME', '/sbin:/usr HOME').encode())
+    out += entry('init', 0o100755, INIT.replace('MODULES', names).encode())
     with open(path, 'wb') as f:
         f.write(out + entry('TRAILER!!!', 0, b''))
 
@@ -111,11 +112,11 @@ def need(tool):
 class Guest(Machine):
     """A machine whose guest does what it is told on its first serial line."""
 
-    def __init__(self, name, *args):
+    def __init__(self, name, *args, prefix=()):
         kernel, initrd = prepare()
         self.line_path = os.path.join(run.WORK, name + '.line')
         super().__init__(name, '--serial', 'unix:' + self.line_path, '--kernel', kernel, '--initrd', initrd,
-                         '--append', 'console=ttyS1 quiet panic=-1', '--memory', '512M', *args)
+                         '--append', 'console=ttyS1 quiet panic=-1', '--memory', '512M', *args, prefix=prefix)
         self.serial_line = None
 
     def ready(self):
@@ -164,7 +165,7 @@ def test_lspci():
                '--disk', blank('s', 1 << 20) + ',format=raw,bus=sata', '--net', 'user,model=virtio,forward=none',
                '--net', 'user,model=e1000,forward=none', '--net', 'user,model=rtl8139,forward=none') as m:
         m.ready()
-        said = m.does('lspci', 'lspci -nnk')
+        said = m.does('lspci', '/usr/lspci -nnk')
         found = {}
         for block in re.split(r'\n(?=[0-9a-f]{2}:)', said):
             names = re.findall(r'\[([0-9a-f]{4}:[0-9a-f]{4})\]', block)
@@ -208,6 +209,56 @@ def test_fio():
     check(status == 0, out + err)
 
 
+def test_virtio_blk():
+    """A queue for each processor, a serial number, blocks given back to the host and zeroed, a disk that grows while it is used."""
+    need('blkdiscard')
+    image = blank('vb', 32 << 20)
+    with Guest('virtioblk', '--cpus', '2', '--disk', image + ',format=raw,bus=virtio', '--net', 'none') as m:
+        m.ready()
+        check('2' in m.does('queues', 'ls /sys/block/vda/mq | wc -l'), m.console()[-500:])
+        check('virtio0' in m.does('serial', 'echo $(cat /sys/block/vda/serial)'), m.console()[-500:])
+        before = os.stat(image).st_blocks
+        m.does('write', 'dd if=/dev/urandom of=/dev/vda bs=1M count=32 conv=fsync 2>/dev/null')
+        full = os.stat(image).st_blocks
+        check(full - before >= 30 << 11, f'{before} blocks of 512 bytes, {full} when it is full')
+        m.does('discard', 'blkdiscard -o 0 -l 16M /dev/vda')
+        check(os.stat(image).st_blocks <= full - (14 << 11), f'{os.stat(image).st_blocks} blocks of {full} after discarding half')
+        m.does('zero', '/usr/blkdiscard -v -z -o 16M -l 8M /dev/vda && sync')
+        with open(image, 'rb') as f:
+            data = f.read()
+        check(not any(data[16 << 20:24 << 20]) and all(any(data[i:i + 4096]) for i in range(24 << 20, 32 << 20, 4096)), f'not zeroed, or too much: {[i for i in range(0, 32 << 20, 4096) if any(data[i:i + 4096])][:5]}; ' + m.console()[-300:])
+        m.does('wait', 'echo $(cat /sys/block/vda/size)')
+        m.qmp('block_resize', device='virtio0', size=48 << 20)
+        m.does('grown', f'until [ $(cat /sys/block/vda/size) = {48 << 11} ]; do sleep 1; done; '
+               'dd if=/dev/urandom of=/tmp/d bs=1M count=1 2>/dev/null; dd if=/tmp/d of=/dev/vda bs=1M seek=47 conv=fsync 2>/dev/null; '
+               'dd if=/dev/vda bs=1M skip=47 2>/dev/null | cmp - /tmp/d')
+        check(os.stat(image).st_size == 48 << 20, 'the image')
+        ends(m)
+
+
+def test_tap():
+    """A tap interface in a network namespace of its own, so without root where that is allowed: both directions over each card."""
+    need('iperf3')
+    cards = ('virtio', 'e1000', 'rtl8139')
+    script = ' && '.join(['ip link set lo up'] + [f'ip tuntap add tap{n} mode tap && ip addr add 10.9.{n}.1/24 dev tap{n} && ip link set tap{n} up'
+                                                  for n in range(len(cards))])
+    # With the namespace's first process go all others.
+    prefix = ['unshare', '-rn', '--fork', '--pid', '--kill-child', 'sh', '-c']
+    if not os.access('/dev/net/tun', os.R_OK | os.W_OK) or subprocess.run([*prefix, script], capture_output=True).returncode:
+        raise Skip('no tap interfaces or no namespaces here')
+    run_it = script + ' && { iperf3 -s >/dev/null 2>&1 & } && "$@"; exit $?'
+    args = [a for n, c in enumerate(cards) for a in ('--net', f'tap=tap{n},model={c}')]
+    with Guest('tap', *args, prefix=(*prefix, run_it, 'sh')) as m:
+        m.ready()
+        for n in range(len(cards)):
+            dev = f'eth{n}'
+            m.does('up-' + dev, f'ip addr add 10.9.{n}.2/24 dev {dev}; ping -c 3 -W 10 10.9.{n}.1')
+            for word in ('', '-R'):
+                said = m.does(f'flow{word}-{dev}', f'iperf3 -c 10.9.{n}.1 -n 24M {word} -f m', 300)
+                check(re.search(r' 2[0-9.]+ MBytes +[0-9.]+ Mbits/sec.*receiver', said) and 'iperf Done' in said, said[-1500:])
+        ends(m)
+
+
 def test_iperf3():
     """Both directions over each card, without an error of the card's."""
     need('iperf3')
@@ -215,8 +266,9 @@ def test_iperf3():
         port = s.getsockname()[1]
     server = subprocess.Popen(['iperf3', '-s', '-p', str(port)], stdout=subprocess.DEVNULL)
     try:
-        with Guest('iperf', *(a for c in ('virtio', 'e1000', 'rtl8139') for a in ('--net', f'user,model={c},forward=none'))) as m:
+        with Guest('iperf', '--cpus', '2', *(a for c in ('virtio', 'e1000', 'rtl8139') for a in ('--net', f'user,model={c},forward=none'))) as m:
             m.ready()
+            check('2' in m.does('queues', 'ls -d /sys/class/net/eth0/queues/rx-* | wc -l'), 'one queue for two processors')
             for n in range(3):
                 dev = f'eth{n}'
                 m.does('up-' + dev, f'ip addr add 10.0.2.15/24 dev {dev}; ping -c 1 -W 10 10.0.2.2 >/dev/null')
@@ -313,7 +365,7 @@ def test_watchdog():
         ends(m)
 
 
-TESTS = [test_lspci, test_fio, test_iperf3, test_evtest, test_framebuffer, test_watchdog]
+TESTS = [test_lspci, test_fio, test_virtio_blk, test_iperf3, test_tap, test_evtest, test_framebuffer, test_watchdog]
 
 
 def main():

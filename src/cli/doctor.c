@@ -91,6 +91,11 @@ static void check_network(void)
 	line(FINE, "network", "user networking (libslirp), no privileges needed", NULL);
 	line(tap ? FINE : OPTIONAL, "network", tap ? "/dev/net/tun: --net tap=IF" : "/dev/net/tun is not accessible: no --net tap=IF",
 	     "sudo modprobe tun; then make a tap of yours: sudo ip tuntap add tap0 mode tap user $USER");
+	if (!access("/dev/vhost-net", R_OK | W_OK))
+		line(FINE, "network", "/dev/vhost-net: under kvm the kernel moves a tap interface's frames", NULL);
+	else
+		line(OPTIONAL, "network", "/dev/vhost-net is not accessible: frames of tap interfaces go through the machine's process",
+		     "sudo modprobe vhost_net; then let this user open it: sudo setfacl -m u:$USER:rw /dev/vhost-net");
 }
 
 static void check_display(void)

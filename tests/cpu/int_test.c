@@ -36,6 +36,7 @@ void cpu_store_bytes(struct icpu *cpu, uint64_t lin, const void *buf, unsigned l
 void cpu_check_write(struct icpu *cpu, uint64_t lin, unsigned len) { }
 /* Both ways of a read-modify-write must be right: odd 64-byte lines have no pointer. */
 void *cpu_rmw_ptr(struct icpu *cpu, uint64_t lin, unsigned len) { return lin & 64 ? NULL : (void *)lin; }
+void blocks_written(struct icpu *cpu, uint64_t gpa, unsigned len) { }
 /* Runs of MOVS: only half of the time from RAM, by the address. */
 const void *cpu_read_ptr(struct icpu *cpu, uint64_t lin, unsigned len) { return lin & 8 ? (const void *)lin : NULL; }
 uint64_t cpu_offset(struct icpu *cpu, const struct insn *in)

@@ -214,6 +214,15 @@ struct bt_decoded {
 	struct insn insn;   /* length 0: none */
 };
 
+/* A page that became code a moment ago: see fresh.c. */
+#define FRESH_PAGES 64u
+struct bt_fresh {
+	uint64_t gpa;
+	const uint8_t *host;
+	uint32_t epoch; /* that all others have to come to */
+	uint8_t bytes[PAGE_SIZE]; /* that were translated */
+};
+
 #define RETURN_STACK (256u << 10)
 /* One for the supervisor's code, one for the user's; each a guard page, the stack, and some room above its first entry. */
 #define RETURN_SPACE (RETURN_STACK + 2 * PAGE_SIZE)
@@ -362,6 +371,8 @@ struct bt_cpu {
 		stub_lookup[4], stub_flags_save, stub_flags_load, stub_probe[PROBES];
 	uint32_t stub_called;  /* the stubs from here on are called by blocks, and return to them */
 	struct bt_inbox inbox;
+	unsigned fresh_count;
+	struct bt_fresh fresh[FRESH_PAGES];
 	struct bt_jumps jump[4]; /* by MODE_USER | MODE_CODE32 */
 	struct bt_heat heat;
 	struct bt_windows *windows; /* NULL: no tier 2 */
@@ -455,6 +466,8 @@ void bt_block_kill(struct bt_cpu *b, struct bt_block *block);
 void bt_block_unlink(struct bt_cpu *b, struct bt_block *block);
 /* The first of the blocks that start on the page at gpa, by page_next. */
 uint32_t bt_page_blocks(struct bt_cpu *b, uint64_t gpa);
+/* Which lines of the page hold translated code, a bit for each 64 bytes. */
+uint64_t bt_page_lines(struct bt_cpu *b, uint64_t gpa);
 /* Drops the translations of [gpa, gpa + len). */
 void bt_code_changed(struct bt_cpu *b, uint64_t gpa, uint64_t len);
 void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target);
@@ -487,6 +500,15 @@ void bt_dropped(struct icpu *cpu, unsigned space);
 uint32_t bt_mode_now(struct bt_cpu *b);
 /* Follows the vCPU's state: mode, look-up, return stack. */
 void bt_mode_update(struct bt_cpu *b);
+
+/* ---- fresh.c ---- */
+/* Stores to the page at gpa, which is at `host`, are noticed from now on. Its bytes to translate from; NULL when too much
+ * is waited for. */
+const uint8_t *bt_code_page(struct bt_cpu *b, uint64_t gpa, const uint8_t *host);
+/* Looks for what others have changed unnoticed. After an instruction that serializes, and between chains. */
+void bt_fresh_look(struct bt_cpu *b);
+/* Whether the page is one of which something may have been. */
+bool bt_fresh(const struct bt_cpu *b, uint64_t gpa);
 
 /* ---- move.c ---- */
 /* A block for gpa and mode that stands at another linear address is made to stand at lin; never `keep`. NULL when there is none to have. */

@@ -517,6 +517,13 @@ static void page_changed(struct bt_cpu *b, struct bt_page *page, unsigned offset
 	}
 }
 
+uint64_t bt_page_lines(struct bt_cpu *b, uint64_t gpa)
+{
+	const struct bt_page *page = *page_place(b, gpa);
+
+	return page ? page->lines : 0;
+}
+
 void bt_code_changed(struct bt_cpu *b, uint64_t gpa, uint64_t len)
 {
 	while (len) {

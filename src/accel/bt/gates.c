@@ -151,6 +151,7 @@ uint8_t *bt_help_iret(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 	s->seg[SEG_CS] = cs;
 	s->seg[SEG_SS] = ss;
 	s->nmi_masked = false;
+	bt_fresh_look(b);
 	to = arrive(b, cpl, rip);
 	/* Whoever comes before the next instruction still finds RF; no breakpoint is enabled, or this would not be translated. */
 	if (!to)

@@ -5,7 +5,6 @@
 #include "accel/bt/guest.h"
 #include "accel/bt/run.h"
 #include "accel/bt/tier.h"
-#include "accel/bt/window.h"
 
 #include "base/log.h"
 
@@ -101,13 +100,16 @@ static const struct insn *decoded_keep(struct bt_cpu *b, struct bt_rec *rec, uns
 static const struct insn *rec_insn(struct bt_cpu *b, struct bt_rec *rec, unsigned i, struct insn *local)
 {
 	const struct insn *in = decoded_find(b, rec, i);
+	const struct bt_block *k = bt_rec_block(b, rec);
 
 	if (in)
 		return in;
 	fp_leave(b);
 	if (!fetch_insn(b, local))
 		return NULL;
-	return crosses_unwatched(bt_rec_block(b, rec), b->cpu.s.rip, local) ? local : decoded_keep(b, rec, i, local);
+	if (crosses_unwatched(k, b->cpu.s.rip, local) || bt_fresh(b, bt_block_page(k)) || (k->crosses && bt_fresh(b, bt_block_tail(b, k))))
+		return local;
+	return decoded_keep(b, rec, i, local);
 }
 
 /* Handlers compiled without vector registers that reach nothing that is not, but for the machine (host.c). */
@@ -148,6 +150,9 @@ static bool may_go_on(struct bt_cpu *b)
 
 	if (cpu->debug_on || cpu->shutdown || cpu->s.mp_state != MP_RUNNING || cpu->s.interrupt_shadow || (cpu->s.rflags & RFLAGS_TF))
 		return false;
+	/* Something may have been changed that others have told of: this instruction may have serialized. */
+	if (atomic_load_explicit(&cpu->poll, memory_order_acquire))
+		return false;
 	return !bt_interrupted(b) && mem_generation(cpu->mem) == cpu->mmu->generation;
 }
 
@@ -180,7 +185,7 @@ static uint8_t *go_on(struct bt_cpu *b, const struct bt_rec *rec, uint64_t expec
 static uint8_t *interp_rec(struct bt_cpu *b, struct bt_rec *rec, bool alone)
 {
 	struct icpu *cpu = &b->cpu;
-	bool fp = b->fp_level;
+	bool fp = b->fp_level, serializes = false;
 	uint64_t expected = 0;
 	struct insn local;
 
@@ -200,9 +205,12 @@ static uint8_t *interp_rec(struct bt_cpu *b, struct bt_rec *rec, bool alone)
 			bt_fp_save(b);
 		in->fn(cpu, in);
 		cpu->s.rip = cpu->next_rip;
+		serializes |= in->flags & INSN_ENDS_BLOCK;
 		if (cpu->s.rip != expected || cpu->block_ends)
 			break;
 	}
+	if (serializes)
+		bt_fresh_look(b);
 	return go_on(b, alone ? NULL : rec, expected, fp);
 }
 
@@ -243,18 +251,11 @@ uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t 
 	return go_on(b, NULL, 0, false);
 }
 
-/* Stores to the page are noticed from now on. */
-static void watch(struct bt_cpu *b, uint64_t gpa)
-{
-	blocks_watch_page(&b->cpu, gpa);
-	windows_protect(bt_of(b), gpa);
-}
-
 struct bt_block *bt_make(struct bt_cpu *b)
 {
 	uint64_t lin = b->cpu.s.rip;
-	struct bt_block *block;
 	const struct bt_exec *x;
+	struct bt_exec page;
 
 	if (b->mode & MODE_NONE || !bt_canonical(lin))
 		return NULL;
@@ -263,11 +264,9 @@ struct bt_block *bt_make(struct bt_cpu *b)
 	x = bt_exec_page(b, lin);
 	if (!x->host || x->gpa >= BLOCK_GPA_MAX)
 		return NULL;
-	watch(b, x->gpa);
-	block = bt_translate(b, lin, x);
-	if (block->crosses)
-		watch(b, bt_block_tail(b, block));
-	return block;
+	page = *x;
+	page.host = (uint8_t *)bt_code_page(b, x->gpa, x->host);
+	return page.host ? bt_translate(b, lin, &page) : NULL;
 }
 
 /* ---- the loop ---- */
@@ -362,6 +361,7 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 
 	memset(exit, 0, sizeof(*exit));
 	bt_thread_enter(b);
+	mmu_arrive(cpu);
 	if (sigsetjmp(cpu->fault, 0)) {
 		atomic_store_explicit(&b->in_code, 0, memory_order_relaxed);
 		flags_to_cpu(b);
@@ -382,6 +382,7 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 		atomic_store_explicit(&cpu->poll, 0, memory_order_seq_cst);
 		if (b->inbox.count)
 			take_inbox(b);
+		bt_fresh_look(b);
 		if (b->heat.count) {
 			fp_leave(b);
 			tier_work(b);
@@ -406,4 +407,5 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 		stepped = true;
 	}
 	settle(b);
+	mmu_leave(cpu);
 }

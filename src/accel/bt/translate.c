@@ -339,11 +339,12 @@ static void emit_body(struct tr *t)
 static void decode_crossing(struct tr *t, const uint8_t *code, unsigned room, const struct bt_exec *next)
 {
 	uint8_t joined[15];
+	const uint8_t *more;
 
-	if (!next || next->gpa >= BLOCK_GPA_MAX || room >= sizeof(joined))
+	if (!next || next->gpa >= BLOCK_GPA_MAX || room >= sizeof(joined) || !(more = bt_code_page(t->b, next->gpa, next->host)))
 		return;
 	memcpy(joined, code, room);
-	memcpy(joined + room, next->host, sizeof(joined) - room);
+	memcpy(joined + room, more, sizeof(joined) - room);
 	if (!guest_decode(&t->insn[0], joined, sizeof(joined), t->code32 ? 32 : 64))
 		return;
 	judge(t, &t->insn[0], joined);

@@ -82,22 +82,52 @@ static void fetch_target(struct icpu *cpu, uint64_t lin, struct mmu_target *t)
 		t->host += lin & (PAGE_SIZE - 1);
 }
 
-uint32_t blocks_watch_page(struct icpu *cpu, uint64_t gpa)
+static void poke_others(struct icpu *cpu)
+{
+	struct interp *in = cpu->interp;
+
+	for (unsigned i = 0; i < in->cfg.cpus; i++) {
+		if (in->cpus[i] && in->cpus[i] != cpu)
+			icpu_poke(in->cpus[i]);
+	}
+}
+
+uint32_t blocks_watch_page(struct icpu *cpu, uint64_t gpa, uint32_t *epoch)
 {
 	struct interp *in = cpu->interp;
 	uint64_t page = gpa >> PAGE_SHIFT;
+	uint32_t written;
+	bool first;
 
+	*epoch = atomic_load(&in->code_epoch);
 	if (page >= in->pages)
 		return 0;
-	if (!atomic_exchange(&in->code[page], CODE_PAGE_PATIENCE)) {
+	/* First: a page that is released behind this has another `written` then. */
+	written = atomic_load(&in->written[page]);
+	g_mutex_lock(&in->code_lock);
+	first = !atomic_exchange(&in->code[page], CODE_PAGE_PATIENCE);
+	if (first)
 		atomic_fetch_add(&in->code_epoch, 1);
-		for (unsigned i = 0; i < in->cfg.cpus; i++) {
-			if (in->cpus[i] && in->cpus[i] != cpu)
-				icpu_poke(in->cpus[i]);
-		}
-		mmu_sync(cpu);
+	*epoch = atomic_load(&in->code_epoch);
+	g_mutex_unlock(&in->code_lock);
+	if (first)
+		poke_others(cpu);
+	/* Even when another vCPU was first: this one's own stores are noticed from here on. */
+	mmu_sync_stores(cpu);
+	return written;
+}
+
+bool blocks_settled(const struct icpu *cpu, uint32_t epoch)
+{
+	const struct interp *in = cpu->interp;
+
+	for (unsigned i = 0; i < in->cfg.cpus; i++) {
+		const struct icpu *other = in->cpus[i];
+
+		if (other && other != cpu && !atomic_load(&other->away) && (int32_t)(atomic_load(&other->stores_epoch) - epoch) < 0)
+			return false;
 	}
-	return atomic_load(&in->written[page]);
+	return true;
 }
 
 static uint32_t page_written(const struct icpu *cpu, uint64_t gpa)
@@ -150,9 +180,11 @@ static struct block *decode_block(struct icpu *cpu, uint64_t lin, const struct m
 	while (count < BLOCK_MAX && used < room) {
 		bool need_more;
 		unsigned left = room - used < 15 ? room - used : 15;
-		const uint8_t *from = t->host ? t->host + used : bytes;
 
-		if (!insn_decode(cpu, from, left, &insns[count], &need_more)) {
+		/* Decoded from a copy: memory may change between one look of the decoder's and the next. */
+		if (t->host)
+			memcpy(bytes, t->host + used, left);
+		if (!insn_decode(cpu, bytes, left, &insns[count], &need_more)) {
 			struct mmu_target second;
 			uint8_t joined[15];
 
@@ -160,7 +192,7 @@ static struct block *decode_block(struct icpu *cpu, uint64_t lin, const struct m
 				break;
 			fetch_target(cpu, cpu->code_bits == 64 ? lin + room : (uint32_t)(lin + room), &second);
 			memset(joined, 0xff, sizeof(joined));
-			memcpy(joined, from, left);
+			memcpy(joined, bytes, left);
 			if (second.host)
 				memcpy(joined + left, second.host, 15 - left);
 			gpa2 = second.gpa | 1;
@@ -192,6 +224,14 @@ static struct block **find_place(struct blocks *bs, uint64_t gpa, unsigned bits)
 	return p;
 }
 
+/* Marks a page of a block's: the `written` at which the bytes, looked at from now on, are good without another look. */
+static uint32_t watch_bytes(struct icpu *cpu, uint64_t gpa)
+{
+	uint32_t epoch, written = blocks_watch_page(cpu, gpa, &epoch);
+
+	return blocks_settled(cpu, epoch) ? written : written - 1;
+}
+
 /* The block for a physical place, verified against memory. */
 static const struct block *block_at(struct icpu *cpu, uint64_t lin, const struct mmu_target *t)
 {
@@ -212,9 +252,9 @@ static const struct block *block_at(struct icpu *cpu, uint64_t lin, const struct
 		if (gpa2 == b->gpa2 && b->written == page_written(cpu, b->gpa) &&
 		    (!b->gpa2 || b->written2 == page_written(cpu, b->gpa2)))
 			return b;
-		w = blocks_watch_page(cpu, b->gpa);
+		w = watch_bytes(cpu, b->gpa);
 		if (b->gpa2)
-			w2 = blocks_watch_page(cpu, b->gpa2);
+			w2 = watch_bytes(cpu, b->gpa2);
 		if (gpa2 == b->gpa2 && t->host && (!b->gpa2 || second.host) && unchanged(b, t->host, second.host)) {
 			b->written = w;
 			b->written2 = w2;
@@ -228,7 +268,7 @@ static const struct block *block_at(struct icpu *cpu, uint64_t lin, const struct
 	if (bs->count >= BLOCKS_LIMIT)
 		drop_all(bs);
 	{
-		uint32_t w = blocks_watch_page(cpu, t->gpa);
+		uint32_t w = watch_bytes(cpu, t->gpa);
 
 		b = decode_block(cpu, lin, t);
 		if (!b)
@@ -237,7 +277,7 @@ static const struct block *block_at(struct icpu *cpu, uint64_t lin, const struct
 		b->written2 = 0;
 		if (b->gpa2) {
 			/* The second page is watched from here on: verified at the next look-up. */
-			b->written2 = blocks_watch_page(cpu, b->gpa2) - 1;
+			b->written2 = watch_bytes(cpu, b->gpa2) - 1;
 		}
 	}
 	place = &bs->hash[hash_of(b->gpa, b->bits)];

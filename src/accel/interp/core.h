@@ -21,6 +21,7 @@ struct interp {
 	_Atomic uint32_t *written;
 	/* Grows when a page becomes a code page: vCPUs then drop their fast store entries. */
 	_Atomic uint32_t code_epoch;
+	GMutex code_lock; /* held while a page becomes one, so that who finds it a code page finds the epoch as well */
 	struct icpu **cpus;
 	uint64_t tsc_hz; /* of the host's TSC, measured at open */
 	/* Where the paravirtual clocks of all CPUs count from: a guest TSC and the time then. */
@@ -221,8 +222,22 @@ struct block {
 	struct insn insn[];
 };
 
-/* From now on stores to the page are noticed, by every vCPU. Returns its `written`. */
-uint32_t blocks_watch_page(struct icpu *cpu, uint64_t gpa);
+/*
+ * Pages become code. From then on stores to them have to be noticed: the page is marked, the epoch grows, and each vCPU
+ * drops its fast store entries when it next looks at the epoch. What it stored before by an entry of old goes unnoticed.
+ * So bytes that are decoded meanwhile are not settled: they have to be compared with memory again, at the latest when an
+ * instruction that serializes is executed (SDM 3A 9.1.3), until every other vCPU has come to the epoch, and once then. For
+ * stores of a vCPU are visible before the epoch that it says it has come to.
+ */
+/* Marks the page. Returns its `written`, and in *epoch the one to wait for. */
+uint32_t blocks_watch_page(struct icpu *cpu, uint64_t gpa, uint32_t *epoch);
+/* Whether every other vCPU has come to that epoch. */
+bool blocks_settled(const struct icpu *cpu, uint32_t epoch);
+/* The vCPU's stores by entries from before the present epoch are over. */
+void mmu_sync_stores(struct icpu *cpu);
+/* Around run(). */
+void mmu_arrive(struct icpu *cpu);
+void mmu_leave(struct icpu *cpu);
 /* The block at cs:rip; decodes it if needed. Raises faults of the fetch. */
 const struct block *blocks_lookup(struct icpu *cpu);
 int blocks_init(struct icpu *cpu);

@@ -65,12 +65,18 @@ struct icpu {
 	const struct cpu_model *model;
 	_Atomic uint32_t irq; /* enum vcpu_irq bits waiting */
 	_Atomic uint32_t poll; /* set with every change that a vCPU inside of translated code must look at */
+	/* Whose stores may go unnoticed (core.h, "Pages become code"). */
+	_Atomic uint32_t stores_epoch; /* to pages that became code later than this */
+	_Atomic bool away;             /* outside of run(): it does not store, and looks at the epoch when it comes back */
+	_Atomic uint32_t waits_for;    /* pokes it when everyone has come to this epoch; 0: it does not wait */
 	/* What is being raised. */
 	uint8_t exc_vector;
 	bool exc_has_error, exc_soft; /* soft: INT n, INT3, INTO, INT1: return address is after */
 	uint32_t exc_error;
 	bool block_ends;  /* a handler asks the loop to leave the block (mode or mapping changed) */
 	bool shutdown;    /* triple fault */
+	uint64_t rmw_gpa; /* what cpu_rmw_ptr has been asked for, when the page may hold code: rmw_len bytes */
+	unsigned rmw_len;
 	bool stepping;    /* set_step */
 	bool debug_on;    /* a breakpoint of the debug registers is enabled (debug.c) */
 	uint32_t debug_hit; /* breakpoints met by the instruction in progress: DR6 bits */
@@ -100,8 +106,10 @@ void cpu_store_bytes(struct icpu *cpu, uint64_t lin, const void *buf, unsigned l
 /* Raises the fault a store of len would raise (read-modify-write, before computing). */
 void cpu_check_write(struct icpu *cpu, uint64_t lin, unsigned len);
 /* The host address for an atomic read-modify-write within one page, writable and marked
- * dirty, or NULL when the bytes cross a page or are MMIO. Faults like a store. */
+ * dirty, or NULL when the bytes cross a page or are MMIO. Faults like a store. Who has written
+ * there calls cpu_rmw_done: only then others may hear that code has changed. */
 void *cpu_rmw_ptr(struct icpu *cpu, uint64_t lin, unsigned len);
+static inline void cpu_rmw_done(struct icpu *cpu);
 /* The host address of bytes to read within one page, or NULL when they cross a page or are MMIO. Faults like a load. */
 const void *cpu_read_ptr(struct icpu *cpu, uint64_t lin, unsigned len);
 /* As supervisor whatever the CPL (descriptor tables, TSS, IDT). */
@@ -183,5 +191,11 @@ uint64_t vector_in_use(const struct cpu_state *s);
 
 /* Invalidates decoded blocks that hold bytes of [gpa, gpa + len) (core; all vCPUs see it). */
 void blocks_written(struct icpu *cpu, uint64_t gpa, unsigned len);
+
+static inline void cpu_rmw_done(struct icpu *cpu)
+{
+	if (__builtin_expect(cpu->rmw_len, 0))
+		blocks_written(cpu, cpu->rmw_gpa, cpu->rmw_len);
+}
 
 #endif

@@ -108,11 +108,13 @@ DEFINE_CAS(8, uint64_t, "q")
 				f = cpu->s.rflags;                                                         \
 				EXPR;                                                                      \
 			} while (!cas_##SZ(p_, &old, res));                                                \
+			cpu_rmw_done(cpu);                                                                 \
 		} else if (p_) {                                                                           \
 			memcpy(&old, p_, SZ);                                                              \
 			f = cpu->s.rflags;                                                                 \
 			EXPR;                                                                              \
 			memcpy(p_, &res, SZ);                                                              \
+			cpu_rmw_done(cpu);                                                                 \
 		} else {                                                                                   \
 			cpu_check_write(cpu, lin, SZ);                                                     \
 			old = (T)cpu_load(cpu, lin, SZ);                                                   \

@@ -23,6 +23,7 @@ FLAGS_EACH_SIZE(FLAGS_OP2, cmp)
 		if (p) {                                                                                   \
 			got = s;                                                                           \
 			__asm__ volatile("xchg" sfx " %[v], %[m]" : [v] "+r"(got), [m] "+m"(*p) : : "memory"); \
+			cpu_rmw_done(cpu);                                                                 \
 		} else {                                                                                   \
 			cpu_check_write(cpu, lin, SZ);                                                     \
 			got = (T)cpu_load(cpu, lin, SZ);                                                   \
@@ -105,6 +106,7 @@ static void do_cmpxchg16b(struct icpu *cpu, const struct insn *in)
 		__asm__ volatile("lock cmpxchg16b %[m]\n\tsete %[ok]"
 				 : [m] "+m"(*(char(*)[16])p), "+a"(a), "+d"(d), [ok] "=q"(equal)
 				 : "b"(cpu->s.gpr[RBX]), "c"(cpu->s.gpr[RCX]) : "cc", "memory");
+		cpu_rmw_done(cpu);
 	} else {
 		cpu_load_bytes(cpu, lin, pair, 16);
 		equal = pair[0] == a && pair[1] == d;

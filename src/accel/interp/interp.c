@@ -14,6 +14,8 @@ static void code_written(void *opaque, uint64_t gpa, size_t len)
 
 	if (!len)
 		return;
+	/* What was written is visible before the page is found not to be code. */
+	atomic_thread_fence(memory_order_seq_cst);
 	for (uint64_t page = gpa >> PAGE_SHIFT; page <= (gpa + len - 1) >> PAGE_SHIFT && page < in->pages; page++) {
 		if (atomic_load_explicit(&in->code[page], memory_order_relaxed)) {
 			atomic_fetch_add(&in->written[page], 1);
@@ -34,6 +36,7 @@ int interp_init(struct interp *in, const struct accel_config *cfg, const struct 
 	in->code = calloc(in->pages, sizeof(*in->code));
 	in->written = calloc(in->pages, sizeof(*in->written));
 	in->cpus = g_new0(struct icpu *, cfg->cpus);
+	g_mutex_init(&in->code_lock);
 	if (!in->code || !in->written)
 		return -ENOMEM;
 	mem_set_code_listener(cfg->mem, code_written, in);
@@ -46,6 +49,7 @@ void interp_finish(struct interp *in)
 	free((void *)in->code);
 	free((void *)in->written);
 	g_free(in->cpus);
+	g_mutex_clear(&in->code_lock);
 }
 
 /* Blocks are compared with `written` when they are looked up; nothing else hangs on the map. */
@@ -104,6 +108,7 @@ int icpu_init(struct icpu *cpu, struct interp *in, unsigned index)
 	cpu->host = in->cfg.host;
 	cpu->mem = in->cfg.mem;
 	cpu->model = in->cfg.cpu;
+	cpu->away = true;
 	cpu_state_reset(&cpu->s, index == 0);
 	if (mmu_init(cpu) || blocks_init(cpu) || vector_init(cpu)) {
 		icpu_finish(cpu);
@@ -335,12 +340,10 @@ static inline bool goes_on(struct icpu *cpu)
 	       !atomic_load_explicit(&cpu->irq, memory_order_relaxed);
 }
 
-static void interp_run(struct vcpu *v, struct vcpu_exit *exit)
+static void run_until_exit(struct icpu *cpu, struct vcpu_exit *exit)
 {
-	struct icpu *cpu = (struct icpu *)v;
 	volatile bool stepped = false;
 
-	memset(exit, 0, sizeof(*exit));
 	mmu_sync(cpu);
 	if (sigsetjmp(cpu->fault, 0)) {
 		icpu_deliver_fault(cpu);
@@ -361,6 +364,16 @@ static void interp_run(struct vcpu *v, struct vcpu_exit *exit)
 		}
 		stepped = true;
 	}
+}
+
+static void interp_run(struct vcpu *v, struct vcpu_exit *exit)
+{
+	struct icpu *cpu = (struct icpu *)v;
+
+	memset(exit, 0, sizeof(*exit));
+	mmu_arrive(cpu);
+	run_until_exit(cpu, exit);
+	mmu_leave(cpu);
 }
 
 void icpu_poke(struct icpu *cpu)

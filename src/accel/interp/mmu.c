@@ -112,21 +112,57 @@ void mmu_flush_page(struct icpu *cpu, uint64_t lin)
 	flushed(cpu, FLUSH_PAGE, lin);
 }
 
+/* Who waits for this vCPU, and for no other one any more, is told. */
+static void tell_waiting(struct icpu *cpu)
+{
+	struct interp *in = cpu->interp;
+
+	for (unsigned i = 0; i < in->cfg.cpus; i++) {
+		struct icpu *other = in->cpus[i];
+		uint32_t epoch = other && other != cpu ? atomic_load(&other->waits_for) : 0;
+
+		if (epoch && blocks_settled(other, epoch))
+			icpu_poke(other);
+	}
+}
+
+void mmu_sync_stores(struct icpu *cpu)
+{
+	struct mmu *m = cpu->mmu;
+	uint32_t epoch = atomic_load(&cpu->interp->code_epoch);
+
+	if (m->code_epoch == epoch)
+		return;
+	m->code_epoch = epoch;
+	tlb_set_walk(m, &m->local, entry_clear_stores);
+	tlb_set_walk(m, &m->global, entry_clear_stores);
+	/* Sequentially consistent, for the stores that are weakly ordered too. */
+	atomic_store(&cpu->stores_epoch, epoch);
+	tell_waiting(cpu);
+}
+
+void mmu_arrive(struct icpu *cpu)
+{
+	atomic_store(&cpu->away, false);
+	mmu_sync_stores(cpu);
+}
+
+void mmu_leave(struct icpu *cpu)
+{
+	atomic_store(&cpu->away, true);
+	tell_waiting(cpu);
+}
+
 void mmu_sync(struct icpu *cpu)
 {
 	struct mmu *m = cpu->mmu;
 	uint64_t generation = mem_generation(cpu->mem);
-	uint32_t epoch = atomic_load_explicit(&cpu->interp->code_epoch, memory_order_acquire);
 
 	if (m->generation != generation) {
 		m->generation = generation;
 		mmu_flush_all(cpu);
 	}
-	if (m->code_epoch != epoch) {
-		m->code_epoch = epoch;
-		tlb_set_walk(m, &m->local, entry_clear_stores);
-		tlb_set_walk(m, &m->global, entry_clear_stores);
-	}
+	mmu_sync_stores(cpu);
 }
 
 /* ---- the page walk ---- */
@@ -575,9 +611,10 @@ static void note_store(struct icpu *cpu, uint64_t gpa, unsigned len)
 			continue;
 		/* Who fills all of it at once has other plans with it. */
 		then = len >= PAGE_SIZE ? 0 : left - 1;
-		atomic_fetch_add(&in->written[page], 1);
 		if (!atomic_compare_exchange_strong(&in->code[page], &left, then))
 			then = 1;
+		/* Behind the release: who has seen this number has marked the page after it. */
+		atomic_fetch_add(&in->written[page], 1);
 		cpu->block_ends = true;
 		in->hooks->code_stored(cpu, gpa, len, !then);
 	}
@@ -585,6 +622,7 @@ static void note_store(struct icpu *cpu, uint64_t gpa, unsigned len)
 
 void blocks_written(struct icpu *cpu, uint64_t gpa, unsigned len)
 {
+	cpu->rmw_len = 0;
 	note_store(cpu, gpa, len);
 }
 
@@ -831,6 +869,7 @@ void *cpu_rmw_ptr(struct icpu *cpu, uint64_t lin, unsigned len)
 	uint8_t *p = mmu_hit(cpu, lin, len, ACCESS_WRITE, view);
 	struct mmu_target t;
 
+	cpu->rmw_len = 0;
 	if (p)
 		return p;
 	if ((lin & (PAGE_SIZE - 1)) + len > PAGE_SIZE) {
@@ -842,6 +881,7 @@ void *cpu_rmw_ptr(struct icpu *cpu, uint64_t lin, unsigned len)
 		return NULL;
 	watch(cpu, lin, len, true);
 	ram_mark_dirty(t.slot->ram, t.slot->ram_offset + (t.gpa - t.slot->gpa), len);
-	note_store(cpu, t.gpa, len);
+	cpu->rmw_gpa = t.gpa;
+	cpu->rmw_len = len;
 	return t.host;
 }

@@ -139,6 +139,7 @@ static uint64_t string_run(struct icpu *cpu, const struct insn *in, unsigned op,
 	} else {
 		host_stos(to, cpu->s.gpr[RAX], n, in->opsize);
 	}
+	cpu_rmw_done(cpu);
 	index_add(cpu, RDI, in, n * in->opsize);
 	return n;
 }

@@ -342,8 +342,8 @@ bool sys_control_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstr
 	case ZYDIS_MNEMONIC_INVPCID: in->fn = do_invpcid; break;
 	case ZYDIS_MNEMONIC_INVD:
 	case ZYDIS_MNEMONIC_WBINVD:
-		in->fn = do_cache;
-		return true;
+		in->fn = do_cache; /* serializes */
+		break;
 	case ZYDIS_MNEMONIC_HLT: in->fn = do_hlt; break;
 	case ZYDIS_MNEMONIC_SWAPGS:
 		in->fn = do_swapgs;

@@ -438,7 +438,10 @@ bool sys_msr_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstructi
 	case ZYDIS_MNEMONIC_RDTSCP: in->fn = do_rdtscp; return true;
 	case ZYDIS_MNEMONIC_RDPID: in->fn = do_rdpid; return true;
 	case ZYDIS_MNEMONIC_RDPMC: in->fn = do_rdpmc; return true;
-	case ZYDIS_MNEMONIC_CPUID: in->fn = do_cpuid; return true;
+	case ZYDIS_MNEMONIC_CPUID:
+		in->fn = do_cpuid;
+		in->flags |= INSN_ENDS_BLOCK; /* it serializes: what follows may have been changed by another vCPU */
+		return true;
 	case ZYDIS_MNEMONIC_XGETBV: in->fn = do_xgetbv; return true;
 	case ZYDIS_MNEMONIC_XSETBV: in->fn = do_xsetbv; return true;
 	case ZYDIS_MNEMONIC_VMCALL:

@@ -257,6 +257,9 @@ bool sys_table_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruc
 	case ZYDIS_MNEMONIC_ARPL: in->fn = do_arpl; break;
 	default: return false;
 	}
+	/* LGDT, LIDT, LLDT and LTR serialize. */
+	if (in->fn == do_lgdt || in->fn == do_lidt || in->fn == do_lldt || in->fn == do_ltr)
+		in->flags |= INSN_ENDS_BLOCK;
 	in->opsize = (uint8_t)(zi->operand_width / 8);
 	return true;
 }

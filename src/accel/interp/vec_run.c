@@ -212,10 +212,12 @@ static void do_store(struct icpu *cpu, const struct insn *in)
 		return;
 	lin = address(cpu, in, op, true);
 	p = cpu_rmw_ptr(cpu, lin, op->mem_size);
-	if (__builtin_expect(p != NULL, 1))
+	if (__builtin_expect(p != NULL, 1)) {
 		call(cpu, op, p);
-	else
+		cpu_rmw_done(cpu);
+	} else {
 		call_storing(cpu, op, lin);
+	}
 }
 
 /* ---- binding ---- */

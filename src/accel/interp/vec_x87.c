@@ -268,6 +268,8 @@ static void do_x87_store(struct icpu *cpu, const struct insn *in)
 	if (!p)
 		cpu_check_write(cpu, lin, op->mem_size);
 	execute(cpu, op, p ? p : buf);
+	if (p)
+		cpu_rmw_done(cpu);
 	x87_note_operand(cpu, in, offset);
 	/* An unmasked exception other than inexact leaves memory as it is (SDM 1, 8.6). */
 	if (!p && !(ld16le(cpu->s.xsave + IMG_FSW) & ~ld16le(cpu->s.xsave + IMG_FCW) & 0x1f))

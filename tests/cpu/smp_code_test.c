@@ -225,7 +225,7 @@ static unsigned go(struct machine *m, uint64_t way, uint64_t pages)
 int main(int argc, char **argv)
 {
 	static const char *const way[] = { "CPUID", "IRETQ", "INVLPG" };
-	uint64_t pages = argc > 1 ? strtoull(argv[1], NULL, 0) : 400, most = (LAST_PAGE - FIRST_PAGE) / PAGE_SIZE;
+	uint64_t pages = argc > 1 ? strtoull(argv[1], NULL, 0) : 100, most = (LAST_PAGE - FIRST_PAGE) / PAGE_SIZE;
 	const struct accel_ops *ops[] = { &accel_interp_ops, &accel_bt_ops };
 	unsigned test = 0, bad = 0;
 

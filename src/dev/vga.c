@@ -282,15 +282,23 @@ static bool page_used(const uint8_t *page)
 	return page[0] || memcmp(page, page + 1, PAGE_SIZE - 1) != 0;
 }
 
+/* Looking at memory that was never touched would have the host find some. */
+static void find_used(const struct vga *v, uint8_t *used)
+{
+	for (uint64_t at = 0; (at = ram_next_present(v->ram, at)) < VGA_RAM_SIZE; at += PAGE_SIZE)
+		if (page_used(v->ram->host + at))
+			used[at / PAGE_SIZE / 8] |= 1u << at / PAGE_SIZE % 8;
+}
+
 /* A bitmap of the pages that are not all zero, then these pages. */
 static void memory_state(struct vga *v, struct state *s)
 {
-	uint8_t used[VGA_RAM_SIZE / PAGE_SIZE / 8] = { 0 };
+	uint8_t used[VGA_RAM_SIZE / PAGE_SIZE / 8] = { 0 }, before[sizeof(used)] = { 0 };
 
-	if (!state_loading(s))
-		for (unsigned i = 0; i < VGA_RAM_SIZE / PAGE_SIZE; i++)
-			if (page_used(v->ram->host + (size_t)i * PAGE_SIZE))
-				used[i / 8] |= 1u << i % 8;
+	if (state_loading(s))
+		find_used(v, before);
+	else
+		find_used(v, used);
 	state_bytes(s, "pages", used, sizeof(used));
 	if (state_error(s))
 		return;
@@ -299,7 +307,7 @@ static void memory_state(struct vga *v, struct state *s)
 
 		if (used[i / 8] >> i % 8 & 1)
 			state_bytes(s, "page", page, PAGE_SIZE);
-		else if (state_loading(s) && page_used(page))
+		else if (before[i / 8] >> i % 8 & 1)
 			memset(page, 0, PAGE_SIZE);
 	}
 	if (state_loading(s))

@@ -1,6 +1,6 @@
 /*
  * Standard VGA with Bochs VBE extensions, as PCI device 1234:1111: the adapter every firmware
- * and operating system since 1990 can drive, with linear modes up to 16 MiB of video memory.
+ * and operating system since 1990 can drive, with linear modes up to 32 MiB of video memory.
  */
 #ifndef DEV_VGA_H
 #define DEV_VGA_H
@@ -16,7 +16,7 @@
 struct vga;
 
 /*
- * BAR 0: 16 MiB framebuffer; BAR 2: 4 KiB of EDID (0), VGA ports (0x400) and VBE registers
+ * BAR 0: 32 MiB framebuffer; BAR 2: 4 KiB of EDID (0), VGA ports (0x400) and VBE registers
  * (0x500). Ports 0x3b0-0x3df and 0x1ce-0x1d1, memory 0xa0000-0xbffff. The video BIOS is the
  * caller's to add: pci_rom(vga_pci(v), ...). NULL with *error set when there is no memory or
  * devfn is taken.

@@ -4,7 +4,8 @@
 
 #include "dev/vga.h"
 
-#define VGA_RAM_SIZE (16u << 20)
+/* Linux's driver takes no mode that needs more than half of it: 2560x1600 and 32 bits are 16 MiB. */
+#define VGA_RAM_SIZE (32u << 20)
 #define VGA_PLANE_MASK 0xffffu /* the classic VGA has 64 KiB in each of its four planes */
 #define VGA_CRTC_REGS 25
 #define VGA_ATTR_REGS 21

@@ -56,6 +56,15 @@ struct ram *ram_create(const char *name, uint64_t size, GError **error)
 	return r;
 }
 
+uint64_t ram_next_present(const struct ram *r, uint64_t offset)
+{
+	off_t at = lseek(r->fd, (off_t)offset, SEEK_DATA);
+
+	if (at >= 0)
+		return (uint64_t)at & ~(uint64_t)(PAGE_SIZE - 1);
+	return errno == ENXIO ? r->size : offset;
+}
+
 void ram_destroy(struct ram *r)
 {
 	if (!r)

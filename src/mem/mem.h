@@ -48,6 +48,8 @@ struct mem_listener {
 
 struct ram *ram_create(const char *name, uint64_t size, GError **error);
 void ram_destroy(struct ram *r);
+/* The first page at or after `offset` (a page multiple) that the host has memory for; the size when there is none. All before are zero. */
+uint64_t ram_next_present(const struct ram *r, uint64_t offset);
 
 struct mem *mem_create(void);
 void mem_destroy(struct mem *m);

@@ -112,11 +112,11 @@ def need(tool):
 class Guest(Machine):
     """A machine whose guest does what it is told on its first serial line."""
 
-    def __init__(self, name, *args, prefix=()):
+    def __init__(self, name, *args, append='', prefix=()):
         kernel, initrd = prepare()
         self.line_path = os.path.join(run.WORK, name + '.line')
         super().__init__(name, '--serial', 'unix:' + self.line_path, '--kernel', kernel, '--initrd', initrd,
-                         '--append', 'console=ttyS1 quiet panic=-1', '--memory', '512M', *args, prefix=prefix)
+                         '--append', 'console=ttyS1 quiet panic=-1 ' + append, '--memory', '512M', *args, prefix=prefix)
         self.serial_line = None
 
     def ready(self):
@@ -323,14 +323,13 @@ def test_evtest():
         ends(m)
 
 
-def test_framebuffer():
+def framebuffer(width, height):
     """What a program writes into the frame buffer is the picture, pixel by pixel."""
     line = b'what is drawn is shown; '
-    with Guest('fb', '--net', 'none') as m:
+    with Guest(f'fb{width}', '--net', 'none', append=f'video={width}x{height}') as m:
         m.ready()
         size = m.does('size', 'cat /sys/class/graphics/fb0/virtual_size /sys/class/graphics/fb0/bits_per_pixel')
-        width, height, bits = map(int, re.findall(r'\d+', size)[:3])
-        check(bits == 32, size)
+        check(list(map(int, re.findall(r'\d+', size)[:3])) == [width, height, 32], size)
         m.does('draw', 'echo -e "\\033[?25l" > /dev/tty1; echo 0 > /sys/class/graphics/fbcon/cursor_blink; '
                f'while :; do printf "{line.decode()}"; done 2>/dev/null | head -c {width * height * 4} | '
                f'dd of=/dev/fb0 iflag=fullblock bs={width * 40} 2>/dev/null') # by whole lines: Linux forgets pieces that end one
@@ -352,6 +351,14 @@ def test_framebuffer():
         ends(m)
 
 
+def test_framebuffer():
+    framebuffer(1024, 768)
+
+
+def test_framebuffer_large():
+    framebuffer(2560, 1600)
+
+
 def test_watchdog():
     """A guest that stops writing to the watchdog is reset, and the event tells of it."""
     with Guest('watchdog', '--net', 'none') as m:
@@ -365,7 +372,7 @@ def test_watchdog():
         ends(m)
 
 
-TESTS = [test_lspci, test_fio, test_virtio_blk, test_iperf3, test_tap, test_evtest, test_framebuffer, test_watchdog]
+TESTS = [test_lspci, test_fio, test_virtio_blk, test_iperf3, test_tap, test_evtest, test_framebuffer, test_framebuffer_large, test_watchdog]
 
 
 def main():

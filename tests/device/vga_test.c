@@ -325,7 +325,7 @@ static void test_vbe(void)
 	rig_init(&r);
 	set_mode(&r, &mode3);
 	g_assert_cmphex(dispi_read(&r, 0), ==, 0xb0c5);
-	g_assert_cmpuint(dispi_read(&r, 10), ==, 256);
+	g_assert_cmpuint(dispi_read(&r, 10), ==, 512);
 	vbe_mode(&r, 1024, 768, 32);
 	st32le(le, 0x00123456);
 	g_assert_true(mem_write(r.mem, 0xe0000000 + 4 * (1024 * 3 + 5), le, 4));
@@ -337,7 +337,7 @@ static void test_vbe(void)
 	g_assert_cmpuint(r.t.columns, ==, 0);
 	/* Panning over a wider virtual screen. */
 	dispi(&r, 6, 2048);
-	g_assert_cmpuint(dispi_read(&r, 7), ==, 2048);
+	g_assert_cmpuint(dispi_read(&r, 7), ==, 4096);
 	dispi(&r, 8, 4);
 	dispi(&r, 9, 1);
 	mem_write(r.mem, 0xe0000000 + 4 * (2048 + 4), le, 4);

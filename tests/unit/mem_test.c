@@ -75,9 +75,26 @@ static void test_memory(void)
 	ram_destroy(rom);
 }
 
+/* What was never touched has no memory of the host's, and looking for what has takes none. */
+static void test_present(void)
+{
+	struct ram *r = ram_create("test", 16 * PAGE_SIZE, NULL);
+
+	g_assert_cmpuint(ram_next_present(r, 0), ==, 16 * PAGE_SIZE);
+	r->host[5 * PAGE_SIZE + 17] = 1;
+	r->host[6 * PAGE_SIZE] = 1;
+	r->host[15 * PAGE_SIZE] = 1;
+	g_assert_cmpuint(ram_next_present(r, 0), ==, 5 * PAGE_SIZE);
+	g_assert_cmpuint(ram_next_present(r, 6 * PAGE_SIZE), ==, 6 * PAGE_SIZE);
+	g_assert_cmpuint(ram_next_present(r, 7 * PAGE_SIZE), ==, 15 * PAGE_SIZE);
+	g_assert_cmpuint(ram_next_present(r, 16 * PAGE_SIZE), ==, 16 * PAGE_SIZE);
+	ram_destroy(r);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
+	g_test_add_func("/mem/present", test_present);
 	g_test_add_func("/mem/all", test_memory);
 	return g_test_run();
 }

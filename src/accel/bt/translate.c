@@ -125,11 +125,8 @@ static void decode(struct tr *t, const uint8_t *code, unsigned room)
 		t->count++;
 		used += g->length;
 		t->offset[t->count] = (uint16_t)used;
-		if (t->tier2 && g->kind == G_JCC && !t->b->cpu.stepping) {
-			if (bt_block_find(t->b, t->block->lin + used, bt_block_gpa(t->block) + used, t->mode))
-				return;
+		if (t->tier2 && g->kind == G_JCC && !t->b->cpu.stepping)
 			continue;
-		}
 		if ((g->ops & GO_ENDS) || !g->length)
 			return;
 		/* Time stamps are the host's: who steps has to see them before they are used. */

@@ -58,6 +58,8 @@ struct bt_exit {
 	uint16_t site;       /* of the 32-bit displacement */
 	uint16_t stub;       /* where an unlinked jump goes */
 	uint32_t knows : 18; /* registers whose homes are good here, and more: see known.h */
+	uint32_t loops : 1;  /* back to the block's own beginning, with all that is known there within a loop; held: and in the scratch registers */
+	uint32_t held : 1;
 	uint32_t live : 6;   /* what of the flags was found to matter there: GF_ (guest.h) */
 	uint32_t saved_flags : 1; /* linked to the target's indirect entry: flags are in the image */
 	uint32_t looks : 1;  /* before the jump, at `mapped`: target and block share no page */
@@ -115,20 +117,42 @@ struct bt_block {
 	uint32_t host;              /* offset of its code in the cache */
 	uint32_t first_rec, first_exit, first_reloc;
 	uint32_t moved;             /* when it was last: see move.c */
-	uint32_t needs;
+	uint32_t needs : 18;
+	uint32_t dead : 1, uses_fp : 1;
+	uint32_t tier2 : 1;         /* memory operands in windows */
+	uint32_t refused : 1;       /* but for some */
+	uint32_t fixed : 1;         /* some of its code has no form for other addresses */
+	uint32_t crosses : 1;       /* one instruction across pages; disp of its first record is the number of the second page */
+	uint32_t loop_loads : 2;    /* scratch registers that are loaded at `loop` */
 	uint16_t mode;
 	uint16_t size;              /* of its code */
 	uint16_t direct, indirect;  /* entries: flags in the flags register, or in the image */
 	uint16_t known_direct, known_indirect; /* the same when all that it needs is known */
+	uint16_t loop;              /* entry of its own jumps, or 0; its first record is struct bt_loop's */
 	uint16_t length;            /* guest bytes */
 	uint8_t recs, exits, relocs;
 	uint8_t insns;
-	bool dead : 1, uses_fp : 1;
-	bool tier2 : 1;             /* memory operands in windows */
-	bool refused : 1;           /* but for some */
-	bool fixed : 1;             /* some of its code has no form for other addresses */
-	bool crosses : 1;           /* one instruction across pages; disp of its first record is the number of the second page */
 };
+
+/* Bytes of each load at a block's `loop`. */
+#define LOOP_LOAD 9u
+/* A sum of registers that a loop's accesses count from, see known.h: packed into halves of its record's disp. */
+#define PAIRS 2u
+struct bt_pair {
+	int8_t base, index;  /* guest registers; base -1: none */
+	uint8_t scale;
+	bool used;
+};
+static inline int32_t bt_pair_pack(const struct bt_pair *p)
+{
+	return p->used ? 1 << 12 | (p->scale & 3) << 10 | (p->index & 15) << 5 | ((p->base + 1) & 31) : 0;
+}
+static inline struct bt_pair bt_pair_of(const struct bt_rec *loop, unsigned n)
+{
+	unsigned v = (uint32_t)loop->disp >> (16 * n) & 0xffff;
+
+	return (struct bt_pair){ (int8_t)((int)(v & 31) - 1), (int8_t)(v >> 5 & 15), (uint8_t)(v >> 10 & 3), v >> 12 & 1 };
+}
 
 /* What of a block's code depends on its linear address: kind, and offset from its first byte of host code. */
 enum bt_reloc_kind {
@@ -433,8 +457,10 @@ static inline uint8_t *bt_retry(struct bt_cpu *b, const struct bt_rec *r) { retu
 static inline uint8_t *bt_next(struct bt_cpu *b, const struct bt_rec *r) { return bt_rec_code(b, r, r->next, r->held[1]); }
 
 /* Where a linked jump enters: offset in the cache. */
-static inline uint32_t bt_entry(const struct bt_exit *e, const struct bt_block *to)
+static inline uint32_t bt_entry(const struct bt_cpu *b, const struct bt_exit *e, const struct bt_block *to)
 {
+	if (e->loops && to == &b->blocks[e->block])
+		return to->host + to->loop + (e->held ? to->loop_loads * LOOP_LOAD : 0);
 	if (to->needs & ~e->knows)
 		return to->host + (e->saved_flags ? to->indirect : to->direct);
 	return to->host + (e->saved_flags ? to->known_indirect : to->known_direct);

@@ -380,7 +380,7 @@ void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target)
 		return;
 	if (e->target)
 		target_forget(b, e);
-	emit_patch(b->rw, from->host + e->site, bt_entry(e, target));
+	emit_patch(b->rw, from->host + e->site, bt_entry(b, e, target));
 	e->target = bt_number(b, target);
 	e->next = target->incoming;
 	target->incoming = (uint32_t)(e - b->exits);

@@ -75,6 +75,8 @@ static void state_join(struct state *into, const struct state *s, uint32_t at)
 		into->jump = 0;
 	if (memcmp(&into->test, &s->test, sizeof(s->test)))
 		into->test = (struct test){ 0 };
+	if (memcmp(&into->sum, &s->sum, sizeof(s->sum)))
+		memset(&into->sum, 0, sizeof(into->sum));
 	if (into->tag_at != s->tag_at || into->tag_write != s->tag_write || into->tag_start != s->tag_start || into->tag_end != s->tag_end)
 		into->tag_at = -1;
 }
@@ -98,7 +100,7 @@ bool check_reach(struct checker *c, uint32_t at, const struct state *s)
 }
 
 /* At an entry: guest registers hold the guest's data, the others anything. */
-static struct state unknown(uint32_t at, const struct root *r)
+static struct state unknown(const struct checker *c, uint32_t at, const struct root *r)
 {
 	struct state s = {
 		.seen = true, .ac = r->ac, .level = r->level, .landing = r->landing, .canonical = r->canonical, .pushed = -1, .page = -1, .tag_at = -1,
@@ -111,9 +113,15 @@ static struct state unknown(uint32_t at, const struct root *r)
 	}
 	for (unsigned i = 0; i < SLOTS; i++)
 		s.slot[i] = (struct value){ .kind = V_DATA, .number = number + 16 + i };
-	s.facts.home = r->knows & KNOWN_REGISTERS;
+	s.facts.home = r->knows & KNOWN_REGISTERS & ~PAIR_HOMES;
 	for (unsigned i = 0; i < 16; i++)
 		s.facts.drift[i] = KNOWN_NEAR;
+	for (unsigned n = 0; r->loop && n < PAIRS; n++) {
+		struct bt_pair p;
+
+		if (check_pair(c, n, &p))
+			s.facts.home |= (uint16_t)(1u << (PAIR_HOME + n));
+	}
 	return s;
 }
 
@@ -216,7 +224,7 @@ static bool arrive(struct checker *c, uint32_t at)
 
 	if (!c->root[at].seen)
 		return true;
-	s = unknown(at, &c->root[at]);
+	s = unknown(c, at, &c->root[at]);
 	if (!into->seen) {
 		*into = s;
 		return true;
@@ -264,6 +272,14 @@ static bool enter_all(struct checker *c)
 {
 	const struct bt_block *k = c->block;
 
+	if (k->loop) {
+		uint32_t behind = k->loop + k->loop_loads * LOOP_LOAD;
+
+		if (!k->recs || behind >= k->size || !enter(c, k->loop, k->needs) || !enter(c, behind, k->needs))
+			return false;
+		c->root[k->loop].loop = c->root[behind].loop = true;
+		c->root[behind].held = c->b->recs[k->first_rec].held[0];
+	}
 	return enter(c, k->direct, 0) && enter(c, k->indirect, 0) && enter(c, k->known_direct, k->needs) && enter(c, k->known_indirect, k->needs);
 }
 

@@ -212,12 +212,14 @@ static bool exit_taken(struct checker *c, struct state *s, int32_t id, uint32_t 
 		return check_fail(c, "goes to another page without a look where it is");
 	if ((e->knows & ~check_known(s)) || (e->knows && s->ac))
 		return check_fail(c, "promises what is not known");
+	if (e->loops && (lin != c->block->lin || !check_loops(c, s, e->held)))
+		return check_fail(c, "goes round without what the loop knows");
 	if (lin <= c->block->lin && !s->polled && !s->landing && !c->block->tier2)
 		return check_fail(c, "goes back without a look at what waits");
 	if (!way_at(c, stub, &w) || w.id != id || (w.stub != c->b->stub_exit && w.stub != c->b->stub_exit_flags))
 		return check_fail(c, "an exit without its stub");
 	if (e->target) {
-		if (target->dead || target->lin != lin || target->mode != mode || to != bt_entry(e, target))
+		if (target->dead || target->lin != lin || target->mode != mode || to != bt_entry(c->b, e, target))
 			return check_fail(c, "leads into another block elsewhere than at its entry");
 	} else if (to != stub) {
 		return check_fail(c, "an exit that is not linked leads elsewhere");

@@ -31,6 +31,7 @@ enum value_kind {
 	V_DELTA,    /* what leads from `origin` to its window */
 	V_DELTA_AT, /* what leads from addresses of slot imm to their window */
 	V_WINDOW,   /* host address in a window, or one of its guard zones */
+	V_SUM_BASE, /* a base, and the delta of the sum `origin` */
 	V_HOME,     /* the home of guest register imm; extended: the delta for the value `origin`, and an index of 32 bits */
 };
 
@@ -80,12 +81,14 @@ struct state {
 	uint32_t jump;      /* the value that leads to an entry of the jump cache whose tag is right */
 	struct test test;
 	struct value reg[16], slot[SLOTS];
+	struct { uint32_t number, base, index; uint8_t scale; } sum; /* the last LEA of a sum of registers: the values' numbers */
 	struct facts facts;
 };
 
 /* Where control comes from outside, by a helper, a return or an entry: no more is known there than this. */
 struct root {
 	bool seen, ac, landing, canonical;
+	bool loop;     /* from the block itself: the homes of its sums are good as well */
 	bool entry;    /* from other blocks: no more homes are good than they know of */
 	uint8_t held;  /* what C puts into the scratch registers: see struct bt_rec */
 	uint8_t level;
@@ -148,6 +151,10 @@ int check_guest_register(int host);
 void check_facts(const struct checker *c, struct state *s, const struct value *rax_before);
 /* What of known.h's is good enough for another block. */
 uint32_t check_known(const struct state *s);
+/* The block's own sum, or NULL. */
+bool check_pair(const struct checker *c, unsigned n, struct bt_pair *p);
+/* All that is known in the block's loop is known here. */
+bool check_loops(const struct checker *c, const struct state *s, bool held);
 /* LEA of an address in a window. */
 bool check_window_lea(struct checker *c, struct state *s, bool *handled);
 /* A memory operand, when it is in a window: whether its record tells of it. */

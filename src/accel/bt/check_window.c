@@ -71,10 +71,49 @@ uint32_t check_known(const struct state *s)
 	uint32_t set = (s->level ? KNOWN_FP : 0) | (s->level > 1 ? KNOWN_AVX : 0);
 
 	for (unsigned r = 0; r < 16; r++) {
-		if (known_bit(s->facts.home, r) && s->facts.drift[r] <= KNOWN_NEAR)
+		if (known_bit(s->facts.home & ~PAIR_HOMES, r) && s->facts.drift[r] <= KNOWN_NEAR)
 			set |= 1u << r;
 	}
 	return set;
+}
+
+bool check_pair(const struct checker *c, unsigned n, struct bt_pair *p)
+{
+	if (!c->block->loop || !c->block->recs)
+		return false;
+	*p = bt_pair_of(&c->b->recs[c->block->first_rec], n);
+	return p->used;
+}
+
+/* Whether the value is the base, and the delta, of the block's sum n of the registers as they are. */
+static bool is_sum(const struct checker *c, const struct state *s, unsigned n, const struct value *v)
+{
+	struct bt_pair p;
+
+	return check_pair(c, n, &p) && v->kind == V_SUM_BASE && v->origin == s->sum.number && s->sum.scale == p.scale &&
+	       s->sum.index == s->reg[host_of(p.index)].number && s->sum.base == (p.base < 0 ? 0 : s->reg[host_of(p.base)].number);
+}
+
+bool check_loops(const struct checker *c, const struct state *s, bool held)
+{
+	const struct bt_rec *loop = &c->b->recs[c->block->first_rec];
+	static const uint8_t temps[] = { TEMP0, TEMP1 };
+	struct bt_pair p;
+
+	if (!c->block->loop || (c->block->needs & ~check_known(s)) || s->ac)
+		return false;
+	for (unsigned n = 0; n < PAIRS; n++) {
+		if (check_pair(c, n, &p) && (!known_bit(s->facts.home, PAIR_HOME + n) || s->facts.drift[PAIR_HOME + n] > KNOWN_NEAR))
+			return false;
+	}
+	for (unsigned i = 0; held && i < 2; i++) {
+		const struct value *v = &s->reg[temps[i]];
+		unsigned code = loop->held[0] >> (4 * i) & 15;
+
+		if (code && (v->kind != V_HOME || v->extended || v->imm != code - 1))
+			return false;
+	}
+	return true;
 }
 
 struct value check_home_value(int guest) { return (struct value){ .kind = V_HOME, .imm = (uint64_t)guest }; }
@@ -99,13 +138,15 @@ bool check_home(struct checker *c, struct state *s, const ZydisDecodedOperand *m
 	const ZydisDecodedOperand *o = &c->op[store];
 	int reg = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? check_register(o->reg.value) : -1;
 
+	bool pair = guest >= PAIR_HOME && guest < PAIR_HOME + (int)PAIRS;
+
 	if (c->in.mnemonic != ZYDIS_MNEMONIC_MOV || m->mem.index != ZYDIS_REGISTER_NONE || m->size != 64 || at % 8 || (reg != TEMP0 && (store || reg != TEMP1)) ||
-	    check_guest_register(host) != guest || s->ac || (c->block->mode & MODE_CODE32))
+	    (!pair && check_guest_register(host) != guest) || s->ac || (c->block->mode & MODE_CODE32))
 		return check_fail(c, "uses a home in no known way");
 	if (store) {
 		const struct value *v = &s->reg[reg];
 
-		if (v->kind != V_DELTA || v->origin != s->reg[host].number)
+		if (pair ? !is_sum(c, s, (unsigned)(guest - PAIR_HOME), v) : v->kind != V_DELTA || v->origin != s->reg[host].number)
 			return check_fail(c, "a home that is not the register's");
 		check_homes_gone(s, (uint16_t)(1u << guest));
 		s->facts.home |= (uint16_t)(1u << guest);
@@ -178,6 +219,14 @@ static void note_rax(struct state *s, const struct value *before)
 	f->rax_small = f->small & 1;
 }
 
+static void drift(struct facts *f, unsigned home, uint64_t by)
+{
+	if (f->drift[home] + by > KNOWN_FAR)
+		f->home &= (uint16_t)~(1u << home);
+	else
+		f->drift[home] += (uint32_t)by;
+}
+
 void check_facts(const struct checker *c, struct state *s, const struct value *rax_before)
 {
 	struct facts *f = &s->facts;
@@ -202,23 +251,33 @@ void check_facts(const struct checker *c, struct state *s, const struct value *r
 			f->small |= bit;
 		else
 			f->small &= (uint16_t)~bit;
-		if (i == 0 && adds_constant(c, host, &by) && by <= KNOWN_FAR && f->drift[guest] + by <= KNOWN_FAR)
-			f->drift[guest] += by;
-		else
-			f->home &= (uint16_t)~bit;
+		if (i != 0 || !adds_constant(c, host, &by) || by > KNOWN_FAR)
+			by = UINT32_MAX;
+		drift(f, (unsigned)guest, by);
+		for (unsigned n = 0; n < PAIRS; n++) {
+			struct bt_pair p;
+
+			if (!check_pair(c, n, &p))
+				continue;
+			if (p.base == guest)
+				f->home &= (uint16_t)~(1u << (PAIR_HOME + n));
+			else if (p.index == guest)
+				drift(f, PAIR_HOME + n, (uint64_t)by << p.scale);
+		}
 	}
 	check_homes_gone(s, (uint16_t)~f->home);
 }
 
 /* An access of the register's value and disp was made: had its slot been left, it would have faulted. */
-static void touch(struct state *s, int host, int64_t disp)
+static void touch_home(struct state *s, int guest, int64_t disp)
 {
-	int guest = check_guest_register(host);
 	uint64_t near = (uint64_t)(disp < 0 ? -disp : disp) + 64;
 
 	if (guest >= 0 && s->facts.drift[guest] > near)
 		s->facts.drift[guest] = (uint32_t)near;
 }
+
+static void touch(struct state *s, int host, int64_t disp) { touch_home(s, check_guest_register(host), disp); }
 
 static bool is_small(const struct state *s, int host)
 {
@@ -249,6 +308,18 @@ static bool constant(const struct checker *c, const struct value *delta, uint64_
 	const struct bt_rec *r = record(c);
 
 	return delta->kind == V_DELTA_AT && r && r->constant && bt_rec_lin(c->block, r) == lin && delta->imm == (lin >> SLOT_SHIFT & (WINDOW_SLOTS - 1));
+}
+
+/* Whether [base + index * scale] is the home of a sum of the block's, and its index. */
+static int pair_sum(const struct checker *c, const struct state *s, const ZydisDecodedOperand *m)
+{
+	int base = check_register(m->mem.base), index = check_register(m->mem.index);
+	struct bt_pair p;
+
+	if ((base != TEMP0 && base != TEMP1) || index < 0 || s->reg[base].kind != V_HOME || s->reg[base].extended || s->reg[base].imm < PAIR_HOME ||
+	    !check_pair(c, (unsigned)s->reg[base].imm - PAIR_HOME, &p) || check_guest_register(index) != p.index || m->mem.scale != 1 << p.scale)
+		return -1;
+	return (int)s->reg[base].imm;
 }
 
 /* Whether [base + index + disp] is a guest address and its own delta. */
@@ -295,13 +366,36 @@ static bool indexed(const struct checker *c, struct state *s, const ZydisDecoded
 	return true;
 }
 
+/* lea TEMP0, [base + TEMP1], or [TEMP1], of the delta of a sum: what its home holds. Of a sum itself it is noted what it is of. */
+static bool sum_base(const struct checker *c, struct state *s, const ZydisDecodedOperand *m)
+{
+	int base = check_register(m->mem.base), index = check_register(m->mem.index), delta = index < 0 ? base : index;
+	bool alone = index < 0;
+
+	if (delta == TEMP1 && s->reg[TEMP1].kind == V_DELTA && s->sum.number && s->reg[TEMP1].origin == s->sum.number && !m->mem.disp.value && m->mem.scale <= 1 &&
+	    s->sum.base == (alone ? 0 : s->reg[base].number)) {
+		s->reg[TEMP0] = check_data(c, 0);
+		s->reg[TEMP0].kind = V_SUM_BASE;
+		s->reg[TEMP0].origin = s->sum.number;
+		return true;
+	}
+	if (index < 0 || m->mem.disp.value || !check_readable(&s->reg[index]) || (base >= 0 && !check_readable(&s->reg[base])))
+		return false;
+	s->sum.base = base < 0 ? 0 : s->reg[base].number;
+	s->sum.index = s->reg[index].number;
+	s->sum.scale = (uint8_t)(m->mem.scale == 8 ? 3 : m->mem.scale == 4 ? 2 : m->mem.scale == 2 ? 1 : 0);
+	s->reg[TEMP0] = check_data(c, 0);
+	s->sum.number = s->reg[TEMP0].number;
+	return true;
+}
+
 bool check_window_lea(struct checker *c, struct state *s, bool *handled)
 {
 	const ZydisDecodedOperand *m = &c->op[1];
 
 	bool to = c->op[0].size == 64 && check_register(c->op[0].reg.value) == TEMP0 && c->in.address_width == 64;
 
-	*handled = to && indexed(c, s, m);
+	*handled = to && (indexed(c, s, m) || sum_base(c, s, m));
 	if (*handled)
 		return true;
 	*handled = to && sum(c, s, m);
@@ -319,7 +413,9 @@ bool check_window_operand(struct checker *c, struct state *s, const ZydisDecoded
 	int64_t from = m->mem.disp.value, size = m->size / 8;
 	const struct bt_rec *r = record(c);
 
-	*handled = folded ? index < 0 : sum(c, s, m);
+	int pair = folded ? -1 : pair_sum(c, s, m);
+
+	*handled = folded ? index < 0 : pair >= 0 || sum(c, s, m);
 	if (!*handled)
 		return true;
 	/* Several accesses of one record lie side by side: in a frame, or from where its address was folded to. */
@@ -327,7 +423,9 @@ bool check_window_operand(struct checker *c, struct state *s, const ZydisDecoded
 		from = r->frame == FRAME_NONE || (c->block->mode & MODE_CODE32) ? 0 : from - r->disp;
 	if (!r || from < 0 || !size || from + size > r->size || write != r->write)
 		return check_fail(c, "a window without a record of the access");
-	if (!folded && index >= 0 && m->mem.scale <= 1 && !s->reg[index].extended)
+	if (pair >= 0)
+		touch_home(s, pair, m->mem.disp.value);
+	else if (!folded && index >= 0 && m->mem.scale <= 1 && !s->reg[index].extended)
 		touch(s, base, m->mem.disp.value);
 	return true;
 }

@@ -12,6 +12,10 @@ static struct bt_exit *exit_new(struct tr *t, uint64_t lin, uint8_t live, bool s
 	struct bt_exit *x = &t->b->exits[*id = t->b->exit_count++];
 
 	*x = (struct bt_exit){ .block = bt_number(t->b, t->block), .ahead = (int32_t)(lin - t->block->lin), .saved_flags = saved, .live = live & GF_ALL, .knows = known_here(t) & KNOWN_ALL };
+	if (x->ahead == 0 && !saved && known_loops(t)) {
+		x->loops = true;
+		x->held = t->held == t->loop_held;
+	}
 	t->block->exits++;
 	return x;
 }

@@ -98,15 +98,35 @@ static bool results_small(const struct guest_insn *g)
 	return g->opsize == 4 && !(g->map == 1 && (g->op == 0xbc || g->op == 0xbd || g->op == 0xb1 || g->op == 0xc7));
 }
 
-void known_drift(struct tr *t, unsigned guest, int64_t by)
+static void drift(struct known *k, unsigned home, uint64_t by)
 {
-	struct known *k = &t->known;
-	uint64_t far = (by < 0 ? -(uint64_t)by : (uint64_t)by) + k->drift[guest];
+	uint64_t far = by + k->drift[home];
 
 	if (far > KNOWN_FAR)
-		k->home &= (uint16_t)~BIT(guest);
+		k->home &= (uint16_t)~BIT(home);
 	else
-		k->drift[guest] = (uint32_t)far;
+		k->drift[home] = (uint32_t)far;
+}
+
+void known_drift(struct tr *t, unsigned guest, int64_t by)
+{
+	uint64_t far = by < 0 ? -(uint64_t)by : (uint64_t)by;
+
+	drift(&t->known, guest, far);
+	for (unsigned n = 0; n < PAIRS; n++) {
+		if (t->pair[n].base == (int)guest)
+			t->known.home &= (uint16_t)~BIT(PAIR_HOME + n);
+		else if (t->pair[n].used && t->pair[n].index == (int)guest)
+			drift(&t->known, PAIR_HOME + n, MIN(far, KNOWN_FAR + 1) << t->pair[n].scale);
+	}
+}
+
+void known_pairs_lose(struct tr *t, unsigned guest)
+{
+	for (unsigned n = 0; n < PAIRS; n++) {
+		if (t->pair[n].used && (t->pair[n].base == (int)guest || t->pair[n].index == (int)guest))
+			t->known.home &= (uint16_t)~BIT(PAIR_HOME + n);
+	}
 }
 
 void known_step(struct tr *t, const struct guest_insn *g)
@@ -117,12 +137,17 @@ void known_step(struct tr *t, const struct guest_insn *g)
 
 	if (!t->homes)
 		return;
+	gone &= gone == ALL ? ALL : (uint16_t)~PAIR_HOMES;
 	if (adds_constant(g, &reg, &by)) {
 		known_drift(t, reg, by);
 		t->known.small &= (uint16_t)~BIT(reg);
 		return;
 	}
 	t->known.home &= (uint16_t)~gone;
+	for (unsigned r = 0; r < 16; r++) {
+		if (known_bit(gone, r))
+			known_pairs_lose(t, r);
+	}
 	if (results_small(g))
 		t->known.small |= gone;
 	else
@@ -162,10 +187,21 @@ uint32_t known_here(const struct tr *t)
 		return 0;
 	set = level_bits(t->fp_checked);
 	for (unsigned r = 0; r < 16; r++) {
-		if (known_bit(t->known.home, r) && t->known.drift[r] <= KNOWN_NEAR)
+		if (known_bit(t->known.home & ~PAIR_HOMES, r) && t->known.drift[r] <= KNOWN_NEAR)
 			set |= BIT(r);
 	}
 	return set;
+}
+
+bool known_loops(const struct tr *t)
+{
+	if (!t->block->loop || (t->block->needs & ~known_here(t)))
+		return false;
+	for (unsigned n = 0; n < PAIRS; n++) {
+		if (t->pair[n].used && (!known_bit(t->known.home, PAIR_HOME + n) || t->known.drift[PAIR_HOME + n] > KNOWN_NEAR))
+			return false;
+	}
+	return true;
 }
 
 /* ---- looking ahead ---- */
@@ -245,15 +281,129 @@ uint32_t known_needs(const struct tr *t)
 
 void known_begin(struct tr *t)
 {
-	t->known.home = t->block->needs & KNOWN_REGISTERS;
+	t->known.home = (uint16_t)(t->block->needs & KNOWN_REGISTERS & ~PAIR_HOMES);
 	t->fp_checked = known_level(t->block->needs);
 	t->known.small = 0;
 	for (unsigned r = 0; r < 16; r++)
 		t->known.drift[r] = KNOWN_NEAR;
 }
 
+/* ---- loops ---- */
+
+/* The last instruction that leads back to the block's beginning, or -1. */
+static int loop_end(const struct tr *t)
+{
+	int end = -1;
+
+	for (unsigned i = 0; i < t->count; i++) {
+		if ((t->insn[i].kind == G_JCC || t->insn[i].kind == G_JMP) && branch_target_at(t, i) == t->block->lin)
+			end = (int)i;
+	}
+	return end;
+}
+
+/* The sum that the instruction's access counts from. */
+static bool sum_of(const struct tr *t, unsigned i, struct bt_pair *p)
+{
+	const struct guest_insn *g = &t->insn[i];
+
+	*p = (struct bt_pair){ g->base, g->index, g->scale, true };
+	return window_serves(t, i) && guest_mem(g) && g->index >= 0 && g->addrsize == 8 && g->seg != SEG_FS && g->seg != SEG_GS &&
+	       host_register((unsigned)g->index) >= 0 && (g->base < 0 || host_register((unsigned)g->base) >= 0) && g->base != RSP;
+}
+
+/* Through the loop the base stays as it is, and the index changes by constants. */
+static bool lasts(const struct tr *t, int end, const struct bt_pair *p)
+{
+	for (int i = 0; i <= end; i++) {
+		if ((p->base >= 0 && known_bit(written(&t->insn[i]), (unsigned)p->base)) || changes(&t->insn[i], (unsigned)p->index))
+			return false;
+	}
+	return true;
+}
+
+static bool same_sum(const struct bt_pair *a, const struct bt_pair *b)
+{
+	return a->used && b->used && a->base == b->base && a->index == b->index && a->scale == b->scale;
+}
+
+static unsigned uses_of(const struct tr *t, int end, const struct bt_pair *p)
+{
+	unsigned n = 0;
+
+	for (int i = 0; i <= end; i++) {
+		struct bt_pair q;
+
+		n += sum_of(t, (unsigned)i, &q) && same_sum(p, &q);
+	}
+	return n;
+}
+
+int known_pair(const struct tr *t, unsigned i)
+{
+	struct bt_pair q;
+
+	if (!sum_of(t, i, &q))
+		return -1;
+	for (unsigned n = 0; n < PAIRS; n++) {
+		if (same_sum(&t->pair[n], &q) && known_bit(t->known.home, PAIR_HOME + n))
+			return (int)n;
+	}
+	return -1;
+}
+
+static void choose_pairs(struct tr *t, int end, unsigned uses[16])
+{
+	for (int i = 0; i <= end; i++) {
+		unsigned least = uses[PAIR_HOME] > uses[PAIR_HOME + 1], n;
+		struct bt_pair q;
+
+		if (!sum_of(t, (unsigned)i, &q) || same_sum(&t->pair[0], &q) || same_sum(&t->pair[1], &q) || !lasts(t, end, &q))
+			continue;
+		n = uses_of(t, end, &q);
+		if (n <= uses[PAIR_HOME + least])
+			continue;
+		t->pair[least] = q;
+		uses[PAIR_HOME + least] = n;
+	}
+}
+
+void known_loop(struct tr *t)
+{
+	unsigned uses[16] = { 0 };
+	int end = t->homes && !t->live[0] && !t->b->cpu.stepping ? loop_end(t) : -1;
+
+	t->loop_held = 0;
+	t->loop = end >= 0;
+	if (end < 0)
+		return;
+	choose_pairs(t, end, uses);
+	for (int i = 0; i <= end; i++) {
+		uint16_t set = used(t, (unsigned)i) & t->block->needs;
+		struct bt_pair q;
+		bool paired = sum_of(t, (unsigned)i, &q) && (same_sum(&t->pair[0], &q) || same_sum(&t->pair[1], &q));
+
+		for (unsigned r = 0; r < 16; r++)
+			uses[r] += known_bit(set, r) && !paired;
+	}
+	for (unsigned temp = 0; temp < 2; temp++) {
+		unsigned best = 0;
+
+		for (unsigned r = 1; r < 16; r++)
+			best = uses[r] > uses[best] ? r : best;
+		if (!uses[best])
+			break;
+		t->loop_held |= (uint8_t)((best + 1) << (4 * temp));
+		uses[best] = 0;
+	}
+	t->loop = t->pair[0].used || t->pair[1].used || t->loop_held;
+}
+
 bool known_used_later(const struct tr *t, unsigned guest)
 {
+	/* In the next round. */
+	if (known_bit(PAIR_HOMES, guest) || (t->loop && ((t->loop_held & 15) == guest + 1 || t->loop_held >> 4 == guest + 1)))
+		return true;
 	for (unsigned i = t->at; i < t->count; i++) {
 		if (i > t->at && known_bit(used(t, i), guest))
 			return true;

@@ -30,6 +30,14 @@ struct tr;
 #define KNOWN_REGISTERS 0xffffu
 #define KNOWN_ALL (KNOWN_REGISTERS | KNOWN_FP | KNOWN_AVX)
 
+/*
+ * In a loop that is a block's own, sums of two registers have homes as well: R10's and R11's, who have none themselves.
+ * Such a home holds what leads from index and displacement to the host's address, the base's value and the delta of the
+ * sum's slot together; it ends when the base changes.
+ */
+#define PAIR_HOME R10
+#define PAIR_HOMES (3u << R10)
+
 struct known {
 	uint16_t home;      /* a bit for each guest register whose home is good */
 	uint16_t small;     /* whose value is a number of 32 bits, with or without sign */
@@ -38,11 +46,19 @@ struct known {
 
 /* What the block needs: the homes used often, or again and again; the vector unit. */
 uint32_t known_needs(const struct tr *t);
+/* Sums that the block's accesses count from again and again, when it is a loop; what its scratch registers should hold. */
+void known_loop(struct tr *t);
+/* The instruction's sum, or -1. */
+int known_pair(const struct tr *t, unsigned i);
+/* Whether all that is known within the loop is known here. */
+bool known_loops(const struct tr *t);
 /* The state behind the entries. */
 void known_begin(struct tr *t);
 /* The instruction has been emitted; constant changes of RSP by the stack's instructions are told by known_drift. */
 void known_step(struct tr *t, const struct guest_insn *g);
 void known_drift(struct tr *t, unsigned guest, int64_t by);
+/* The register changes: the homes of its sums are gone. */
+void known_pairs_lose(struct tr *t, unsigned guest);
 /* An access at the register's value and disp is made by way of its home's delta. */
 void known_touch(struct tr *t, unsigned guest, int32_t disp);
 void known_set(struct tr *t, unsigned guest);

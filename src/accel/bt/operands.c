@@ -107,6 +107,7 @@ static void flags_move(struct tr *t)
 	temp_used(t, TEMP1);
 	if (held_by(t, TEMP0) == RAX + 1)
 		temp_used(t, TEMP0);
+	known_pairs_lose(t, RAX);
 }
 
 void emit_save(struct tr *t)
@@ -343,21 +344,26 @@ static unsigned temp_for_home(const struct tr *t, bool fold)
 	return held && !fold && known_bit(t->known.home, held - 1) && known_used_later(t, held - 1) ? TEMP1 : TEMP0;
 }
 
-/* The delta for the value of a register that the host keeps in one: the scratch register it is in; TEMP0 when `fold`. */
-static unsigned delta_of(struct tr *t, unsigned guest, bool fold)
+/* A home that is good, into a scratch register unless one holds it: which. */
+static unsigned home_of(struct tr *t, unsigned home, bool fold)
 {
 	unsigned temp;
 
-	if (known_bit(t->known.home, guest)) {
-		if (held_by(t, TEMP0) == guest + 1)
-			return TEMP0;
-		if (held_by(t, TEMP1) == guest + 1 && !fold)
-			return TEMP1;
-		temp = temp_for_home(t, fold);
-		emit_load_gs(&t->e, temp, home_at(guest));
-		temp_holds(t, temp, guest);
-		return temp;
-	}
+	if (held_by(t, TEMP0) == home + 1)
+		return TEMP0;
+	if (held_by(t, TEMP1) == home + 1 && !fold)
+		return TEMP1;
+	temp = temp_for_home(t, fold);
+	emit_load_gs(&t->e, temp, home_at(home));
+	temp_holds(t, temp, home);
+	return temp;
+}
+
+/* The delta for the value of a register that the host keeps in one: the scratch register it is in; TEMP0 when `fold`. */
+static unsigned delta_of(struct tr *t, unsigned guest, bool fold)
+{
+	if (known_bit(t->known.home, guest))
+		return home_of(t, guest, fold);
 	temp_used(t, TEMP0);
 	emit_delta(t, TEMP0, (unsigned)host_register(guest));
 	if (!known_wanted(t, guest))
@@ -379,6 +385,52 @@ static struct host_mem window_base(struct tr *t, unsigned guest, int32_t disp, b
 	temp = delta_of(t, guest, fold);
 	known_touch(t, guest, disp);
 	return (struct host_mem){ (int8_t)host, (int8_t)temp, 0, disp };
+}
+
+/* From the home of a loop's sum. */
+static bool window_pair(struct tr *t, const struct guest_insn *g, struct host_mem *m, bool fold)
+{
+	int n = known_pair(t, t->at);
+	unsigned temp;
+
+	if (n < 0)
+		return false;
+	temp = home_of(t, PAIR_HOME + (unsigned)n, fold);
+	known_touch(t, PAIR_HOME + (unsigned)n, g->disp);
+	*m = (struct host_mem){ (int8_t)temp, (int8_t)host_register((unsigned)g->index), g->scale, g->disp };
+	return true;
+}
+
+/* TEMP1 = the delta of the sum of base and index, TEMP0 = base and delta; into its home. The flags stay. */
+static void emit_pair(struct tr *t, unsigned n)
+{
+	const struct bt_pair *p = &t->pair[n];
+	int8_t base = p->base < 0 ? -1 : (int8_t)host_register((unsigned)p->base);
+
+	emit_lea(&t->e, true, TEMP0, (struct host_mem){ base, (int8_t)host_register((unsigned)p->index), p->scale, 0 });
+	emit_delta(t, TEMP1, TEMP0);
+	emit_lea(&t->e, true, TEMP0, base < 0 ? (struct host_mem){ TEMP1, -1, 0, 0 } : (struct host_mem){ base, TEMP1, 0, 0 });
+	emit_store_gs(&t->e, TEMP0, home_at(PAIR_HOME + n));
+	t->known.home |= (uint16_t)(1u << (PAIR_HOME + n));
+	t->known.drift[PAIR_HOME + n] = KNOWN_NEAR;
+}
+
+void emit_loop(struct tr *t)
+{
+	for (unsigned n = 0; n < PAIRS; n++) {
+		if (t->pair[n].used)
+			emit_pair(t, n);
+	}
+	t->block->loop = code_at(t);
+	for (unsigned temp = 0; temp < 2; temp++) {
+		unsigned held = t->loop_held >> (4 * temp) & 15;
+
+		if (!held)
+			continue;
+		emit_load_gs(&t->e, temp ? TEMP1 : TEMP0, home_at(held - 1));
+		t->block->loop_loads++;
+	}
+	t->held = t->loop_held;
 }
 
 /* An index of 32 bits leads no further than the guard zones reach: the base's delta, or that of the slot of disp, serves. */
@@ -443,7 +495,7 @@ static struct host_mem window_operand(struct tr *t, const struct guest_insn *g, 
 	}
 	if (!t->code32 && g->addrsize == 8 && g->base >= 0 && g->index < 0 && based_segment(g) < 0)
 		return window_base(t, (unsigned)g->base, g->disp, fold);
-	if (!t->code32 && window_index(t, g, &m))
+	if (!t->code32 && (window_pair(t, g, &m, fold) || window_index(t, g, &m)))
 		return m;
 	if (may_wrap(t, g, rec->size))
 		flags_clobber(t);

@@ -1,5 +1,6 @@
 /* Finding hot code, and what becomes of instructions that windows do not serve. See tier.h. */
 #include "accel/bt/guest.h"
+#include "accel/bt/known.h"
 #include "accel/bt/tier.h"
 #include "accel/bt/window.h"
 
@@ -279,6 +280,20 @@ static void pay(struct bt_cpu *b)
 		h->credit = -CREDIT_MAX;
 }
 
+/* The homes of the loop's sums, for the registers' present values. */
+static void pairs_home(struct bt_cpu *b, const struct bt_block *k)
+{
+	const struct cpu_state *s = &b->cpu.s;
+
+	for (unsigned n = 0; n < PAIRS; n++) {
+		struct bt_pair p = bt_pair_of(&b->recs[k->first_rec], n);
+		uint64_t base = p.base < 0 ? 0 : s->gpr[p.base];
+
+		if (p.used)
+			b->home[PAIR_HOME + n] = base + windows_delta(b, mode_view(k->mode), base + (s->gpr[p.index] << p.scale));
+	}
+}
+
 bool tier_fault(struct bt_cpu *b, struct bt_rec *rec, const uint64_t *lin)
 {
 	const struct bt_block *k = bt_rec_block(b, rec);
@@ -289,6 +304,8 @@ bool tier_fault(struct bt_cpu *b, struct bt_rec *rec, const uint64_t *lin)
 	ok = lin && !(*lin & rec->align) && !(rec == h->last_rec && *lin == h->last_lin) &&
 	     windows_fill(b, *lin, rec->size, rec->write, mode_view(k->mode));
 	windows_home(b, mode_view(k->mode));
+	if (k->loop)
+		pairs_home(b, k);
 	/* What a window has just been given must not miss again: whatever it is, the interpreter knows. */
 	h->last_rec = ok ? rec : NULL;
 	h->last_lin = lin ? *lin : 0;

@@ -447,6 +447,19 @@ static void emit_later(struct tr *t, const struct later *l)
 	emit_patch(e->base, l->site, here);
 }
 
+/* The first record of a loop is none of an instruction: it tells of what is known there. */
+static void rec_loop(struct tr *t)
+{
+	struct bt_rec *rec;
+	uint32_t id;
+
+	t->lin = t->block->lin;
+	rec = rec_new(t, &id);
+	rec->retry = rec->next = 0;
+	rec->held[0] = t->loop_held;
+	rec->disp = bt_pair_pack(&t->pair[0]) | bt_pair_pack(&t->pair[1]) << 16;
+}
+
 struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_exec *page)
 {
 	unsigned offset = (unsigned)(lin & (PAGE_SIZE - 1));
@@ -472,9 +485,14 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	t.calls = tier_may_come(b, t.mode) && !t.tier2 && (t.mode & MODE_USER);
 	find_live(&t);
 	t.homes = t.tier2 && !t.code32;
-	t.block->needs = t.homes ? known_needs(&t) : 0;
+	t.block->needs = t.homes ? known_needs(&t) & KNOWN_ALL : 0;
+	known_loop(&t);
+	if (t.loop)
+		rec_loop(&t);
 	known_begin(&t);
 	emit_entries(&t);
+	if (t.loop)
+		emit_loop(&t);
 	if (t.block->crosses)
 		emit_tail_check(&t, next);
 	if (t.count)

@@ -42,6 +42,9 @@ struct tr {
 	bool calls;       /* tier 1: probes and moves of the flags are called */
 	bool homes;       /* 64-bit code of tier 2: registers' homes are used */
 	struct known known;
+	struct bt_pair pair[PAIRS];
+	bool loop;        /* it is one, with an entry of its own */
+	uint8_t loop_held; /* what the scratch registers hold there */
 	uint8_t held;     /* whose homes TEMP0 (low half) and TEMP1 hold, as bt_rec has it */
 	uint8_t fp_checked;
 	struct later later[BLOCK_LATER];
@@ -119,6 +122,9 @@ struct host_mem emit_operand(struct tr *t, const struct guest_insn *g, struct bt
 
 /* Sets the homes that the block needs. Destroys TEMP0. */
 void emit_homes(struct tr *t);
+
+/* Sets the homes of the loop's sums, and loads the scratch registers at the entry of its own jumps. */
+void emit_loop(struct tr *t);
 
 /* Sets RSP's home, as all who return do. Destroys TEMP0. */
 void emit_return_home(struct tr *t);

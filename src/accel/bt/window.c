@@ -333,10 +333,12 @@ static int window_for(struct bt_cpu *b, uint64_t lin, unsigned view)
 	return (int)n;
 }
 
+uint64_t windows_delta(const struct bt_cpu *b, enum mmu_view view, uint64_t lin) { return b->delta[view][slot_of(lin)]; }
+
 void windows_home(struct bt_cpu *b, enum mmu_view view)
 {
 	for (unsigned r = 0; r < ARRAY_LEN(b->home); r++)
-		b->home[r] = b->delta[view][slot_of(b->cpu.s.gpr[r])];
+		b->home[r] = windows_delta(b, view, b->cpu.s.gpr[r]);
 }
 
 /* ---- filling ---- */

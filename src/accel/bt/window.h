@@ -24,6 +24,8 @@ void windows_init(struct bt_cpu *b, unsigned cpus);
 void windows_finish(struct bt_cpu *b);
 /* Maps what an access of this vCPU needs; false when it is not RAM, not allowed, or a store to code. */
 bool windows_fill(struct bt_cpu *b, uint64_t lin, unsigned size, bool write, enum mmu_view view);
+/* What leads from lin to its window. */
+uint64_t windows_delta(const struct bt_cpu *b, enum mmu_view view, uint64_t lin);
 /* Sets all registers' homes for their present values: due when windows_fill may have opened or closed a window. */
 void windows_home(struct bt_cpu *b, enum mmu_view view);
 /* Drops what a TLB would. */

@@ -68,6 +68,10 @@ struct bt_exit {
 /* How far before its site an exit's look at `mapped` has its displacement: disp32, imm32; jne rel32; the jump's opcode. */
 #define LOOK_BEFORE 15u
 
+/* Registers that are in memory. */
+enum bt_value { VALUE_NONE, VALUE_R10, VALUE_R11, VALUE_R15 };
+static inline unsigned bt_value_register(unsigned v) { return v == VALUE_R15 ? R15 : v == VALUE_R11 ? R11 : R10; }
+
 /* An access that no operand of the instruction names. */
 enum bt_frame { FRAME_NONE, FRAME_RSP, FRAME_RBP };
 
@@ -89,6 +93,7 @@ struct bt_rec {
 	};
 	uint8_t held[2];     /* whose homes TEMP0 (low half) and TEMP1 hold at retry and at next: guest register + 1, or 0 */
 	uint8_t goes_on : 1; /* at next, when C has done it */
+	uint8_t value_retry : 2, value_next : 2; /* the register in memory whose value TEMP1 holds there: enum bt_value */
 	uint8_t decoded : 1; /* some of its instructions are in b->decoded */
 	unsigned count : 4;  /* instructions that this one stands for */
 	unsigned level : 2;  /* of the vector unit that it needs */
@@ -446,15 +451,15 @@ static inline uint64_t bt_rec_lin(const struct bt_block *k, const struct bt_rec 
 }
 /* Where its code is executed, from an offset. */
 static inline uint8_t *bt_code(const struct bt_cpu *b, const struct bt_block *k, uint32_t at) { return b->rx + k->host + at; }
-static inline uint8_t *bt_rec_code(struct bt_cpu *b, const struct bt_rec *r, uint32_t at, uint8_t held)
+static inline uint8_t *bt_rec_code(struct bt_cpu *b, const struct bt_rec *r, uint32_t at, uint8_t held, unsigned value)
 {
 	b->kept[0] = held & 15 ? b->home[(held & 15) - 1] : 0;
-	b->kept[1] = held >> 4 ? b->home[(held >> 4) - 1] : 0;
+	b->kept[1] = value ? b->cpu.s.gpr[bt_value_register(value)] : held >> 4 ? b->home[(held >> 4) - 1] : 0;
 	return bt_code(b, bt_rec_block(b, r), at);
 }
 /* Where C goes on with a record: once more, or behind it. */
-static inline uint8_t *bt_retry(struct bt_cpu *b, const struct bt_rec *r) { return bt_rec_code(b, r, r->retry, r->held[0]); }
-static inline uint8_t *bt_next(struct bt_cpu *b, const struct bt_rec *r) { return bt_rec_code(b, r, r->next, r->held[1]); }
+static inline uint8_t *bt_retry(struct bt_cpu *b, const struct bt_rec *r) { return bt_rec_code(b, r, r->retry, r->held[0], r->value_retry); }
+static inline uint8_t *bt_next(struct bt_cpu *b, const struct bt_rec *r) { return bt_rec_code(b, r, r->next, r->held[1], r->value_next); }
 
 /* Where a linked jump enters: offset in the cache. */
 static inline uint32_t bt_entry(const struct bt_cpu *b, const struct bt_exit *e, const struct bt_block *to)

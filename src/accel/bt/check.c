@@ -146,22 +146,25 @@ bool check_resume(struct checker *c, uint32_t at, const struct state *s)
 	return true;
 }
 
-static bool resume_rec(struct checker *c, uint32_t at, uint8_t held, const struct state *s)
+static bool resume_rec(struct checker *c, uint32_t at, uint8_t held, uint8_t value, const struct state *s)
 {
 	struct root *r = &c->root[at];
-	uint8_t was = r->seen ? r->held : held;
+	uint8_t was = r->seen ? r->held : held, was_value = r->seen ? r->value : value;
 
 	if (!check_resume(c, c->block->host + at, s))
 		return false;
 	if (was != held)
 		held = 0;
-	c->again |= r->held != held;
+	if (was_value != value)
+		value = 0;
+	c->again |= r->held != held || r->value != value;
 	r->held = held;
+	r->value = value;
 	return true;
 }
 
-bool check_resume_next(struct checker *c, const struct bt_rec *r, const struct state *s) { return resume_rec(c, r->next, r->held[1], s); }
-bool check_resume_retry(struct checker *c, const struct bt_rec *r, const struct state *s) { return resume_rec(c, r->retry, r->held[0], s); }
+bool check_resume_next(struct checker *c, const struct bt_rec *r, const struct state *s) { return resume_rec(c, r->next, r->held[1], r->value_next, s); }
+bool check_resume_retry(struct checker *c, const struct bt_rec *r, const struct state *s) { return resume_rec(c, r->retry, r->held[0], r->value_retry, s); }
 
 /* ---- the block ---- */
 
@@ -238,6 +241,8 @@ static bool arrive(struct checker *c, uint32_t at)
 		s.facts = into->facts;
 	hold(&s, TEMP0, c->root[at].held & 15);
 	hold(&s, TEMP1, c->root[at].held >> 4);
+	if (c->root[at].value)
+		s.reg[TEMP1] = (struct value){ .kind = V_DATA, .number = (0x80000000u | at * 32) + 16 + SLOTS };
 	state_join(into, &s, at);
 	return true;
 }
@@ -279,6 +284,7 @@ static bool enter_all(struct checker *c)
 			return false;
 		c->root[k->loop].loop = c->root[behind].loop = true;
 		c->root[behind].held = c->b->recs[k->first_rec].held[0];
+		c->root[behind].value = c->b->recs[k->first_rec].value_retry;
 	}
 	return enter(c, k->direct, 0) && enter(c, k->indirect, 0) && enter(c, k->known_direct, k->needs) && enter(c, k->known_indirect, k->needs);
 }

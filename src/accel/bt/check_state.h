@@ -90,7 +90,7 @@ struct root {
 	bool seen, ac, landing, canonical;
 	bool loop;     /* from the block itself: the homes of its sums are good as well */
 	bool entry;    /* from other blocks: no more homes are good than they know of */
-	uint8_t held;  /* what C puts into the scratch registers: see struct bt_rec */
+	uint8_t held, value; /* what C puts into the scratch registers: see struct bt_rec */
 	uint8_t level;
 	uint32_t knows;
 };

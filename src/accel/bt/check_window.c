@@ -113,6 +113,8 @@ bool check_loops(const struct checker *c, const struct state *s, bool held)
 		if (code && (v->kind != V_HOME || v->extended || v->imm != code - 1))
 			return false;
 	}
+	if (held && loop->value_retry && !check_readable(&s->reg[TEMP1]))
+		return false;
 	return true;
 }
 

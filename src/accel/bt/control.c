@@ -14,7 +14,7 @@ static struct bt_exit *exit_new(struct tr *t, uint64_t lin, uint8_t live, bool s
 	*x = (struct bt_exit){ .block = bt_number(t->b, t->block), .ahead = (int32_t)(lin - t->block->lin), .saved_flags = saved, .live = live & GF_ALL, .knows = known_here(t) & KNOWN_ALL };
 	if (x->ahead == 0 && !saved && known_loops(t)) {
 		x->loops = true;
-		x->held = t->held == t->loop_held;
+		x->held = t->held == t->loop_held && t->value == t->loop_value;
 	}
 	t->block->exits++;
 	return x;
@@ -123,11 +123,12 @@ static void emit_jcc_insn(struct tr *t, const struct guest_insn *g)
 	uint8_t live_to = live_at(t, to), live_on = live_at(t, on);
 	unsigned cond = g->op & 15;
 	enum flags_place here;
-	uint8_t held;
+	uint8_t held, value;
 
 	flags_need(t);
 	here = t->flags;
 	held = t->held;
+	value = t->value;
 	if (page_of(to) == page_of(t->block->lin) && (to > t->lin || t->tier2)) {
 		uint32_t id;
 		struct bt_exit *x = exit_new(t, to, live_to, false, &id);
@@ -141,6 +142,7 @@ static void emit_jcc_insn(struct tr *t, const struct guest_insn *g)
 		emit_patch(t->e.base, over, emit_at(&t->e));
 		t->flags = here;
 		t->held = held;
+		t->value = value;
 	}
 	if (!jcc_inside(t, g))
 		emit_exit(t, on, false, live_on);

@@ -159,7 +159,7 @@ void known_landing(struct tr *t)
 	t->known.home = t->homes ? BIT(RSP) : 0;
 	t->known.drift[RSP] = KNOWN_NEAR;
 	t->known.small = 0;
-	t->held = 0;
+	temps_used(t);
 	t->fp_checked = 0;
 }
 
@@ -368,12 +368,44 @@ static void choose_pairs(struct tr *t, int end, unsigned uses[16])
 	}
 }
 
+/* Registers in memory that the instruction names: bits by enum bt_value. */
+static unsigned values_of(const struct guest_insn *g)
+{
+	unsigned set = 0;
+
+	if (g->base >= 0)
+		set |= 1u << value_of((unsigned)g->base);
+	if (g->index >= 0)
+		set |= 1u << value_of((unsigned)g->index);
+	if ((g->ops & GO_REG_GPR) || g->kind == G_LEA)
+		set |= 1u << value_of(g->reg);
+	if (!guest_mem(g) && (g->ops & GO_RM_GPR))
+		set |= 1u << value_of(g->rm);
+	if (g->ops & GO_OPREG)
+		set |= 1u << value_of(opcode_register(g));
+	return set;
+}
+
+/* The register in memory that the loop names most often. */
+static unsigned value_wanted(const struct tr *t, int end)
+{
+	unsigned uses[4] = { 0 }, best = VALUE_NONE;
+
+	for (int i = 0; i <= end; i++) {
+		for (unsigned v = VALUE_R10; v <= VALUE_R15; v++)
+			uses[v] += values_of(&t->insn[i]) >> v & 1;
+	}
+	for (unsigned v = VALUE_R10; v <= VALUE_R15; v++)
+		best = uses[v] > (best ? uses[best] : 0) ? v : best;
+	return best;
+}
+
 void known_loop(struct tr *t)
 {
 	unsigned uses[16] = { 0 };
 	int end = t->homes && !t->live[0] && !t->b->cpu.stepping ? loop_end(t) : -1;
 
-	t->loop_held = 0;
+	t->loop_held = t->loop_value = 0;
 	t->loop = end >= 0;
 	if (end < 0)
 		return;
@@ -386,7 +418,8 @@ void known_loop(struct tr *t)
 		for (unsigned r = 0; r < 16; r++)
 			uses[r] += known_bit(set, r) && !paired;
 	}
-	for (unsigned temp = 0; temp < 2; temp++) {
+	t->loop_value = (uint8_t)value_wanted(t, end);
+	for (unsigned temp = 0; temp < (t->loop_value ? 1 : 2); temp++) {
 		unsigned best = 0;
 
 		for (unsigned r = 1; r < 16; r++)
@@ -396,7 +429,7 @@ void known_loop(struct tr *t)
 		t->loop_held |= (uint8_t)((best + 1) << (4 * temp));
 		uses[best] = 0;
 	}
-	t->loop = t->pair[0].used || t->pair[1].used || t->loop_held;
+	t->loop = t->pair[0].used || t->pair[1].used || t->loop_held || t->loop_value;
 }
 
 bool known_used_later(const struct tr *t, unsigned guest)

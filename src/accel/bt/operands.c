@@ -16,9 +16,34 @@ unsigned register_get(struct tr *t, unsigned guest, unsigned temp)
 
 	if (host >= 0)
 		return (unsigned)host;
+	if (t->value && t->value == value_of(guest))
+		return TEMP1;
 	temp_used(t, temp);
 	emit_load_gs(&t->e, temp, gs_gpr(guest));
+	if (temp == TEMP1)
+		t->value = (uint8_t)value_of(guest);
 	return temp;
+}
+
+void register_put(struct tr *t, unsigned guest, unsigned temp)
+{
+	emit_store_gs(&t->e, temp, gs_gpr(guest));
+	if (temp == TEMP1) {
+		temp_used(t, TEMP1);
+		t->value = (uint8_t)value_of(guest);
+	} else if (t->value == value_of(guest)) {
+		t->value = VALUE_NONE;
+	}
+}
+
+unsigned value_of(unsigned guest)
+{
+	switch (guest) {
+	case R10: return VALUE_R10;
+	case R11: return VALUE_R11;
+	case R15: return VALUE_R15;
+	default: return VALUE_NONE;
+	}
 }
 
 /* ---- homes in scratch registers ---- */
@@ -30,12 +55,13 @@ void temp_used(struct tr *t, unsigned reg)
 {
 	if (reg == TEMP0 || reg == TEMP1)
 		t->held &= (uint8_t)~(15u << held_shift(reg));
+	if (reg == TEMP1)
+		t->value = VALUE_NONE;
 }
 
 static unsigned held_by(const struct tr *t, unsigned reg) { return t->held >> held_shift(reg) & 15; }
 
-/* Both scratch registers. */
-static void temps_used(struct tr *t) { t->held = 0; }
+void temps_used(struct tr *t) { t->held = t->value = 0; }
 
 /* A register holds a guest register's home; no other has an older one. */
 static void temp_holds(struct tr *t, unsigned reg, unsigned guest)
@@ -53,7 +79,7 @@ struct bt_rec *rec_new(struct tr *t, uint32_t *id)
 	struct bt_rec *r = &t->b->recs[*id = t->b->rec_count++];
 
 	*r = (struct bt_rec){ .block = bt_number(t->b, t->block), .guest = (uint16_t)(t->lin - t->block->lin), .count = 1, .retry = code_at(t), .next = code_at(t),
-				.held = { t->held } };
+				.held = { t->held }, .value_retry = t->value & 3 };
 	t->block->recs++;
 	return r;
 }
@@ -63,6 +89,7 @@ void rec_goes_on(struct tr *t, struct bt_rec *rec)
 	rec->next = code_at(t);
 	rec->goes_on = true;
 	rec->held[1] = t->held;
+	rec->value_next = t->value & 3;
 }
 
 void emit_lin(struct tr *t, unsigned reg, uint64_t lin)
@@ -191,6 +218,12 @@ static bool rec_constant(struct tr *t, struct bt_rec *rec, const struct guest_in
 	return true;
 }
 
+void operands_apart(struct tr *t, const struct guest_insn *g)
+{
+	if (g->base >= 0 && g->index >= 0 && host_register((unsigned)g->base) < 0 && host_register((unsigned)g->index) < 0 && g->base != g->index)
+		temp_used(t, TEMP1);
+}
+
 /* The address in its segment into TEMP0. */
 static void emit_offset(struct tr *t, const struct guest_insn *g)
 {
@@ -198,6 +231,7 @@ static void emit_offset(struct tr *t, const struct guest_insn *g)
 	struct host_mem m = { -1, -1, g->scale, g->disp };
 
 	temp_used(t, TEMP0);
+	operands_apart(t, g);
 	if (g->base < 0 && g->index < 0) {
 		uint64_t v = (uint64_t)(int64_t)g->disp + (g->rip_relative ? t->lin + g->length : 0);
 
@@ -341,7 +375,9 @@ static unsigned temp_for_home(const struct tr *t, bool fold)
 {
 	unsigned held = held_by(t, TEMP0);
 
-	return held && !fold && known_bit(t->known.home, held - 1) && known_used_later(t, held - 1) ? TEMP1 : TEMP0;
+	bool kept = held && !fold && known_bit(t->known.home, held - 1) && known_used_later(t, held - 1);
+
+	return kept && !(t->value && t->value == t->loop_value) ? TEMP1 : TEMP0;
 }
 
 /* A home that is good, into a scratch register unless one holds it: which. */
@@ -425,12 +461,13 @@ void emit_loop(struct tr *t)
 	for (unsigned temp = 0; temp < 2; temp++) {
 		unsigned held = t->loop_held >> (4 * temp) & 15;
 
-		if (!held)
+		if (!held && !(temp && t->loop_value))
 			continue;
-		emit_load_gs(&t->e, temp ? TEMP1 : TEMP0, home_at(held - 1));
+		emit_load_gs(&t->e, temp ? TEMP1 : TEMP0, held ? home_at(held - 1) : gs_gpr(bt_value_register(t->loop_value)));
 		t->block->loop_loads++;
 	}
 	t->held = t->loop_held;
+	t->value = t->loop_value;
 }
 
 /* An index of 32 bits leads no further than the guard zones reach: the base's delta, or that of the slot of disp, serves. */

@@ -69,10 +69,26 @@ struct placed {
 	unsigned temp[2];
 };
 
+/*
+ * TEMP0 rather keeps a home, TEMP1 the value of a loop's register. An operand in memory, and another of the instruction's
+ * registers, have taken theirs.
+ */
+static unsigned temp_for_register(const struct tr *t, const struct placed *p, unsigned guest, bool mem)
+{
+	bool here = t->value == value_of(guest);
+
+	if (p->guests)
+		return p->temp[0] == TEMP1 ? TEMP0 : TEMP1;
+	if (mem || here)
+		return TEMP1;
+	return t->value && t->value == t->loop_value ? TEMP0 : TEMP1;
+}
+
 /* A general register operand: its host register; registers in memory are loaded into a temporary. */
 static unsigned place(struct tr *t, struct placed *p, unsigned guest, bool read, bool write, bool mem)
 {
 	int host = host_register(guest);
+	unsigned temp;
 
 	if (host >= 0)
 		return (unsigned)host;
@@ -84,12 +100,17 @@ static unsigned place(struct tr *t, struct placed *p, unsigned guest, bool read,
 	}
 	p->used[p->guests] = guest;
 	p->written[p->guests] = write;
-	/* TEMP0 rather keeps a home. */
-	p->temp[p->guests] = mem || !p->guests ? TEMP1 : TEMP0;
-	temp_used(t, p->temp[p->guests]);
-	if (read)
-		emit_load_gs(&t->e, p->temp[p->guests], gs_gpr(guest));
-	return p->temp[p->guests++];
+	temp = p->temp[p->guests] = temp_for_register(t, p, guest, mem);
+	if (temp == TEMP1 && t->value == value_of(guest)) {
+		/* There it is. */
+	} else if (read) {
+		temp_used(t, temp);
+		register_get(t, guest, temp);
+	} else {
+		temp_used(t, temp);
+	}
+	p->guests++;
+	return temp;
 }
 
 static void place_all(struct tr *t, const struct guest_insn *g, struct placed *p)
@@ -118,7 +139,7 @@ static void store_back(struct tr *t, const struct placed *p)
 {
 	for (unsigned i = 0; i < p->guests; i++) {
 		if (p->written[i])
-			emit_store_gs(&t->e, p->temp[i], gs_gpr(p->used[i]));
+			register_put(t, p->used[i], p->temp[i]);
 	}
 }
 
@@ -293,13 +314,13 @@ void emit_plain(struct tr *t, const struct guest_insn *g)
 void emit_lea_insn(struct tr *t, const struct guest_insn *g)
 {
 	int host = host_register(g->reg);
-	unsigned to = host >= 0 ? (unsigned)host : TEMP0;
+	unsigned to = host >= 0 ? (unsigned)host : TEMP1;
 	bool wide = g->opsize == 8 && g->addrsize == 8;
 	struct guest_insn flat = *g;
 	uint64_t v;
 
 	flat.seg = -1;
-	temp_used(t, to);
+	operands_apart(t, g);
 	if (constant_address(t, &flat, &v)) {
 		if (g->rip_relative && g->opsize == 8 && g->addrsize == 8)
 			emit_lin(t, to, v);
@@ -315,8 +336,9 @@ void emit_lea_insn(struct tr *t, const struct guest_insn *g)
 			m.index = (int8_t)register_get(t, (unsigned)g->index, TEMP1);
 		emit_lea(&t->e, wide, to, m);
 	}
+	temp_used(t, to);
 	if (host < 0)
-		emit_store_gs(&t->e, to, gs_gpr(g->reg));
+		register_put(t, g->reg, to);
 }
 
 /* The bit number counts from the operand's address, and may lead far away from it. */
@@ -332,6 +354,7 @@ void emit_bit_string(struct tr *t, const struct guest_insn *g)
 	rec = rec_new(t, &id);
 	emit_address(t, g);
 	reg = register_get(t, g->reg, TEMP1);
+	temp_used(t, TEMP1);
 	emit_op_reg(&t->e, true, wide ? 0x8b : 0x63, TEMP1, reg); /* mov, movsxd */
 	emit_op_reg(&t->e, true, 0xc1, 7, TEMP1);                  /* sar: words from there */
 	e1(&t->e, wide ? 6 : 5);
@@ -339,6 +362,7 @@ void emit_bit_string(struct tr *t, const struct guest_insn *g)
 	emit_probe(t, rec, id, g->opsize, write, true);
 	/* Back to where the host's instruction starts to count. */
 	reg = register_get(t, g->reg, TEMP1);
+	temp_used(t, TEMP1);
 	emit_op_reg(&t->e, true, wide ? 0x8b : 0x63, TEMP1, reg);
 	emit_op_reg(&t->e, true, 0xc1, 7, TEMP1);
 	e1(&t->e, wide ? 6 : 5);

@@ -78,9 +78,7 @@ unsigned emit_pop_run(struct tr *t)
 		at.disp += (int)(i * size);
 		emit_op_mem(&t->e, !t->code32, 0x8b, host >= 0 ? (unsigned)host : TEMP1, at);
 		if (host < 0)
-			temp_used(t, TEMP1);
-		if (host < 0)
-			emit_store_gs(&t->e, TEMP1, gs_gpr(guest));
+			register_put(t, guest, TEMP1);
 	}
 	access_end(t, rec);
 	if (opcode_register(&t->insn[t->at]) != RSP)

@@ -276,7 +276,7 @@ static void emit_insn(struct tr *t)
 	const struct guest_insn *g = &t->insn[t->at];
 
 	if (!keeps_temps(g))
-		t->held = 0;
+		temps_used(t);
 	t->window = window_serves(t, t->at);
 	switch (g->kind) {
 	case G_INTERP: emit_interp(t, (g->ops & GO_ENDS) || !g->length); break;
@@ -292,7 +292,8 @@ static void emit_insn(struct tr *t)
 	default:
 		if (!emit_system(t, g))
 			emit_control(t, g);
-		t->held &= keeps_temps(g) ? 0xff : 0;
+		if (!keeps_temps(g))
+			temps_used(t);
 		break;
 	}
 }
@@ -457,6 +458,7 @@ static void rec_loop(struct tr *t)
 	rec = rec_new(t, &id);
 	rec->retry = rec->next = 0;
 	rec->held[0] = t->loop_held;
+	rec->value_retry = t->loop_value & 3;
 	rec->disp = bt_pair_pack(&t->pair[0]) | bt_pair_pack(&t->pair[1]) << 16;
 }
 

@@ -44,8 +44,9 @@ struct tr {
 	struct known known;
 	struct bt_pair pair[PAIRS];
 	bool loop;        /* it is one, with an entry of its own */
-	uint8_t loop_held; /* what the scratch registers hold there */
+	uint8_t loop_held, loop_value; /* what the scratch registers hold there */
 	uint8_t held;     /* whose homes TEMP0 (low half) and TEMP1 hold, as bt_rec has it */
+	uint8_t value;    /* enum bt_value: the register in memory whose value TEMP1 holds */
 	uint8_t fp_checked;
 	struct later later[BLOCK_LATER];
 	unsigned laters;
@@ -90,8 +91,13 @@ unsigned register_get(struct tr *t, unsigned guest, unsigned temp);
 struct bt_rec *rec_new(struct tr *t, uint32_t *id);
 /* C may go on behind the record's instruction, which ends here. */
 void rec_goes_on(struct tr *t, struct bt_rec *rec);
-/* A scratch register is used otherwise than for a home. */
+/* A scratch register is used otherwise than for a home or a value. */
 void temp_used(struct tr *t, unsigned reg);
+void temps_used(struct tr *t);
+/* From a scratch register into a guest register in memory; TEMP1 holds its value then. */
+void register_put(struct tr *t, unsigned guest, unsigned temp);
+/* As enum bt_value has it. */
+unsigned value_of(unsigned guest);
 /* A record's number into a member. */
 void emit_note(struct tr *t, int32_t member, uint32_t id);
 /* The interpreter does the record's instruction when TEMP0 is not canonical. Destroys TEMP1 and the flags. */
@@ -106,6 +112,8 @@ void flags_clobber(struct tr *t);
 void flags_need(struct tr *t);
 /* The image holds the guest's flags. */
 void flags_in_image(struct tr *t);
+/* Base and index, both in memory, need a scratch register each. */
+void operands_apart(struct tr *t, const struct guest_insn *g);
 /* The linear address of the memory operand into TEMP0 (TEMP1 is destroyed). */
 void emit_address(struct tr *t, const struct guest_insn *g);
 /* Whether it is the same wherever the block runs, and what. */

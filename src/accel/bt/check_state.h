@@ -153,6 +153,8 @@ void check_facts(const struct checker *c, struct state *s, const struct value *r
 uint32_t check_known(const struct state *s);
 /* The block's own sum, or NULL. */
 bool check_pair(const struct checker *c, unsigned n, struct bt_pair *p);
+/* A guest register in memory changes: the homes of sums with it as the base are gone. */
+void check_pairs_lose(const struct checker *c, struct state *s, int guest);
 /* All that is known in the block's loop is known here. */
 bool check_loops(const struct checker *c, const struct state *s, bool held);
 /* LEA of an address in a window. */

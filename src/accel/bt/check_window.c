@@ -85,13 +85,34 @@ bool check_pair(const struct checker *c, unsigned n, struct bt_pair *p)
 	return p->used;
 }
 
+static const struct value *check_guest_value(const struct state *s, int guest)
+{
+	switch (guest) {
+	case R10: return &s->slot[SLOT_R10];
+	case R11: return &s->slot[SLOT_R11];
+	case R15: return &s->slot[SLOT_R15];
+	default: return &s->reg[host_of(guest)];
+	}
+}
+
+void check_pairs_lose(const struct checker *c, struct state *s, int guest)
+{
+	for (unsigned n = 0; n < PAIRS; n++) {
+		struct bt_pair p;
+
+		if (check_pair(c, n, &p) && p.base == guest)
+			s->facts.home &= (uint16_t)~(1u << (PAIR_HOME + n));
+	}
+	check_homes_gone(s, (uint16_t)~s->facts.home);
+}
+
 /* Whether the value is the base, and the delta, of the block's sum n of the registers as they are. */
 static bool is_sum(const struct checker *c, const struct state *s, unsigned n, const struct value *v)
 {
 	struct bt_pair p;
 
 	return check_pair(c, n, &p) && v->kind == V_SUM_BASE && v->origin == s->sum.number && s->sum.scale == p.scale &&
-	       s->sum.index == s->reg[host_of(p.index)].number && s->sum.base == (p.base < 0 ? 0 : s->reg[host_of(p.base)].number);
+	       s->sum.index == s->reg[host_of(p.index)].number && s->sum.base == (p.base < 0 ? 0 : check_guest_value(s, p.base)->number);
 }
 
 bool check_loops(const struct checker *c, const struct state *s, bool held)

@@ -137,6 +137,10 @@ void known_step(struct tr *t, const struct guest_insn *g)
 
 	if (!t->homes)
 		return;
+	for (unsigned n = 0; n < 16; n++) {
+		if (known_bit(gone, n) && !adds_constant(g, &reg, &by))
+			known_pairs_lose(t, n);
+	}
 	gone &= gone == ALL ? ALL : (uint16_t)~PAIR_HOMES;
 	if (adds_constant(g, &reg, &by)) {
 		known_drift(t, reg, by);
@@ -144,10 +148,6 @@ void known_step(struct tr *t, const struct guest_insn *g)
 		return;
 	}
 	t->known.home &= (uint16_t)~gone;
-	for (unsigned r = 0; r < 16; r++) {
-		if (known_bit(gone, r))
-			known_pairs_lose(t, r);
-	}
 	if (results_small(g))
 		t->known.small |= gone;
 	else
@@ -206,15 +206,15 @@ bool known_loops(const struct tr *t)
 
 /* ---- looking ahead ---- */
 
-/* The registers that its accesses count from. */
-static uint16_t used(const struct tr *t, unsigned i)
+/* The registers that its accesses count from by way of their homes, when those indices are small. */
+static uint16_t used(const struct tr *t, unsigned i, uint16_t small)
 {
 	const struct guest_insn *g = &t->insn[i];
 	uint16_t set = 0;
 
 	if (!window_serves(t, i))
 		return 0;
-	if (guest_mem(g) && g->base >= 0 && g->addrsize == 8 && g->seg != SEG_FS && g->seg != SEG_GS && host_register((unsigned)g->base) >= 0)
+	if (guest_mem(g) && g->base >= 0 && (g->index < 0 || (host_register((unsigned)g->index) >= 0 && known_bit(small, (unsigned)g->index))) && g->addrsize == 8 && g->seg != SEG_FS && g->seg != SEG_GS && host_register((unsigned)g->base) >= 0)
 		set |= BIT(g->base);
 	switch (g->kind) {
 	case G_PUSH_REG: case G_PUSH_IMM: case G_PUSH_MEM: case G_POP_REG: case G_PUSHF: case G_CALL: case G_CALL_IND: case G_RET:
@@ -232,13 +232,16 @@ static bool changes(const struct guest_insn *g, unsigned guest)
 	return known_bit(written(g), guest) && !(adds_constant(g, &reg, &by) && reg == guest);
 }
 
-static bool is_loop(const struct tr *t)
+/* The last instruction that leads back to the block's beginning, or -1. */
+static int loop_end(const struct tr *t)
 {
+	int end = -1;
+
 	for (unsigned i = 0; i < t->count; i++) {
 		if ((t->insn[i].kind == G_JCC || t->insn[i].kind == G_JMP) && branch_target_at(t, i) == t->block->lin)
-			return true;
+			end = (int)i;
 	}
-	return false;
+	return end;
 }
 
 /* The level that the block surely needs, or needs in each round of a loop. */
@@ -256,13 +259,19 @@ static unsigned level_needed(const struct tr *t, bool loop)
 uint32_t known_needs(const struct tr *t)
 {
 	unsigned uses[16] = { 0 };
-	uint16_t changed = 0;
-	bool loop = is_loop(t);
+	uint16_t changed = 0, small = 0;
+	int end = loop_end(t);
+	bool loop = end >= 0;
+	unsigned count = loop ? (unsigned)end + 1 : t->count;
 	uint32_t set = level_bits(level_needed(t, loop));
 
-	for (unsigned i = 0; i < t->count; i++) {
-		uint16_t here = used(t, i) & (uint16_t)~changed;
+	for (unsigned i = 0; i < count; i++) {
+		uint16_t here = used(t, i, small) & (uint16_t)~changed;
 
+		if (results_small(&t->insn[i]))
+			small |= written(&t->insn[i]);
+		else
+			small &= (uint16_t)~written(&t->insn[i]);
 		for (unsigned r = 0; r < 16; r++) {
 			uses[r] += known_bit(here, r);
 			if (changes(&t->insn[i], r))
@@ -290,26 +299,17 @@ void known_begin(struct tr *t)
 
 /* ---- loops ---- */
 
-/* The last instruction that leads back to the block's beginning, or -1. */
-static int loop_end(const struct tr *t)
-{
-	int end = -1;
-
-	for (unsigned i = 0; i < t->count; i++) {
-		if ((t->insn[i].kind == G_JCC || t->insn[i].kind == G_JMP) && branch_target_at(t, i) == t->block->lin)
-			end = (int)i;
-	}
-	return end;
-}
-
 /* The sum that the instruction's access counts from. */
 static bool sum_of(const struct tr *t, unsigned i, struct bt_pair *p)
 {
 	const struct guest_insn *g = &t->insn[i];
 
 	*p = (struct bt_pair){ g->base, g->index, g->scale, true };
+	/* Of two that are alike, the one that changes is the index. */
+	if (g->base >= 0 && g->base != RSP && g->index >= 0 && !g->scale && known_bit(t->loop_writes, (unsigned)g->base))
+		*p = (struct bt_pair){ g->index, g->base, 0, true };
 	return window_serves(t, i) && guest_mem(g) && g->index >= 0 && g->addrsize == 8 && g->seg != SEG_FS && g->seg != SEG_GS &&
-	       host_register((unsigned)g->index) >= 0 && (g->base < 0 || host_register((unsigned)g->base) >= 0) && g->base != RSP;
+	       host_register((unsigned)p->index) >= 0 && p->base != RSP;
 }
 
 /* Through the loop the base stays as it is, and the index changes by constants. */
@@ -409,9 +409,11 @@ void known_loop(struct tr *t)
 	t->loop = end >= 0;
 	if (end < 0)
 		return;
+	for (int i = 0; i <= end; i++)
+		t->loop_writes |= written(&t->insn[i]);
 	choose_pairs(t, end, uses);
 	for (int i = 0; i <= end; i++) {
-		uint16_t set = used(t, (unsigned)i) & t->block->needs;
+		uint16_t set = used(t, (unsigned)i, t->known.small) & t->block->needs;
 		struct bt_pair q;
 		bool paired = sum_of(t, (unsigned)i, &q) && (same_sum(&t->pair[0], &q) || same_sum(&t->pair[1], &q));
 
@@ -438,7 +440,7 @@ bool known_used_later(const struct tr *t, unsigned guest)
 	if (known_bit(PAIR_HOMES, guest) || (t->loop && ((t->loop_held & 15) == guest + 1 || t->loop_held >> 4 == guest + 1)))
 		return true;
 	for (unsigned i = t->at; i < t->count; i++) {
-		if (i > t->at && known_bit(used(t, i), guest))
+		if (i > t->at && known_bit(used(t, i, t->known.small), guest))
 			return true;
 		if (changes(&t->insn[i], guest))
 			return false;
@@ -455,12 +457,12 @@ bool known_wanted(const struct tr *t, unsigned guest)
 	if (changes(&t->insn[t->at], guest))
 		return false;
 	for (unsigned i = t->at + 1; i < t->count; i++) {
-		uses += known_bit(used(t, i), guest);
+		uses += known_bit(used(t, i, t->known.small), guest);
 		/* A pointer that leads to the next: once more by way of memory would take longer than to look up. */
 		if (changes(&t->insn[i], guest))
-			return uses > 1 || (uses && !known_bit(used(t, i), guest));
+			return uses > 1 || (uses && !known_bit(used(t, i, t->known.small), guest));
 	}
 	if (uses)
 		return true;
-	return known_bit(t->block->needs, guest) && is_loop(t);
+	return known_bit(t->block->needs, guest) && loop_end(t) >= 0;
 }

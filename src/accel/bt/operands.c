@@ -433,7 +433,7 @@ static bool window_pair(struct tr *t, const struct guest_insn *g, struct host_me
 		return false;
 	temp = home_of(t, PAIR_HOME + (unsigned)n, fold);
 	known_touch(t, PAIR_HOME + (unsigned)n, g->disp);
-	*m = (struct host_mem){ (int8_t)temp, (int8_t)host_register((unsigned)g->index), g->scale, g->disp };
+	*m = (struct host_mem){ (int8_t)temp, (int8_t)host_register((unsigned)t->pair[n].index), g->scale, g->disp };
 	return true;
 }
 
@@ -441,10 +441,14 @@ static bool window_pair(struct tr *t, const struct guest_insn *g, struct host_me
 static void emit_pair(struct tr *t, unsigned n)
 {
 	const struct bt_pair *p = &t->pair[n];
-	int8_t base = p->base < 0 ? -1 : (int8_t)host_register((unsigned)p->base);
+	int8_t base = -1;
 
+	if (p->base >= 0)
+		base = (int8_t)register_get(t, (unsigned)p->base, TEMP0);
 	emit_lea(&t->e, true, TEMP0, (struct host_mem){ base, (int8_t)host_register((unsigned)p->index), p->scale, 0 });
 	emit_delta(t, TEMP1, TEMP0);
+	if (p->base >= 0)
+		base = (int8_t)register_get(t, (unsigned)p->base, TEMP0);
 	emit_lea(&t->e, true, TEMP0, base < 0 ? (struct host_mem){ TEMP1, -1, 0, 0 } : (struct host_mem){ base, TEMP1, 0, 0 });
 	emit_store_gs(&t->e, TEMP0, home_at(PAIR_HOME + n));
 	t->known.home |= (uint16_t)(1u << (PAIR_HOME + n));

@@ -44,6 +44,7 @@ struct tr {
 	struct known known;
 	struct bt_pair pair[PAIRS];
 	bool loop;        /* it is one, with an entry of its own */
+	uint16_t loop_writes; /* registers that it changes */
 	uint8_t loop_held, loop_value; /* what the scratch registers hold there */
 	uint8_t held;     /* whose homes TEMP0 (low half) and TEMP1 hold, as bt_rec has it */
 	uint8_t value;    /* enum bt_value: the register in memory whose value TEMP1 holds */

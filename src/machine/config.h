@@ -47,6 +47,7 @@ struct vm_config {
 	char *cpu;       /* model spec */
 	unsigned cpus;
 	uint64_t memory; /* bytes */
+	bool small_pages; /* not in the host's huge pages */
 	uint64_t bt_cache; /* bytes; 0: the translator's own choice */
 	char *kernel, *initrd, *append;
 	struct vm_disk cdrom; /* path NULL: an empty drive */

@@ -93,6 +93,8 @@ bool pc_memory_create(struct pc *pc, GError **error)
 	pc->low_size = memory < LOW_MAX ? memory : LOW_MAX;
 	pc->high_size = memory - pc->low_size;
 	pc->ram_low = ram_create("ram-low", pc->low_size < EXTENDED ? EXTENDED : pc->low_size, error);
+	if (pc->ram_low && !pc->vm->config.small_pages)
+		ram_use_huge(pc->ram_low);
 	if (!pc->ram_low || !(pc_is_uefi(pc) ? pc_flash_load(pc, error) : load_rom(pc, error)))
 		return false;
 	mem_map(m, 0, VGA_WINDOW, pc->ram_low, 0, false);
@@ -102,6 +104,8 @@ bool pc_memory_create(struct pc *pc, GError **error)
 		pc->ram_high = ram_create("ram-high", pc->high_size, error);
 		if (!pc->ram_high)
 			return false;
+		if (!pc->vm->config.small_pages)
+			ram_use_huge(pc->ram_high);
 		mem_map(m, HIGH_BASE, pc->high_size, pc->ram_high, 0, false);
 	}
 	/* A flash bank maps itself. */

@@ -23,6 +23,24 @@ struct mem {
 	void *code_opaque;
 };
 
+/* At an address where huge pages can be mapped. */
+static void *map_aligned(uint64_t size, int fd)
+{
+	uint8_t *all = mmap(NULL, size + RAM_REGION, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), *host;
+
+	if (all == MAP_FAILED)
+		return MAP_FAILED;
+	host = (uint8_t *)(((uintptr_t)all + RAM_REGION - 1) & ~(uintptr_t)(RAM_REGION - 1));
+	if (host > all)
+		munmap(all, (size_t)(host - all));
+	if (host < all + RAM_REGION)
+		munmap(host + size, (size_t)(all + RAM_REGION - host));
+	if (mmap(host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) != MAP_FAILED)
+		return host;
+	munmap(host, size);
+	return MAP_FAILED;
+}
+
 struct ram *ram_create(const char *name, uint64_t size, GError **error)
 {
 	struct ram *r;
@@ -39,7 +57,7 @@ struct ram *ram_create(const char *name, uint64_t size, GError **error)
 			close(fd);
 		return NULL;
 	}
-	host = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	host = map_aligned(size, fd);
 	if (host == MAP_FAILED) {
 		g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno),
 			    "cannot map %" G_GUINT64_FORMAT " MiB of guest memory (%s): %s; ask for less with --memory",
@@ -72,6 +90,7 @@ void ram_destroy(struct ram *r)
 	munmap(r->host, r->size);
 	close(r->fd);
 	g_free(r->dirty);
+	g_free(r->region);
 	g_free(r->name);
 	g_free(r);
 }
@@ -188,6 +207,14 @@ static bool covered(const struct mem *m, uint64_t gpa, uint64_t len)
 	return true;
 }
 
+static void touch(const struct mem_slot *s, uint64_t gpa, uint64_t len)
+{
+	uint64_t offset = s->ram_offset + (gpa - s->gpa), end = offset + len;
+
+	for (uint64_t at = offset & ~(RAM_REGION - 1); s->ram->region && at < end; at += RAM_REGION)
+		ram_touch(s->ram, at);
+}
+
 bool mem_read(struct mem *m, uint64_t gpa, void *buf, size_t len)
 {
 	uint8_t *to = buf;
@@ -199,6 +226,7 @@ bool mem_read(struct mem *m, uint64_t gpa, void *buf, size_t len)
 		uint64_t left = s->size - (gpa - s->gpa);
 		size_t chunk = left < len ? (size_t)left : len;
 
+		touch(s, gpa, chunk);
 		memcpy(to, mem_slot_host(s, gpa), chunk);
 		to += chunk;
 		gpa += chunk;
@@ -219,6 +247,7 @@ bool mem_write(struct mem *m, uint64_t gpa, const void *buf, size_t len)
 		size_t chunk = left < len ? (size_t)left : len;
 
 		if (!s->readonly) {
+			touch(s, gpa, chunk);
 			memcpy(mem_slot_host(s, gpa), from, chunk);
 			ram_mark_dirty(s->ram, s->ram_offset + (gpa - s->gpa), chunk);
 			if (m->code_written)
@@ -244,6 +273,7 @@ int mem_iovec(struct mem *m, uint64_t gpa, size_t len, bool for_write, struct io
 			return -EFAULT;
 		left = s->size - (gpa - s->gpa);
 		chunk = left < len ? (size_t)left : len;
+		touch(s, gpa, chunk);
 		iov[n++] = (struct iovec){ mem_slot_host(s, gpa), chunk };
 		if (for_write) {
 			ram_mark_dirty(s->ram, s->ram_offset + (gpa - s->gpa), chunk);
@@ -282,6 +312,7 @@ static bool punch(struct mem *m, const struct mem_slot *s, uint64_t gpa, uint64_
 
 	if (fallocate(s->ram->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len) < 0)
 		return false;
+	ram_untouch(s->ram, offset, len);
 	mem_mark_written(m, gpa, len);
 	return true;
 }

@@ -17,6 +17,9 @@
 #define PAGE_SIZE 4096u
 #define PAGE_SHIFT 12
 #define MEM_MAX_SLOTS 64
+/* What one huge page of the host holds; its place in memory and in the file is a multiple of that. */
+#define RAM_REGION_SHIFT 21
+#define RAM_REGION (UINT64_C(1) << RAM_REGION_SHIFT)
 
 /* One backing object: a named memfd mapping. */
 struct ram {
@@ -25,6 +28,7 @@ struct ram {
 	uint64_t size; /* bytes, page multiple */
 	int fd;
 	uint8_t *dirty; /* one byte per page: bit per enum dirty_client */
+	uint8_t *region; /* one byte per 2 MiB: whether it has been touched; NULL: pages are as they come */
 	bool log_dirty; /* an engine that logs by slot (KVM) logs this one: set before mapping */
 };
 
@@ -50,6 +54,19 @@ struct ram *ram_create(const char *name, uint64_t size, GError **error);
 void ram_destroy(struct ram *r);
 /* The first page at or after `offset` (a page multiple) that the host has memory for; the size when there is none. All before are zero. */
 uint64_t ram_next_present(const struct ram *r, uint64_t offset);
+
+/* ---- huge.c: huge pages ---- */
+/* From now on each 2 MiB become a huge page of the host, if it can be had, when they are first touched. */
+void ram_use_huge(struct ram *r);
+void ram_touch_first(struct ram *r, uint64_t offset);
+/* All of what lies in it has been given back. */
+void ram_untouch(struct ram *r, uint64_t offset, uint64_t len);
+/* Somebody is about to use what is at offset: by its host address, or a mapping of its own. Any thread. */
+static inline void ram_touch(struct ram *r, uint64_t offset)
+{
+	if (r->region && !__atomic_load_n(&r->region[offset >> RAM_REGION_SHIFT], __ATOMIC_RELAXED))
+		ram_touch_first(r, offset);
+}
 
 struct mem *mem_create(void);
 void mem_destroy(struct mem *m);

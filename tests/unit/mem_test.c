@@ -91,10 +91,50 @@ static void test_present(void)
 	ram_destroy(r);
 }
 
+/* Regions of 2 MiB: contents stay whatever the host's pages are; what is given back counts as untouched. */
+static void test_huge(void)
+{
+	struct mem *m = mem_create();
+	struct ram *r = ram_create("huge", 3 * RAM_REGION + 5 * PAGE_SIZE, NULL);
+	const uint64_t last = 3 * RAM_REGION + 4 * PAGE_SIZE;
+	struct iovec iov;
+
+	g_assert_cmpuint((uintptr_t)r->host % RAM_REGION, ==, 0);
+	g_assert_cmpint(mem_map(m, 0, r->size, r, 0, false), >=, 0);
+	memset(r->host + PAGE_SIZE, 0x5a, PAGE_SIZE);
+	ram_use_huge(r);
+	ram_touch(r, RAM_REGION - 1);
+	g_assert_cmphex(r->host[PAGE_SIZE], ==, 0x5a);
+	g_assert_cmphex(r->host[2 * PAGE_SIZE], ==, 0);
+	/* Across two of them, and where there is none. */
+	g_assert_true(mem_write(m, 2 * RAM_REGION - 2, "abcd", 4));
+	g_assert_true(mem_write(m, last, "efgh", 4));
+	g_assert_true(r->region[0] && r->region[1] && r->region[2]);
+	g_assert_cmpmem(r->host + 2 * RAM_REGION - 2, 4, "abcd", 4);
+	g_assert_cmpmem(r->host + last, 4, "efgh", 4);
+	/* All of the second, parts of its neighbours. */
+	g_assert_cmpuint(mem_discard(m, PAGE_SIZE, 2 * RAM_REGION), ==, 2 * RAM_REGION);
+	g_assert_true(r->region[0]);
+	g_assert_cmphex(mem_read16(m, PAGE_SIZE), ==, 0);
+	g_assert_cmpmem(r->host + last, 4, "efgh", 4);
+	g_assert_cmpint(mem_iovec(m, RAM_REGION, PAGE_SIZE, true, &iov, 1), ==, 1);
+	memset(iov.iov_base, 0x33, iov.iov_len);
+	g_assert_true(r->region[1]);
+	g_assert_cmphex(mem_read32(m, RAM_REGION + PAGE_SIZE - 4), ==, 0x33333333);
+	mem_destroy(m);
+	ram_destroy(r);
+	/* Too small to have any. */
+	r = ram_create("small", PAGE_SIZE, NULL);
+	ram_use_huge(r);
+	ram_touch(r, 0);
+	ram_destroy(r);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
 	g_test_add_func("/mem/present", test_present);
 	g_test_add_func("/mem/all", test_memory);
+	g_test_add_func("/mem/huge", test_huge);
 	return g_test_run();
 }

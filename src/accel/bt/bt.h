@@ -297,6 +297,8 @@ struct bt_heat {
 	uint32_t sample[HEAT_SAMPLES];              /* offsets in the cache */
 	uint64_t taken, taken_hot;                  /* samples; of them in tier 2 */
 	uint64_t dropped, pages;                    /* pages dropped and mapped, up to the last miss */
+	uint64_t displaced;                         /* pages from the soft TLB, up to the last sample */
+	bool any_poor;
 	int credit;                                 /* misses that windows may still have */
 	const struct bt_rec *last_rec;              /* what was given a window last */
 	uint64_t last_lin;

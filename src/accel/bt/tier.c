@@ -22,12 +22,15 @@
  * comes after it is some 20 µs, so they cost no more than a third. */
 #define CREDIT_MAX 2000
 #define CREDIT_PER_SAMPLE 80
+/* Pages that the soft TLB had no room for since the last sample, that have cost as much as a miss: what is lost without
+ * windows may be spent on them. */
+#define DISPLACED_PER_MISS 512
 /* Dropped pages, and pages mapped beside the one that missed, that cost as much as a miss. */
 #define DROPS_PER_MISS 4
 #define PAGES_PER_MISS 128
 /* Instructions that there was no allowance for try again when so much is in hand, looked at after so many samples. */
 #define RICH 400
-#define RICH_AFTER 32
+#define RICH_AFTER 2
 /* Accesses of one instruction that windows can never serve. */
 #define USELESS_MAX 7
 
@@ -176,9 +179,10 @@ static void cool_down(struct bt_cpu *b)
 		for (unsigned i = 0; i < HEAT_SPACES; i++)
 			h->lasting[i] = 0;
 	}
-	if (h->taken % RICH_AFTER == 0 && h->credit >= RICH) {
+	if (h->any_poor && h->taken % RICH_AFTER == 0 && h->credit >= RICH) {
 		for (unsigned i = 0; i < HEAT_WORDS; i++)
 			h->poor[i] = 0;
+		h->any_poor = false;
 	}
 }
 
@@ -200,7 +204,9 @@ static void take_sample(struct bt_cpu *b, uint32_t host)
 	uint8_t *page;
 
 	b->heat.taken++;
-	b->heat.credit = MIN(b->heat.credit + CREDIT_PER_SAMPLE, CREDIT_MAX);
+	b->heat.credit += CREDIT_PER_SAMPLE + (int)MIN((b->mmu.displaced - b->heat.displaced) / DISPLACED_PER_MISS, CREDIT_MAX);
+	b->heat.credit = MIN(b->heat.credit, CREDIT_MAX);
+	b->heat.displaced = b->mmu.displaced;
 	cool_down(b);
 	if (!k || k->dead)
 		return;
@@ -312,9 +318,11 @@ bool tier_fault(struct bt_cpu *b, struct bt_rec *rec, const uint64_t *lin)
 	if (k->dead)
 		return ok;
 	pay(b);
-	if (!ok && ++rec->useless > USELESS_MAX)
+	if (!ok && ++rec->useless > USELESS_MAX) {
 		make_cold(b, rec, h->cold);
-	else if (h->credit <= 0 && bt_of(b)->tier2 == TIER2_AUTO)
+	} else if (h->credit <= 0 && bt_of(b)->tier2 == TIER2_AUTO) {
 		make_cold(b, rec, h->poor);
+		h->any_poor = true;
+	}
 	return ok;
 }

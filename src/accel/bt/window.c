@@ -72,9 +72,17 @@ struct bt_windows {
 
 static uint8_t *reserve(void)
 {
-	uint8_t *p = mmap(NULL, SLOT_SIZE + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *p = mmap(NULL, SLOT_SIZE + 2 * GUARD + LARGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), *base;
 
-	return p == MAP_FAILED ? NULL : p + GUARD;
+	if (p == MAP_FAILED)
+		return NULL;
+	/* Where the host's huge pages can stand for the guest's. */
+	base = (uint8_t *)(((uintptr_t)p + LARGE - 1) & ~(uintptr_t)(LARGE - 1));
+	if (base > p)
+		munmap(p, (size_t)(base - p));
+	if (base < p + LARGE)
+		munmap(base + SLOT_SIZE + 2 * GUARD, (size_t)(p + LARGE - base));
+	return base + GUARD;
 }
 
 static void release(uint8_t *base)
@@ -471,6 +479,7 @@ static bool fill_page(struct bt_cpu *b, uint64_t lin, bool write, enum mmu_view 
 		return false;
 	if ((write && is_code(b, m.gpa + (lin - m.lin))) || lin >> PAGE_SHIFT == END_32 >> PAGE_SHIFT)
 		return false;
+	ram_touch(m.slot->ram, m.slot->ram_offset + (m.gpa + (lin - m.lin) - m.slot->gpa));
 	if (m.size == LARGE && (!in_slot(&m, LARGE) || (m.gpa & (LARGE - 1)) || m.lin == END_32)) {
 		m.gpa += (lin - m.lin) & ~(uint64_t)(PAGE_SIZE - 1);
 		m.lin = lin & ~(uint64_t)(PAGE_SIZE - 1);

@@ -157,7 +157,7 @@ struct mmu {
 	uint64_t map_epoch;    /* grows with every flush: cached code look-ups compare it */
 	uint64_t large[8];     /* by a hash of the 2 MiB region: pieces of large pages may be cached */
 	bool huge_seen;        /* pieces of a 1 GiB page may be cached */
-	uint64_t fills;
+	uint64_t fills, displaced; /* of the fills, those that took the place of another page */
 	struct space space[SPACES];
 	unsigned space_now;    /* the present address space's number; its pages are in the TLB */
 	uint64_t switches, kept; /* from space to space; of them to one that was known */

@@ -404,6 +404,8 @@ static void find_target(struct icpu *cpu, uint64_t gpa, enum access access, stru
 	t->gpa = gpa;
 	t->slot = s;
 	t->host = s && !(access == ACCESS_WRITE && s->readonly) ? mem_slot_host(s, gpa) : NULL;
+	if (s)
+		ram_touch(s->ram, s->ram_offset + (gpa - s->gpa));
 }
 
 /* Stores to the page need no notice: it holds no code, and counts as written to for everyone. */
@@ -445,15 +447,17 @@ static void fill(struct icpu *cpu, uint64_t lin, enum access access, const struc
 {
 	struct mmu *m = cpu->mmu;
 	struct tlb_entry *e = &m->tlb[(lin >> PAGE_SHIFT) % TLB_SIZE];
-	uint64_t tag = lin & ~(uint64_t)(PAGE_SIZE - 1);
+	/* Who reads with AC set may read whatever an entry is for. */
+	uint64_t tag = lin & ~(uint64_t)(PAGE_SIZE - 1), was = e->tag[VIEW_SUPERVISOR_AC][ACCESS_READ];
 	uint8_t *host = t->host ? t->host - (lin & (PAGE_SIZE - 1)) : NULL;
 	bool global = !(cpu->s.cr0 & CR0_PG) || w->global;
 
 	if (!t->host || access == ACCESS_EXEC || (cpu->debug_on && debug_watches_page(cpu, lin)))
 		return;
-	/* Who reads with AC set may read whatever an entry is for. */
-	if (e->tag[VIEW_SUPERVISOR_AC][ACCESS_READ] != tag || e->host != host || !(e->info & TLB_GLOBAL) == global)
+	if (was != tag || e->host != host || !(e->info & TLB_GLOBAL) == global) {
+		m->displaced += was != tag && was != tlb_no_tag(m, e);
 		tlb_entry_take(m, lin, global);
+	}
 	m->fills++;
 	e->host = host;
 	e->info = global ? TLB_GLOBAL : 0;

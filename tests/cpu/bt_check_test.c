@@ -211,20 +211,6 @@ static bool harmless_target(const struct bt_cpu *b, uint32_t was, uint32_t to)
 	return was == to || exits || insns || flags || (misses && looks);
 }
 
-/* Rule: a conditional jump around the next way out skips a part of the block that may be skipped. */
-static bool harmless_skip(const struct suite *s, const struct line *l, uint32_t to)
-{
-	uint32_t site = UINT32_MAX;
-
-	for (unsigned i = 0; i < s->block->exits; i++) {
-		uint32_t other = s->b->exits[s->block->first_exit + i].site;
-
-		if (other > l->at && other < site)
-			site = other;
-	}
-	return l->in.meta.category == ZYDIS_CATEGORY_COND_BR && to == site + 4;
-}
-
 /* Rule: a conditional jump may lead around the way out that follows it: that is less, not more. */
 static bool around_exit(const struct suite *s, const struct line *l, uint32_t to)
 {
@@ -255,7 +241,7 @@ static void retarget(struct suite *s, struct line *l)
 			      i == 4 ? stubs[pick(G_N_ELEMENTS(stubs))] : l->at + l->in.length;
 		int32_t disp = (int32_t)(to - (l->at + l->in.length));
 
-		if (harmless_target(b, branch_to(l), to) || around_exit(s, l, to) || harmless_skip(s, l, to) || (imm == 1 && disp != (int8_t)disp) || (i == 2 && other->in.length == 1))
+		if (harmless_target(b, branch_to(l), to) || around_exit(s, l, to) || (imm == 1 && disp != (int8_t)disp) || (i == 2 && other->in.length == 1))
 			continue;
 		try_bytes(s, M_RETARGET, l, l->at + l->in.raw.imm[0].offset, (const uint8_t *)&disp, imm);
 	}

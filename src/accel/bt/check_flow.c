@@ -272,7 +272,7 @@ static bool test_failed(struct checker *c, struct state *s, const struct way *w)
 		       (lin & ~(uint64_t)(PAGE_SIZE - 1)) == s->test.imm && (lin & (PAGE_SIZE - 1)) + r->size <= PAGE_SIZE;
 	case T_LEVEL:
 		return c->in.mnemonic == ZYDIS_MNEMONIC_JB && rec && w->stub == b->stub_fp && r->level == s->test.imm;
-	case T_BASES:
+	case T_BASES: case T_PAUSES:
 		return c->in.mnemonic == ZYDIS_MNEMONIC_JZ && rec && w->stub == b->stub_insn;
 	case T_IRQ: case T_TSD: case T_CANONICAL:
 		return unequal && rec && w->stub == b->stub_insn;

@@ -323,6 +323,10 @@ static bool member(struct checker *c, struct state *s, const ZydisDecodedOperand
 		return salt(c, s, disp);
 	if (disp == GS_OF(cpu.s.rflags) && m == &c->op[0] && size == 4 && is_imm(c, 1))
 		return rflags_change(c, s);
+	if (disp == GS_OF(cpu.pauses) && m == &c->op[0] && size == 4 && c->in.mnemonic == ZYDIS_MNEMONIC_SUB && is_imm(c, 1) && c->op[1].imm.value.u == 1) {
+		s->test = (struct test){ .kind = T_PAUSES };
+		return true;
+	}
 	if ((disp == GS_OF(branch) || disp == GS_OF(x87_last)) && size == 4)
 		return note(c, s, m);
 	switch (c->in.mnemonic) {

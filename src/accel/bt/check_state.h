@@ -45,7 +45,7 @@ struct value {
 };
 
 /* What the last comparison compared. */
-enum test_kind { T_NONE, T_OFFSET, T_TAG, T_LEVEL, T_PAGE, T_POLL, T_LANDING, T_JUMP, T_TSD, T_BASES, T_CANONICAL, T_IRQ, T_BIT };
+enum test_kind { T_NONE, T_OFFSET, T_TAG, T_LEVEL, T_PAGE, T_POLL, T_LANDING, T_JUMP, T_TSD, T_BASES, T_CANONICAL, T_IRQ, T_PAUSES, T_BIT };
 struct test {
 	uint8_t kind;
 	bool write;

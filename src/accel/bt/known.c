@@ -51,7 +51,7 @@ static uint16_t written(const struct guest_insn *g)
 	case G_RDTSC: return BIT(RAX) | BIT(RDX) | BIT(RCX);
 	case G_READ_SEG: case G_READ_CR: case G_READ_BASE: return BIT(g->rm);
 	case G_NOP: case G_JCC: case G_JMP: case G_PUSH_REG: case G_PUSH_IMM: case G_PUSH_MEM: case G_PUSHF: case G_BIT_STRING:
-	case G_CLI: case G_STI: case G_CLD: case G_STD: case G_STAC: case G_CLAC: case G_SWAPGS: case G_WRITE_BASE:
+	case G_CLI: case G_STI: case G_CLD: case G_STD: case G_STAC: case G_CLAC: case G_SWAPGS: case G_WRITE_BASE: case G_PAUSE:
 		return 0;
 	default: return ALL;
 	}

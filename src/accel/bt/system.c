@@ -49,6 +49,24 @@ static void emit_sti(struct tr *t)
 	rec_goes_on(t, rec);
 }
 
+/* Every so many of them the interpreter's gives way to the vCPU that is waited for. */
+static void emit_pause(struct tr *t)
+{
+	struct emit *e = &t->e;
+	struct bt_rec *rec;
+	uint32_t id;
+
+	flags_in_image(t);
+	t->flags = FLAGS_IMAGE;
+	rec = rec_new(t, &id);
+	e1(e, 0x65), e1(e, 0x83); /* sub dword gs:[pauses], 1 */
+	emit_modrm_mem(e, 5, (struct host_mem){ -1, -1, 0, GS_OF(cpu.pauses) });
+	e1(e, 1);
+	later_add(t, LATER_INSN, emit_jcc(e, CC_E, 0), id, 0, 0);
+	e1(e, 0xf3), e1(e, 0x90);
+	rec->next = emit_at(e);
+}
+
 static void emit_swapgs(struct tr *t)
 {
 	int32_t base = GS_OF(cpu.s.seg) + SEG_GS * (int)sizeof(struct x86_segment), other = GS_OF(cpu.s.kernel_gs_base);
@@ -211,6 +229,7 @@ bool emit_system(struct tr *t, const struct guest_insn *g)
 			t->mode = g->kind == G_STAC ? t->mode | MODE_AC : t->mode & ~(uint32_t)MODE_AC;
 		return true;
 	case G_SWAPGS: emit_swapgs(t); return true;
+	case G_PAUSE: emit_pause(t); return true;
 	case G_SYSCALL: emit_syscall(t); return true;
 	case G_SYSRET: emit_helped(t, t->b->stub_sysret); return true;
 	case G_IRET: emit_helped(t, t->b->stub_iret); return true;

@@ -79,6 +79,12 @@ static bool encoding_known(const struct tr *t, const struct guest_insn *g, const
 	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, bytes, g->length, &zi)) && zi.length == g->length;
 }
 
+/* With several vCPUs PAUSE is more than an instruction of the host's. */
+static bool gives_way(const struct tr *t, const struct guest_insn *g)
+{
+	return g->kind == G_PLAIN && !g->map && !g->vex && g->op == 0x90 && g->rep == 0xf3 && (g->ops & GO_ACC) && t->b->cpu.interp->cfg.cpus > 1;
+}
+
 static void judge(const struct tr *t, struct guest_insn *g, const uint8_t *bytes)
 {
 	bool supervisor = !(t->mode & MODE_USER), ok = true;
@@ -107,6 +113,8 @@ static void judge(const struct tr *t, struct guest_insn *g, const uint8_t *bytes
 		ok = false;
 	if (!ok)
 		to_interp(g);
+	else if (gives_way(t, g))
+		g->kind = G_PAUSE;
 }
 
 static void decode(struct tr *t, const uint8_t *code, unsigned room)

@@ -55,6 +55,7 @@ struct insn {
 
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 
+#define PAUSES_A_TURN 64u
 struct icpu {
 	struct vcpu vcpu; /* must be first */
 	struct cpu_state s;
@@ -64,6 +65,7 @@ struct icpu {
 	struct mem *mem;
 	const struct cpu_model *model;
 	_Atomic uint32_t irq; /* enum vcpu_irq bits waiting */
+	uint32_t pauses;      /* PAUSE instructions up to the one that gives way, of PAUSES_A_TURN */
 	_Atomic uint32_t poll; /* set with every change that a vCPU inside of translated code must look at */
 	/* Whose stores may go unnoticed (core.h, "Pages become code"). */
 	_Atomic uint32_t stores_epoch; /* to pages that became code later than this */

@@ -52,7 +52,6 @@ bool int_misc_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruct
 												   : int_undefined;
 		break;
 	case ZYDIS_MNEMONIC_NOP:
-	case ZYDIS_MNEMONIC_PAUSE:
 	case ZYDIS_MNEMONIC_ENDBR32:
 	case ZYDIS_MNEMONIC_ENDBR64:
 	case ZYDIS_MNEMONIC_CLDEMOTE:

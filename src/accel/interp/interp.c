@@ -109,6 +109,7 @@ int icpu_init(struct icpu *cpu, struct interp *in, unsigned index)
 	cpu->mem = in->cfg.mem;
 	cpu->model = in->cfg.cpu;
 	cpu->away = true;
+	cpu->pauses = PAUSES_A_TURN;
 	cpu_state_reset(&cpu->s, index == 0);
 	if (mmu_init(cpu) || blocks_init(cpu) || vector_init(cpu)) {
 		icpu_finish(cpu);

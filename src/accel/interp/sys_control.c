@@ -1,4 +1,5 @@
 /* Control and debug registers, cache and TLB instructions, HLT, SWAPGS and base registers (SDM 3A 2.5, SDM 2). */
+#include <sched.h>
 #include <string.h>
 
 #include "accel/interp/core.h"
@@ -259,6 +260,20 @@ static void do_cache(struct icpu *cpu, const struct insn *in)
 	require_cpl0(cpu);
 }
 
+/* Who spins waits for another processor, which may be waiting for its turn on the host: it is let through before long. */
+static void do_pause(struct icpu *cpu, const struct insn *in)
+{
+	/* Translated code has counted already when it gets here. */
+	if (cpu->pauses > 1) {
+		cpu->pauses--;
+		__builtin_ia32_pause();
+		return;
+	}
+	cpu->pauses = PAUSES_A_TURN;
+	if (cpu->interp->cfg.cpus > 1)
+		sched_yield();
+}
+
 static void do_hlt(struct icpu *cpu, const struct insn *in)
 {
 	require_cpl0(cpu);
@@ -345,6 +360,7 @@ bool sys_control_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstr
 		in->fn = do_cache; /* serializes */
 		break;
 	case ZYDIS_MNEMONIC_HLT: in->fn = do_hlt; break;
+	case ZYDIS_MNEMONIC_PAUSE: in->fn = do_pause; return true;
 	case ZYDIS_MNEMONIC_SWAPGS:
 		in->fn = do_swapgs;
 		return true;

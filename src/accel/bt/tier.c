@@ -19,9 +19,9 @@
 #define COOL_AFTER 512
 #define FORGIVE_AFTER 512
 /* Misses that a vCPU may have at once, and that a sample, some milliseconds of its time, allows for: a miss and what
- * comes after it is some 20 µs, so they cost no more than a third. */
+ * comes after it is some 20 µs, so they cost no more than a seventh. */
 #define CREDIT_MAX 2000
-#define CREDIT_PER_SAMPLE 80
+#define CREDIT_PER_SAMPLE 30
 /* Pages that the soft TLB had no room for since the last sample, that have cost as much as a miss: what is lost without
  * windows may be spent on them. */
 #define DISPLACED_PER_MISS 512

@@ -34,8 +34,10 @@ void ram_touch_first(struct ram *r, uint64_t offset)
 		return;
 	/* One page must be there. */
 	(void)*(volatile uint8_t *)at;
-	/* A host without memory for it, or without the call, has small pages. */
-	if (madvise(at, RAM_REGION, MADV_COLLAPSE) && errno == EINVAL)
+	/* A host without memory for it has small pages; one without the call is not asked again. */
+	if (!madvise(at, RAM_REGION, MADV_COLLAPSE))
+		__atomic_store_n(&r->have_huge, true, __ATOMIC_RELAXED);
+	else if (errno == EINVAL && !__atomic_load_n(&r->have_huge, __ATOMIC_RELAXED))
 		memset(r->region, 1, r->size >> RAM_REGION_SHIFT);
 }
 

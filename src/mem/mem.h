@@ -29,6 +29,7 @@ struct ram {
 	int fd;
 	uint8_t *dirty; /* one byte per page: bit per enum dirty_client */
 	uint8_t *region; /* one byte per 2 MiB: whether it has been touched; NULL: pages are as they come */
+	bool have_huge; /* some of them have become huge pages */
 	bool log_dirty; /* an engine that logs by slot (KVM) logs this one: set before mapping */
 };
 

@@ -261,6 +261,49 @@ static struct bt_page *page_get(struct bt_cpu *b, uint64_t gpa)
 	return *p;
 }
 
+/*
+ * Where in its page a way out leads, when it is the block's own page and not all flags were found to matter there: the
+ * block stands on these bytes as well, BT_LOOK_AHEAD of them. PAGE_SIZE when not.
+ */
+static unsigned looked_at(const struct bt_block *k, const struct bt_exit *e)
+{
+	uint64_t lin = bt_exit_lin(k, e);
+
+	return e->live != GF_ALL && !((lin ^ k->lin) >> PAGE_SHIFT) ? (unsigned)(lin & (PAGE_SIZE - 1)) : PAGE_SIZE;
+}
+
+static uint64_t block_lines(const struct bt_cpu *b, const struct bt_block *k)
+{
+	uint64_t lines = lines_of((unsigned)(k->lin & (PAGE_SIZE - 1)), k->length);
+
+	for (unsigned i = 0; i < k->exits; i++) {
+		unsigned at = looked_at(k, &b->exits[k->first_exit + i]);
+
+		if (at < PAGE_SIZE)
+			lines |= lines_of(at, MIN(BT_LOOK_AHEAD, PAGE_SIZE - at));
+	}
+	return lines;
+}
+
+/* Whether more flags matter behind the block's ways out than when it was made, since bytes on its page have changed. */
+static bool more_matters(struct bt_cpu *b, const struct bt_block *k, unsigned offset, unsigned len)
+{
+	for (unsigned i = 0; i < k->exits; i++) {
+		const struct bt_exit *e = &b->exits[k->first_exit + i];
+		unsigned at = looked_at(k, e);
+		const struct mem_slot *slot;
+
+		if (at >= offset + len || offset >= at + BT_LOOK_AHEAD)
+			continue;
+		slot = mem_find(b->cpu.mem, bt_block_page(k));
+		if (b->fp_level)
+			bt_fp_save(b);
+		if (!slot || bt_live_in(mem_slot_host(slot, bt_block_page(k)) + at, PAGE_SIZE - at, k->mode & MODE_CODE32) & ~e->live)
+			return true;
+	}
+	return false;
+}
+
 void bt_block_add(struct bt_cpu *b, struct bt_block *block)
 {
 	uint32_t *place = hash_place(b, bt_block_gpa(block), block->mode), n = bt_number(b, block);
@@ -268,7 +311,7 @@ void bt_block_add(struct bt_cpu *b, struct bt_block *block)
 
 	block->hash_next = *place;
 	*place = n;
-	p->lines |= lines_of((unsigned)(block->lin & (PAGE_SIZE - 1)), block->length);
+	p->lines |= block_lines(b, block);
 	block->page_next = p->blocks;
 	p->blocks = n;
 	if (block->crosses) {
@@ -499,11 +542,13 @@ static void page_changed(struct bt_cpu *b, struct bt_page *page, unsigned offset
 		struct bt_block *k = &b->blocks[*p];
 		unsigned first = (unsigned)(k->lin & (PAGE_SIZE - 1));
 
-		if (first < offset + len && offset < first + k->length) {
+		if (!k->dead && ((first < offset + len && offset < first + k->length) || more_matters(b, k, offset, len))) {
 			*p = k->page_next;
 			bt_block_kill(b, k);
+		} else if (k->dead) {
+			*p = k->page_next;
 		} else {
-			page->lines |= lines_of(first, k->length);
+			page->lines |= block_lines(b, k);
 			p = &k->page_next;
 		}
 	}
@@ -587,7 +632,7 @@ static void forget_page(struct bt_cpu *b, const struct bt_region *r, uint64_t gp
 			*p = k->page_next;
 			continue;
 		}
-		page->lines |= lines_of((unsigned)(k->lin & (PAGE_SIZE - 1)), k->length);
+		page->lines |= block_lines(b, k);
 		p = &k->page_next;
 	}
 	for (p = &page->tails; *p;) {

@@ -57,43 +57,36 @@ void emit_exit(struct tr *t, uint64_t lin, bool poll, uint8_t live)
 	later_add(t, live && t->flags == FLAGS_HOST ? LATER_EXIT_FLAGS : LATER_EXIT, t->block->host + x->site, id, 0, 0);
 }
 
-uint8_t bt_live_at(struct bt_cpu *b, uint64_t lin, bool code32)
+uint8_t bt_live_in(const uint8_t *p, unsigned room, bool code32)
 {
 	uint8_t need = GF_ALL, live = 0;
-	const uint8_t *p;
-	unsigned room = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
 
-	if (code32)
-		lin = (uint32_t)lin;
-	/* Who looks at each block's end sees them all. */
-	p = b->cpu.stepping ? NULL : bt_exec_peek(b, lin);
-	if (!p)
-		return GF_ALL;
-	for (unsigned i = 0; i < 12 && need && room; i++) {
+	if (room > BT_LOOK_AHEAD)
+		room = BT_LOOK_AHEAD;
+	while (need && room) {
 		struct guest_insn g;
 
 		if (!guest_decode(&g, p, room, code32 ? 32 : 64) || !g.length)
 			break;
 		live |= need & g.flags_read;
 		need &= (uint8_t)~g.flags_written;
-		if (g.kind == G_JMP) {
-			int64_t to = (int64_t)((lin & (PAGE_SIZE - 1)) + g.length) + (int64_t)g.imm;
-
-			if (to < 0 || to >= PAGE_SIZE)
-				break;
-			p += to - (int64_t)(lin & (PAGE_SIZE - 1));
-			lin = page_of(lin) + (uint64_t)to;
-		} else if (g.ops & GO_ENDS) {
+		if (g.ops & GO_ENDS)
 			break;
-		} else {
-			p += g.length;
-			lin += g.length;
-		}
-		room = PAGE_SIZE - (lin & (PAGE_SIZE - 1));
-		if (!(lin & (PAGE_SIZE - 1)))
-			break;
+		p += g.length;
+		room -= g.length;
 	}
 	return live | need;
+}
+
+uint8_t bt_live_at(struct bt_cpu *b, uint64_t lin, bool code32)
+{
+	const uint8_t *p;
+
+	if (code32)
+		lin = (uint32_t)lin;
+	/* Who looks at each block's end sees them all. */
+	p = b->cpu.stepping ? NULL : bt_exec_peek(b, lin);
+	return p ? bt_live_in(p, PAGE_SIZE - (lin & (PAGE_SIZE - 1)), code32) : GF_ALL;
 }
 
 uint8_t live_at(struct tr *t, uint64_t lin) { return bt_live_at(t->b, lin, t->code32); }

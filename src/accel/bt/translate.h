@@ -160,6 +160,9 @@ void emit_leave(struct tr *t);
 void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id);
 
 /* ---- control.c ---- */
+/* What of the flags matters in the code at p, of which there are `room` bytes on its page: no more than so many are looked at. */
+#define BT_LOOK_AHEAD 96u
+uint8_t bt_live_in(const uint8_t *p, unsigned room, bool code32);
 /* What of the flags matters at lin, by looking ahead. */
 uint8_t bt_live_at(struct bt_cpu *b, uint64_t lin, bool code32);
 uint8_t live_at(struct tr *t, uint64_t lin);

@@ -1,6 +1,6 @@
 /*
- * The asynchronous front of an image. A request goes to the ring's thread, which sends it to the kernel where it maps to one
- * run of a file, and otherwise to a pool thread, which carries it out with the driver's blocking calls.
+ * The asynchronous front of an image. A request that maps to one run of a file goes to the kernel by the ring's thread, any
+ * other to a pool thread, which carries it out with the driver's blocking calls.
  */
 #include "block/blk.h"
 
@@ -93,7 +93,7 @@ static int check(const struct blk *b, const struct request *r)
 void blk_start(struct blk *b, struct request *r)
 {
 	/* A rejected request goes by the pool, which has nothing to do but to complete it. */
-	if (b->ring && r->result == 0)
+	if (b->ring && r->result == 0 && ring_takes(r))
 		ring_submit(b->ring, r);
 	else
 		blk_use_pool(b, r);

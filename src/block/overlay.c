@@ -35,17 +35,25 @@ static void mark(struct overlay *o, uint64_t block)
 	bits[block % PAGE_BLOCKS / 8] |= (uint8_t)(1 << block % 8);
 }
 
-/* How many bytes from offset on are in the same layer. */
-static uint64_t run(struct overlay *o, uint64_t offset, uint64_t len, bool *mine)
+/* How many bytes from offset on are in the same layer. Called with the lock. */
+static uint64_t run_locked(struct overlay *o, uint64_t offset, uint64_t len, bool *mine)
 {
 	uint64_t end = offset + len, at = offset;
 
-	pthread_mutex_lock(&o->lock);
 	*mine = in_overlay(o, offset / BLOCK);
 	while (at < end && in_overlay(o, at / BLOCK) == *mine)
 		at = (at / BLOCK + 1) * BLOCK;
-	pthread_mutex_unlock(&o->lock);
 	return MIN(at, end) - offset;
+}
+
+static uint64_t run(struct overlay *o, uint64_t offset, uint64_t len, bool *mine)
+{
+	uint64_t bytes;
+
+	pthread_mutex_lock(&o->lock);
+	bytes = run_locked(o, offset, len, mine);
+	pthread_mutex_unlock(&o->lock);
+	return bytes;
 }
 
 static int overlay_readv(struct image *im, uint64_t offset, uint64_t len, const struct iovec *iov, int n, uint64_t skip)
@@ -148,9 +156,16 @@ static int overlay_discard(struct image *im, uint64_t offset, uint64_t len)
 
 static bool overlay_map(struct image *im, uint64_t offset, uint64_t len, bool write, struct map *m)
 {
+	struct overlay *o = im->state;
+	uint64_t bytes;
 	bool mine;
 
-	if (run(im->state, offset, len, &mine) < len)
+	/* Whoever holds the lock may be reading from below. */
+	if (pthread_mutex_trylock(&o->lock))
+		return false;
+	bytes = run_locked(o, offset, len, &mine);
+	pthread_mutex_unlock(&o->lock);
+	if (bytes < len)
 		return false;
 	if (!mine)
 		return !write && im->backing->ops->map(im->backing, offset, len, false, m);

@@ -14,7 +14,7 @@ struct request {
 	uint64_t offset, len; /* bytes */
 	blk_done done;
 	void *opaque;
-	struct map map; /* while the ring has it */
+	struct map map; /* while the ring has it; no file: not looked up yet */
 	int n;
 	struct iovec iov[];
 };
@@ -51,6 +51,8 @@ void blk_use_pool(struct blk *b, struct request *r);
 struct ring *ring_create(struct blk *b);
 /* Nothing may be in flight. */
 void ring_destroy(struct ring *ring);
+/* Whether the request is one for the ring; writes are looked up here and now. Every `true` has its ring_submit. */
+bool ring_takes(struct request *r);
 void ring_submit(struct ring *ring, struct request *r);
 
 #endif

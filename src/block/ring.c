@@ -1,6 +1,7 @@
 /*
  * The io_uring way: one thread per image sends what maps to one run of a file to the kernel and reaps it. What does not
- * map (allocation, metadata to be read, several pieces) and what the kernel did in part goes to the thread pool.
+ * map (allocation, metadata to be read, several pieces) and what the kernel did in part goes to the thread pool: writes
+ * straight from where they are submitted, since an allocating one would wake the ring's thread for nothing.
  */
 #include <errno.h>
 #include <liburing.h>
@@ -64,7 +65,7 @@ void ring_submit(struct ring *ring, struct request *r)
 		eventfd_write(ring->event_fd, 1);
 }
 
-/* Whether the kernel can do the request by itself; sets r->map. */
+/* Whether the kernel can do the request by itself; then r->map says where. Does not block. */
 static bool maps(struct request *r)
 {
 	struct image *im = r->blk->image;
@@ -97,11 +98,29 @@ static void prepare(struct io_uring_sqe *sqe, const struct request *r)
 		io_uring_prep_writev2(sqe, fd, r->iov, (unsigned)r->n, r->map.offset, r->kind == REQ_WRITE_FUA ? RWF_DSYNC : 0);
 }
 
+static void unmap(struct request *r)
+{
+	if (r->map.owner)
+		r->map.owner->ops->map_end(r->map.owner, &r->map);
+}
+
+bool ring_takes(struct request *r)
+{
+	r->map = (struct map){ 0 };
+	if (r->kind == REQ_READ || maps(r))
+		return true;
+	r->map = (struct map){ 0 };
+	return false;
+}
+
 static void start(struct ring *ring, struct request *r)
 {
+	bool mapped = r->map.file || maps(r);
 	struct io_uring_sqe *sqe;
 
-	if (ring->in_kernel == RING_ENTRIES || !maps(r)) {
+	if (!mapped || ring->in_kernel == RING_ENTRIES) {
+		if (mapped)
+			unmap(r);
 		blk_use_pool(ring->blk, r);
 		return;
 	}
@@ -115,8 +134,7 @@ static void start(struct ring *ring, struct request *r)
 /* False when a pool thread finishes the request: the kernel did a part, or did not want to. */
 static bool finished(struct request *r, int res)
 {
-	if (r->map.owner)
-		r->map.owner->ops->map_end(r->map.owner, &r->map);
+	unmap(r);
 	if (res == -EAGAIN || res == -EINTR || res == -EINVAL || res == -EOPNOTSUPP)
 		return false;
 	if (res >= 0 && r->kind != REQ_FLUSH && (uint64_t)res < r->len)

@@ -236,6 +236,10 @@ struct bt_region {
 /* Which block a place in the cache belongs to is found from here. */
 #define HINT 256u
 
+/* Words of the set of blocks that went; it is emptied after so many evictions. */
+#define GONE_WORDS 16384u
+#define GONE_EVICTIONS 64u
+
 /* Instructions of records, decoded for the interpreter when they were last needed. */
 #define DECODED 2048u
 struct bt_decoded {
@@ -372,6 +376,8 @@ struct bt_cpu {
 	uint32_t *hash;                              /* of blocks */
 	uint32_t *block_hint;                        /* by HINT bytes of code: the block that the first one is in */
 	struct bt_decoded *decoded;
+	uint64_t *gone;                              /* a set of bits by a hash: blocks that went with their regions */
+	uint32_t made, again;                        /* blocks of the region that is being filled; of them, those in `gone` */
 	uint32_t hash_size;
 	struct bt_page **page_hash;
 	struct bt_page *pages, *free_pages;

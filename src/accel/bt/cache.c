@@ -104,7 +104,8 @@ int bt_cache_init(struct bt_cpu *b, size_t bytes)
 	b->page_hash = reserve(PAGE_HASH_SIZE * sizeof(*b->page_hash));
 	b->block_hint = reserve((b->code_size / HINT + 1) * sizeof(*b->block_hint));
 	b->decoded = reserve(DECODED * sizeof(*b->decoded));
-	if (!b->block_hint || !b->decoded || !b->blocks || !b->recs || !b->exits || !b->relocs || !b->pages || !b->hash || !b->page_hash || !map_code(b) || !map_returns(b))
+	b->gone = reserve(GONE_WORDS * sizeof(*b->gone));
+	if (!b->block_hint || !b->decoded || !b->gone || !b->blocks || !b->recs || !b->exits || !b->relocs || !b->pages || !b->hash || !b->page_hash || !map_code(b) || !map_returns(b))
 		return -ENOMEM;
 	bt_stubs_make(b);
 	lay_out_regions(b);
@@ -131,6 +132,7 @@ static void region_begin(struct bt_cpu *b, unsigned i)
 	r->blocks = 0;
 	r->used = b->stats.evictions ? b->stats.evictions + REGIONS + 1 : 0;
 	b->filling = i;
+	b->made = b->again = 0;
 	b->at = r->code;
 	b->block_count = r->block;
 	b->rec_count = r->rec;
@@ -151,6 +153,7 @@ void bt_cache_finish(struct bt_cpu *b)
 	release(b->page_hash, PAGE_HASH_SIZE * sizeof(*b->page_hash));
 	release(b->block_hint, (b->code_size / HINT + 1) * sizeof(*b->block_hint));
 	release(b->decoded, DECODED * sizeof(*b->decoded));
+	release(b->gone, GONE_WORDS * sizeof(*b->gone));
 	release(b->return_stack, 2 * RETURN_SPACE);
 }
 
@@ -304,7 +307,16 @@ static bool more_matters(struct bt_cpu *b, const struct bt_block *k, unsigned of
 	return false;
 }
 
-void bt_block_add(struct bt_cpu *b, struct bt_block *block)
+/* The block's bit in the set of those that went. */
+static uint64_t gone_bit(const struct bt_block *k, unsigned *word)
+{
+	uint64_t h = (bt_block_gpa(k) ^ (uint64_t)k->mode << 48) * UINT64_C(0x9e3779b97f4a7c15);
+
+	*word = (unsigned)(h >> 40) % GONE_WORDS;
+	return UINT64_C(1) << (h >> 34 & 63);
+}
+
+static void link_in(struct bt_cpu *b, struct bt_block *block)
 {
 	uint32_t *place = hash_place(b, bt_block_gpa(block), block->mode), n = bt_number(b, block);
 	struct bt_page *p = page_get(b, bt_block_page(block));
@@ -322,6 +334,16 @@ void bt_block_add(struct bt_cpu *b, struct bt_block *block)
 	}
 	for (uint32_t at = (block->host + HINT - 1) / HINT; at * HINT < b->at; at++)
 		b->block_hint[at] = n;
+}
+
+void bt_block_add(struct bt_cpu *b, struct bt_block *block)
+{
+	unsigned word;
+	uint64_t bit = gone_bit(block, &word);
+
+	b->made++;
+	b->again += (b->gone[word] & bit) != 0;
+	link_in(b, block);
 }
 
 struct bt_block *bt_block_at(struct bt_cpu *b, const uint8_t *host)
@@ -655,10 +677,16 @@ static void region_evict(struct bt_cpu *b, unsigned i)
 {
 	const struct bt_region r = region_now(b, i);
 
-	b->stats.evictions++;
+	if (++b->stats.evictions % GONE_EVICTIONS == 0)
+		memset(b->gone, 0, GONE_WORDS * sizeof(*b->gone));
 	for (uint32_t n = r.block; n < r.block + r.blocks; n++) {
-		if (!b->blocks[n].dead)
-			forget_block(b, &b->blocks[n]);
+		unsigned word;
+		uint64_t bit = gone_bit(&b->blocks[n], &word);
+
+		if (b->blocks[n].dead)
+			continue;
+		b->gone[word] |= bit;
+		forget_block(b, &b->blocks[n]);
 	}
 	for (uint32_t n = r.block; n < r.block + r.blocks; n++) {
 		const struct bt_block *k = &b->blocks[n];
@@ -695,9 +723,10 @@ void bt_block_used(struct bt_cpu *b, const struct bt_block *block)
 }
 
 /*
- * What has not been of use for longest, if that is for as long as it takes to fill the cache. Otherwise a program runs
- * that is larger than the cache: if the oldest went each time, it would find nothing of itself when it comes round
- * again. So most of the cache stays as it is and the rest passes through one region, which is sometimes another.
+ * What has not been of use for longest, if that is for as long as it takes to fill the cache; else any. But when most
+ * of what has been made had been there before, a program comes round that is larger than the cache and would find
+ * nothing of itself: then most of the cache stays as it is and the rest passes through one region, which is sometimes
+ * another.
  */
 static unsigned region_next(const struct bt_cpu *b)
 {
@@ -712,7 +741,9 @@ static unsigned region_next(const struct bt_cpu *b)
 	}
 	if (use_now(b) - b->region[oldest].used > REGIONS)
 		return oldest;
-	return chance % STAY ? b->filling : (next + chance / STAY % (REGIONS - 1)) % REGIONS;
+	if (b->again > b->made / 2 && chance % STAY)
+		return b->filling;
+	return (next + chance / STAY % (REGIONS - 1)) % REGIONS;
 }
 
 void bt_cache_reserve(struct bt_cpu *b)

@@ -81,6 +81,18 @@ static bool adds_constant(const struct guest_insn *g, unsigned *reg, int64_t *by
 	return true;
 }
 
+void known_look(struct tr *t)
+{
+	for (unsigned i = 0; t->tier2 && i < t->count; i++) {
+		unsigned reg;
+		int64_t by;
+
+		t->writes[i] = t->changes[i] = written(&t->insn[i]);
+		if (adds_constant(&t->insn[i], &reg, &by))
+			t->changes[i] &= (uint16_t)~BIT(reg);
+	}
+}
+
 /* Of what it writes, whether the results are numbers of 32 bits. */
 static bool results_small(const struct guest_insn *g)
 {
@@ -131,7 +143,7 @@ void known_pairs_lose(struct tr *t, unsigned guest)
 
 void known_step(struct tr *t, const struct guest_insn *g)
 {
-	uint16_t gone = written(g);
+	uint16_t gone = t->homes ? t->writes[g - t->insn] : 0;
 	unsigned reg;
 	int64_t by;
 
@@ -224,13 +236,8 @@ static uint16_t used(const struct tr *t, unsigned i, uint16_t small)
 	}
 }
 
-static bool changes(const struct guest_insn *g, unsigned guest)
-{
-	unsigned reg;
-	int64_t by;
-
-	return known_bit(written(g), guest) && !(adds_constant(g, &reg, &by) && reg == guest);
-}
+/* Otherwise than by a constant. */
+static bool changes(const struct tr *t, unsigned i, unsigned guest) { return known_bit(t->changes[i], guest); }
 
 /* The last instruction that leads back to the block's beginning, or -1. */
 static int loop_end(const struct tr *t)
@@ -269,14 +276,12 @@ uint32_t known_needs(const struct tr *t)
 		uint16_t here = used(t, i, small) & (uint16_t)~changed;
 
 		if (results_small(&t->insn[i]))
-			small |= written(&t->insn[i]);
+			small |= t->writes[i];
 		else
-			small &= (uint16_t)~written(&t->insn[i]);
-		for (unsigned r = 0; r < 16; r++) {
+			small &= (uint16_t)~t->writes[i];
+		for (unsigned r = 0; here >> r; r++)
 			uses[r] += known_bit(here, r);
-			if (changes(&t->insn[i], r))
-				changed |= BIT(r);
-		}
+		changed |= t->changes[i];
 	}
 	for (unsigned r = 0; r < 16; r++) {
 		/* What a loop changes it cannot promise itself, and then it would have to set all the others again. */
@@ -316,7 +321,7 @@ static bool sum_of(const struct tr *t, unsigned i, struct bt_pair *p)
 static bool lasts(const struct tr *t, int end, const struct bt_pair *p)
 {
 	for (int i = 0; i <= end; i++) {
-		if ((p->base >= 0 && known_bit(written(&t->insn[i]), (unsigned)p->base)) || changes(&t->insn[i], (unsigned)p->index))
+		if ((p->base >= 0 && known_bit(t->writes[i], (unsigned)p->base)) || changes(t, (unsigned)i, (unsigned)p->index))
 			return false;
 	}
 	return true;
@@ -410,7 +415,7 @@ void known_loop(struct tr *t)
 	if (end < 0)
 		return;
 	for (int i = 0; i <= end; i++)
-		t->loop_writes |= written(&t->insn[i]);
+		t->loop_writes |= t->writes[i];
 	choose_pairs(t, end, uses);
 	for (int i = 0; i <= end; i++) {
 		uint16_t set = used(t, (unsigned)i, t->known.small) & t->block->needs;
@@ -442,7 +447,7 @@ bool known_used_later(const struct tr *t, unsigned guest)
 	for (unsigned i = t->at; i < t->count; i++) {
 		if (i > t->at && known_bit(used(t, i, t->known.small), guest))
 			return true;
-		if (changes(&t->insn[i], guest))
+		if (changes(t, i, guest))
 			return false;
 	}
 	return false;
@@ -454,12 +459,12 @@ bool known_wanted(const struct tr *t, unsigned guest)
 
 	if (t->insn[t->at].kind == G_RET)
 		return true;
-	if (changes(&t->insn[t->at], guest))
+	if (changes(t, t->at, guest))
 		return false;
 	for (unsigned i = t->at + 1; i < t->count; i++) {
 		uses += known_bit(used(t, i, t->known.small), guest);
 		/* A pointer that leads to the next: once more by way of memory would take longer than to look up. */
-		if (changes(&t->insn[i], guest))
+		if (changes(t, i, guest))
 			return uses > 1 || (uses && !known_bit(used(t, i, t->known.small), guest));
 	}
 	if (uses)

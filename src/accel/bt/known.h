@@ -44,6 +44,8 @@ struct known {
 	uint32_t drift[16];
 };
 
+/* Looks at each instruction, before the rest is asked for. */
+void known_look(struct tr *t);
 /* What the block needs: the homes used often, or again and again; the vector unit. */
 uint32_t known_needs(const struct tr *t);
 /* Sums that the block's accesses count from again and again, when it is a loop; what its scratch registers should hold. */

@@ -249,7 +249,7 @@ static void emit_entries(struct tr *t)
 		t->flags = FLAGS_HOST;
 }
 
-bool window_serves(const struct tr *t, unsigned i)
+static bool serves(const struct tr *t, unsigned i)
 {
 	const struct guest_insn *g = &t->insn[i];
 
@@ -494,7 +494,10 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	/* User code of tier 1 runs little, and there is much of it. */
 	t.calls = tier_may_come(b, t.mode) && !t.tier2 && (t.mode & MODE_USER);
 	find_live(&t);
+	for (unsigned i = 0; i < t.count; i++)
+		t.serves[i] = serves(&t, i);
 	t.homes = t.tier2 && !t.code32;
+	known_look(&t);
 	t.block->needs = t.homes ? known_needs(&t) & KNOWN_ALL : 0;
 	known_loop(&t);
 	if (t.loop)

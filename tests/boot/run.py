@@ -358,6 +358,17 @@ def test_linux_small_cache():
     linux('small-cache', '--engine', 'bt', '--bt-cache', '2M')
 
 
+def test_linux_windows_checked():
+    """All code in windows from the first time on, and each block proven to do no more than it may."""
+    before = dict(os.environ)
+    os.environ.update(GUISE_BT_TIER2='always', GUISE_BT_CHECK='1')
+    try:
+        linux('windows', '--engine', 'bt', '--cpus', '2')
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def test_linux_smp():
     linux('linux-smp', '--cpus', '4', '--memory', '1G', words=['4 CPUs'])
 
@@ -634,7 +645,7 @@ def test_same_name_twice():
 
 
 TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_sector, test_boot_sector_screen, test_slow_typing, test_input_refused, test_vm86,
-         test_reset_ends_with_no_reboot, test_same_name_twice, test_virtio_boot, test_text_monitor, test_linux, test_linux_small_cache, test_linux_smp, test_virtio]
+         test_reset_ends_with_no_reboot, test_same_name_twice, test_virtio_boot, test_text_monitor, test_linux, test_linux_small_cache, test_linux_windows_checked, test_linux_smp, test_virtio]
 TESTS += vnc.tests(sys.modules[__name__])
 TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name__])
 TESTS += uefi.tests(sys.modules[__name__])

@@ -35,7 +35,7 @@ struct tr {
 	unsigned count, at;
 	struct guest_insn insn[BLOCK_INSNS];
 	uint16_t offset[BLOCK_INSNS + 1];
-	bool serves[BLOCK_INSNS];      /* accesses memory in a window */
+	bool serves[BLOCK_INSNS];      /* accesses memory in a window, unless AC is set where it is */
 	uint16_t writes[BLOCK_INSNS], changes[BLOCK_INSNS]; /* tier 2: general registers; otherwise than by a constant */
 	uint8_t live[BLOCK_INSNS + 1]; /* GF_ that matter before each instruction */
 	uint64_t lin;     /* of this instruction */
@@ -82,7 +82,7 @@ static inline void reloc_add(struct tr *t, enum bt_reloc_kind kind, unsigned byt
 
 /* ---- translate.c ---- */
 /* Whether the block's instruction i accesses memory in a window. */
-static inline bool window_serves(const struct tr *t, unsigned i) { return t->serves[i]; }
+static inline bool window_serves(const struct tr *t, unsigned i) { return t->serves[i] && !(t->mode & MODE_AC); }
 
 /* ---- operands.c ---- */
 /* A linear address into a register, one that counts from the block's own: it moves with it. */

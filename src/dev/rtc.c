@@ -173,8 +173,9 @@ static void time_to_registers(struct rtc *r)
 	r->cmos[REG_WEEKDAY] = encode(r, (int)((weekday(now) - 1 + r->weekday_shift) % 7 + 1));
 	r->cmos[REG_DAY] = encode(r, c.day);
 	r->cmos[REG_MONTH] = encode(r, c.month);
-	r->cmos[REG_YEAR] = encode(r, ((c.year % 100) + 100) % 100);
-	r->cmos[REG_CENTURY] = encode(r, (int)(floor_div(c.year, 100) % 100));
+	r->cmos[REG_YEAR] = encode(r, (int)(c.year - floor_div(c.year, 100) * 100));
+	/* A saved state may have a time long before the common era. */
+	r->cmos[REG_CENTURY] = encode(r, (int)((floor_div(c.year, 100) % 100 + 100) % 100));
 }
 
 /* Takes over what the guest has set, as the time at `phase` ns into its second. */

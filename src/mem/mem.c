@@ -23,20 +23,26 @@ struct mem {
 	void *code_opaque;
 };
 
-/* At an address where huge pages can be mapped. */
-static void *map_aligned(uint64_t size, int fd)
+void *ram_reserve(uint64_t size)
 {
 	uint8_t *all = mmap(NULL, size + RAM_REGION, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), *host;
 
 	if (all == MAP_FAILED)
-		return MAP_FAILED;
+		return NULL;
 	host = (uint8_t *)(((uintptr_t)all + RAM_REGION - 1) & ~(uintptr_t)(RAM_REGION - 1));
 	if (host > all)
 		munmap(all, (size_t)(host - all));
 	if (host < all + RAM_REGION)
 		munmap(host + size, (size_t)(all + RAM_REGION - host));
-	if (mmap(host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) != MAP_FAILED)
-		return host;
+	return host;
+}
+
+static void *map_aligned(uint64_t size, int fd)
+{
+	void *host = ram_reserve(size);
+
+	if (!host || mmap(host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) != MAP_FAILED)
+		return host ? host : MAP_FAILED;
 	munmap(host, size);
 	return MAP_FAILED;
 }

@@ -35,6 +35,8 @@ struct ram {
 
 enum dirty_client { DIRTY_VGA = 1 << 0, DIRTY_SNAPSHOT = 1 << 1, DIRTY_ALL = 0xff };
 
+/* Addresses of which nothing is mapped, for whole pages, from where the host's huge pages can be mapped on; NULL when there is no room. */
+void *ram_reserve(uint64_t size);
 /* Guest physical [gpa, gpa + size) shows ram at ram_offset. */
 struct mem_slot {
 	uint64_t gpa, size;

@@ -564,11 +564,10 @@ static void test_refused(void)
 	}
 }
 
-/* An L2 entry that points at the L1 table must not let the guest write there. */
-static void test_overlap(void)
+/* An image of which the first sector has been written: where its L2 table is. */
+static uint64_t make_written(const char *path)
 {
-	g_autofree char *path = path_of("overlap.qcow2");
-	uint8_t buf[SECTOR] = { 1 };
+	const uint8_t buf[SECTOR] = { 1 };
 	struct image *im;
 	uint64_t l2;
 
@@ -578,6 +577,18 @@ static void test_overlap(void)
 	g_assert_cmpint(im->ops->flush(im), ==, 0);
 	l2 = qcow2_of(im)->l1.entry[0] & ENTRY_OFFSET;
 	image_close(im);
+	return l2;
+}
+
+/* An L2 entry that points at the L1 table must not let the guest write there. */
+static void test_overlap(void)
+{
+	g_autofree char *path = path_of("overlap.qcow2");
+	uint8_t buf[SECTOR] = { 1 };
+	struct image *im;
+	uint64_t l2;
+
+	l2 = make_written(path);
 	poke(path, l2, ENTRY_COPIED | 0x30000, 8);
 	im = open_rw(path);
 	g_assert_cmpint(image_pwrite(im, 0, buf, SECTOR), ==, -EIO);
@@ -638,12 +649,7 @@ static void test_run_ends(void)
 	struct map m;
 	uint64_t l2;
 
-	make(path, &(struct qcow2_create){ .size = MIB });
-	im = open_rw(path);
-	g_assert_cmpint(image_pwrite(im, 0, buf, SECTOR), ==, 0);
-	g_assert_cmpint(im->ops->flush(im), ==, 0);
-	l2 = qcow2_of(im)->l1.entry[0] & ENTRY_OFFSET;
-	image_close(im);
+	l2 = make_written(path);
 	poke(path, l2, ENTRY_COPIED, 8);
 	poke(path, l2 + 8, ENTRY_COPIED | cluster, 8);
 	poke(path, l2 + 16, ENTRY_COPIED | last, 8);

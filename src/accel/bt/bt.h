@@ -133,7 +133,7 @@ struct bt_block {
 	uint16_t size;              /* of its code */
 	uint16_t direct, indirect;  /* entries: flags in the flags register, or in the image */
 	uint16_t known_direct, known_indirect; /* the same when all that it needs is known */
-	uint16_t loop;              /* entry of its own jumps, or 0; its first record is struct bt_loop's */
+	uint16_t loop;              /* entry of its own jumps, or 0; its first record tells of its sums and what is held */
 	uint16_t length;            /* guest bytes */
 	uint8_t recs, exits, relocs;
 	uint8_t insns;
@@ -311,7 +311,7 @@ struct bt_heat {
 };
 
 /*
- * Code of tier 1 calls its probes: it is large, and runs little. They differ in the access's size, whether it writes,
+ * User code of tier 1 calls its probes: it is large, and runs little. They differ in the access's size, whether it writes,
  * the view, and whether address and page are folded into one register.
  */
 #define PROBE_SIZES 19u

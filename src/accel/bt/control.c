@@ -295,9 +295,7 @@ static void emit_call_ind(struct tr *t, const struct guest_insn *g)
 	struct bt_rec *rec, *second;
 	uint32_t id, id2;
 
-	flags_in_image(t);
-	t->flags = FLAGS_IMAGE;
-	rec = rec_new(t, &id);
+	rec = rec_saved(t, &id);
 	emit_target(t, g, rec, id);
 	if (!t->code32)
 		emit_canonical(t, id); /* it faults before it pushes */
@@ -314,9 +312,7 @@ static void emit_jmp_ind(struct tr *t, const struct guest_insn *g)
 	struct bt_rec *rec;
 	uint32_t id;
 
-	flags_in_image(t);
-	t->flags = FLAGS_IMAGE;
-	rec = rec_new(t, &id);
+	rec = rec_saved(t, &id);
 	emit_target(t, g, rec, id);
 	emit_indirect(t, false, id);
 }
@@ -328,9 +324,7 @@ static void emit_ret(struct tr *t, const struct guest_insn *g)
 	struct bt_rec *rec;
 	uint32_t id;
 
-	flags_in_image(t);
-	t->flags = FLAGS_IMAGE;
-	rec = rec_new(t, &id);
+	rec = rec_saved(t, &id);
 	rec->is_return = true;
 	rec->released = (uint16_t)g->imm;
 	if (!t->window)

@@ -163,6 +163,13 @@ void flags_in_image(struct tr *t)
 	t->flags = FLAGS_BOTH;
 }
 
+struct bt_rec *rec_saved(struct tr *t, uint32_t *id)
+{
+	flags_in_image(t);
+	t->flags = FLAGS_IMAGE;
+	return rec_new(t, id);
+}
+
 void flags_clobber(struct tr *t)
 {
 	if (live_before(t))

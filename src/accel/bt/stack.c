@@ -150,9 +150,7 @@ void emit_pushf(struct tr *t)
 	struct bt_rec *rec;
 	uint32_t id;
 
-	flags_in_image(t);
-	t->flags = FLAGS_IMAGE;
-	rec = rec_new(t, &id);
+	rec = rec_saved(t, &id);
 	m = emit_frame(t, rec, id, FRAME_RSP, -(int)size, size, true, true);
 	/* movzx r11d, byte gs:[flags + 1]; and r11d, 0xd5 */
 	e1(e, 0x65), e1(e, 0x44), e1(e, 0x0f), e1(e, 0xb6);

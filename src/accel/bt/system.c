@@ -7,9 +7,7 @@ static struct bt_rec *emit_helped(struct tr *t, uint32_t stub)
 	struct bt_rec *rec;
 	uint32_t id;
 
-	flags_in_image(t);
-	t->flags = FLAGS_IMAGE;
-	rec = rec_new(t, &id);
+	rec = rec_saved(t, &id);
 	e1(&t->e, 0x68);
 	e4(&t->e, id);
 	emit_jmp(&t->e, stub);
@@ -56,15 +54,13 @@ static void emit_pause(struct tr *t)
 	struct bt_rec *rec;
 	uint32_t id;
 
-	flags_in_image(t);
-	t->flags = FLAGS_IMAGE;
-	rec = rec_new(t, &id);
+	rec = rec_saved(t, &id);
 	e1(e, 0x65), e1(e, 0x83); /* sub dword gs:[pauses], 1 */
 	emit_modrm_mem(e, 5, (struct host_mem){ -1, -1, 0, GS_OF(cpu.pauses) });
 	e1(e, 1);
 	later_add(t, LATER_INSN, emit_jcc(e, CC_E, 0), id, 0, 0);
 	e1(e, 0xf3), e1(e, 0x90);
-	rec->next = emit_at(e);
+	rec_goes_on(t, rec);
 }
 
 static void emit_swapgs(struct tr *t)
@@ -87,9 +83,7 @@ static void emit_rdtsc(struct tr *t, const struct guest_insn *g)
 	struct bt_rec *rec;
 	uint32_t id;
 
-	flags_in_image(t);
-	t->flags = FLAGS_IMAGE;
-	rec = rec_new(t, &id);
+	rec = rec_saved(t, &id);
 	if (t->mode & MODE_USER) {
 		e1(e, 0x65), e1(e, 0xf6); /* test byte gs:[cr4], TSD */
 		emit_modrm_mem(e, 0, (struct host_mem){ -1, -1, 0, GS_OF(cpu.s.cr4) });
@@ -185,9 +179,7 @@ static void emit_base(struct tr *t, const struct guest_insn *g)
 	struct bt_rec *rec;
 	uint32_t id;
 
-	flags_in_image(t);
-	t->flags = FLAGS_IMAGE;
-	rec = rec_new(t, &id);
+	rec = rec_saved(t, &id);
 	e1(e, 0x65), e1(e, 0xf6); /* test byte gs:[cr4 + 2], FSGSBASE */
 	emit_modrm_mem(e, 0, (struct host_mem){ -1, -1, 0, GS_OF(cpu.s.cr4) + 2 });
 	e1(e, CR4_FSGSBASE >> 16);

@@ -41,7 +41,7 @@ struct tr {
 	uint64_t lin;     /* of this instruction */
 	enum flags_place flags;
 	bool window;      /* this instruction's memory operand is in a window */
-	bool calls;       /* tier 1: probes and moves of the flags are called */
+	bool calls;       /* user code of tier 1: probes and moves of the flags are called */
 	bool homes;       /* 64-bit code of tier 2: registers' homes are used */
 	struct known known;
 	struct bt_pair pair[PAIRS];
@@ -92,6 +92,8 @@ int host_register(unsigned guest);
 /* The guest register in a host one: its own, or temp with the value loaded. */
 unsigned register_get(struct tr *t, unsigned guest, unsigned temp);
 struct bt_rec *rec_new(struct tr *t, uint32_t *id);
+/* The same of an instruction that destroys the flags register: they are in the image. */
+struct bt_rec *rec_saved(struct tr *t, uint32_t *id);
 /* C may go on behind the record's instruction, which ends here. */
 void rec_goes_on(struct tr *t, struct bt_rec *rec);
 /* A scratch register is used otherwise than for a home or a value. */

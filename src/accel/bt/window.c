@@ -72,18 +72,12 @@ struct bt_windows {
 
 static uint8_t *reserve(void)
 {
-	uint8_t *p = mmap(NULL, SLOT_SIZE + 2 * GUARD + LARGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), *base;
+	uint8_t *p = ram_reserve(SLOT_SIZE + 2 * GUARD);
 
-	if (p == MAP_FAILED)
-		return NULL;
-	/* Where the host's huge pages can stand for the guest's. */
-	base = (uint8_t *)(((uintptr_t)p + LARGE - 1) & ~(uintptr_t)(LARGE - 1));
-	if (base > p)
-		munmap(p, (size_t)(base - p));
-	if (base < p + LARGE)
-		munmap(base + SLOT_SIZE + 2 * GUARD, (size_t)(p + LARGE - base));
-	return base + GUARD;
+	return p ? p + GUARD : NULL;
 }
+
+_Static_assert(GUARD % LARGE == 0, "a slot begins where huge pages can");
 
 static void release(uint8_t *base)
 {

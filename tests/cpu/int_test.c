@@ -65,6 +65,8 @@ uint64_t cpu_pop(struct icpu *cpu, unsigned len)
 }
 void cpu_check_io(struct icpu *cpu, uint16_t port, unsigned len);
 void cpu_check_io(struct icpu *cpu, uint16_t port, unsigned len) { }
+uint64_t cpu_port_in(struct icpu *cpu, uint16_t port, unsigned len) { return 0; }
+void cpu_port_out(struct icpu *cpu, uint16_t port, unsigned len, uint64_t value) { }
 void debug_port(struct icpu *cpu, uint16_t port, unsigned len) { }
 
 static uint8_t *put32(uint8_t *p, uint64_t v) { st32le(p, (uint32_t)v); return p + 4; }

@@ -19,6 +19,8 @@ struct interp {
 	_Atomic uint8_t *code;
 	/* Per page: grows with every noticed store. */
 	_Atomic uint32_t *written;
+	/* Grows when a device has written to a page with code. */
+	_Atomic uint32_t code_by_devices;
 	/* Grows when a page becomes a code page: vCPUs then drop their fast store entries. */
 	_Atomic uint32_t code_epoch;
 	GMutex code_lock; /* held while a page becomes one, so that who finds it a code page finds the epoch as well */
@@ -233,6 +235,18 @@ struct block {
 uint32_t blocks_watch_page(struct icpu *cpu, uint64_t gpa, uint32_t *epoch);
 /* Whether every other vCPU has come to that epoch. */
 bool blocks_settled(const struct icpu *cpu, uint32_t epoch);
+/*
+ * Around what the vCPU asks of a device: it may write to code at once, also to the block that asks, or change the memory
+ * map (flash that takes a command for one). Then the loop looks before it goes on.
+ */
+static inline uint32_t device_begins(const struct icpu *cpu)
+{
+	return atomic_load_explicit(&cpu->interp->code_by_devices, memory_order_relaxed);
+}
+static inline void device_ends(struct icpu *cpu, uint32_t begun)
+{
+	cpu->block_ends |= device_begins(cpu) != begun || mem_generation(cpu->mem) != cpu->mmu->generation;
+}
 /* The vCPU's stores by entries from before the present epoch are over. */
 void mmu_sync_stores(struct icpu *cpu);
 /* Around run(). */

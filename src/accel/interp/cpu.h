@@ -171,6 +171,9 @@ bool msr_write(struct icpu *cpu, uint32_t msr, uint64_t value);
 uint64_t cpu_tsc(struct icpu *cpu);
 /* #GP unless I/O privilege or the TSS's bitmap allows the ports. */
 void cpu_check_io(struct icpu *cpu, uint16_t port, unsigned len);
+/* What the instruction asks of a device at a port; the block ends when that has changed code or the memory map. */
+uint64_t cpu_port_in(struct icpu *cpu, uint16_t port, unsigned len);
+void cpu_port_out(struct icpu *cpu, uint16_t port, unsigned len, uint64_t value);
 
 /*
  * ---- instruction families: each looks at the Zydis decode once, at decode time, and either fills

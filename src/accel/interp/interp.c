@@ -22,8 +22,10 @@ static void code_written(void *opaque, uint64_t gpa, size_t len)
 			any = true;
 		}
 	}
-	if (any)
-		in->hooks->code_changed(in, gpa, len);
+	if (!any)
+		return;
+	atomic_fetch_add(&in->code_by_devices, 1);
+	in->hooks->code_changed(in, gpa, len);
 }
 
 int interp_init(struct interp *in, const struct accel_config *cfg, const struct accel_ops *ops, const struct interp_hooks *hooks)

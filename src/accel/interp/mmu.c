@@ -651,6 +651,15 @@ static void translate_data(struct icpu *cpu, uint64_t lin, enum access access, e
 		io_add(cpu->mmu, lin, access, view, t->gpa);
 }
 
+static uint64_t load_mmio(struct icpu *cpu, uint64_t gpa, unsigned len)
+{
+	uint32_t begun = device_begins(cpu);
+	uint64_t value = cpu->host->mmio_read(cpu->host->opaque, cpu->vcpu.index, gpa, len);
+
+	device_ends(cpu, begun);
+	return value;
+}
+
 static uint64_t load_slow(struct icpu *cpu, uint64_t lin, unsigned len, enum mmu_view view)
 {
 	struct mmu_target t;
@@ -672,14 +681,14 @@ static uint64_t load_slow(struct icpu *cpu, uint64_t lin, unsigned len, enum mmu
 			unsigned at = i < first ? i : i - first;
 
 			bytes[i] = from->host ? from->host[at]
-					      : (uint8_t)cpu->host->mmio_read(cpu->host->opaque, cpu->vcpu.index, from->gpa + at, 1);
+					      : (uint8_t)load_mmio(cpu, from->gpa + at, 1);
 		}
 		return ld_le(bytes, len);
 	}
 	translate_data(cpu, lin, ACCESS_READ, view, &t);
 	if (t.host)
 		return ld_le(t.host, len);
-	return cpu->host->mmio_read(cpu->host->opaque, cpu->vcpu.index, t.gpa, len) & mask_bytes(len);
+	return load_mmio(cpu, t.gpa, len) & mask_bytes(len);
 }
 
 static inline uint64_t load_view(struct icpu *cpu, uint64_t lin, unsigned len, enum mmu_view view)
@@ -696,11 +705,12 @@ static inline uint64_t load_view(struct icpu *cpu, uint64_t lin, unsigned len, e
 	}
 }
 
-/* The device may have changed the memory map, flash that takes a command for one: then the loop looks before it goes on. */
 static void store_mmio(struct icpu *cpu, uint64_t gpa, unsigned len, uint64_t value)
 {
+	uint32_t begun = device_begins(cpu);
+
 	cpu->host->mmio_write(cpu->host->opaque, cpu->vcpu.index, gpa, len, value);
-	cpu->block_ends |= mem_generation(cpu->mem) != cpu->mmu->generation;
+	device_ends(cpu, begun);
 }
 
 static void put_bytes(struct icpu *cpu, const struct mmu_target *t, const uint8_t *from, unsigned len)
@@ -813,7 +823,7 @@ void cpu_load_bytes(struct icpu *cpu, uint64_t lin, void *buf, unsigned len)
 			copy_bytes(to + done, t[i].host, n);
 		} else {
 			for (unsigned b = 0; b < n; b++)
-				to[done + b] = (uint8_t)cpu->host->mmio_read(cpu->host->opaque, cpu->vcpu.index, t[i].gpa + b, 1);
+				to[done + b] = (uint8_t)load_mmio(cpu, t[i].gpa + b, 1);
 		}
 		done += n;
 	}

@@ -74,13 +74,13 @@ static inline void element(struct icpu *cpu, const struct insn *in, unsigned op)
 		lin = index_linear(cpu, in, RDI, true);
 		cpu_check_write(cpu, lin, size);
 		debug_port(cpu, port, size);
-		cpu_store(cpu, lin, size, cpu->host->port_read(cpu->host->opaque, cpu->vcpu.index, port, size));
+		cpu_store(cpu, lin, size, cpu_port_in(cpu, port, size));
 		break;
 	default:
 		cpu_check_io(cpu, port, size);
 		v = cpu_load(cpu, index_linear(cpu, in, RSI, false), size);
 		debug_port(cpu, port, size);
-		cpu->host->port_write(cpu->host->opaque, cpu->vcpu.index, port, size, v);
+		cpu_port_out(cpu, port, size, v);
 		break;
 	}
 	if (op == OP_MOVS || op == OP_LODS || op == OP_CMPS || op == OP_OUTS)

@@ -1,6 +1,7 @@
 /* Port input and output with the I/O permission bitmap (SDM 1 chapter 19); the family's bind. */
 #include <string.h>
 
+#include "accel/interp/core.h"
 #include "accel/interp/sys.h"
 
 void cpu_check_io(struct icpu *cpu, uint16_t port, unsigned len)
@@ -21,6 +22,23 @@ void cpu_check_io(struct icpu *cpu, uint16_t port, unsigned len)
 		raise_gp(cpu, 0);
 }
 
+uint64_t cpu_port_in(struct icpu *cpu, uint16_t port, unsigned len)
+{
+	uint32_t begun = device_begins(cpu);
+	uint64_t value = cpu->host->port_read(cpu->host->opaque, cpu->vcpu.index, port, len);
+
+	device_ends(cpu, begun);
+	return value;
+}
+
+void cpu_port_out(struct icpu *cpu, uint16_t port, unsigned len, uint64_t value)
+{
+	uint32_t begun = device_begins(cpu);
+
+	cpu->host->port_write(cpu->host->opaque, cpu->vcpu.index, port, len, value);
+	device_ends(cpu, begun);
+}
+
 static uint16_t port_of(struct icpu *cpu, const struct insn *in)
 {
 	return in->aux ? (uint16_t)in->imm & 0xff : (uint16_t)cpu->s.gpr[RDX];
@@ -33,7 +51,7 @@ static void do_in(struct icpu *cpu, const struct insn *in)
 
 	cpu_check_io(cpu, port, in->opsize);
 	debug_port(cpu, port, in->opsize);
-	v = cpu->host->port_read(cpu->host->opaque, cpu->vcpu.index, port, in->opsize);
+	v = cpu_port_in(cpu, port, in->opsize);
 	if (in->opsize == 4)
 		cpu->s.gpr[RAX] = (uint32_t)v;
 	else
@@ -46,7 +64,7 @@ static void do_out(struct icpu *cpu, const struct insn *in)
 
 	cpu_check_io(cpu, port, in->opsize);
 	debug_port(cpu, port, in->opsize);
-	cpu->host->port_write(cpu->host->opaque, cpu->vcpu.index, port, in->opsize, cpu->s.gpr[RAX] & mask_bytes(in->opsize));
+	cpu_port_out(cpu, port, in->opsize, cpu->s.gpr[RAX] & mask_bytes(in->opsize));
 	/* It may have asked for a reset or an interrupt. */
 	cpu->block_ends = true;
 }

@@ -1,7 +1,8 @@
 /*
  * Address spaces by PCID, as guests see them: random loads of CR3 that keep and that do not, INVLPG, INVPCID and changes
  * of page tables. What is read and executed at an address must be what the tables of the present space lead to, or have
- * led to since that space was last flushed there. And what is kept is used again.
+ * led to since that space was last flushed there. And what is kept is used again. Last, a page table that is code: the
+ * accessed bit that a load sets in an entry makes an ADD there an AND.
  *
  *	spaces_test [cases [seed]]
  */
@@ -195,6 +196,52 @@ static bool one_case(struct machine *m)
 	return false;
 }
 
+/*
+ * The entry of LOCAL is add eax, ecx; nop; ret until it is accessed, and then begins with and eax, ecx. It leads to where
+ * no memory is. The code behind calls it before and after.
+ */
+#define ENTRY_CODE UINT64_C(0xc390c103)
+
+static bool table_is_code(struct machine *m, unsigned times)
+{
+	uint64_t entry = entry_of(0, LOCAL);
+	static struct cpu_state s;
+	struct vcpu_exit exit;
+
+	space_make(m, 0);
+	mem_write(m->mem, 0, m->ram->host, CODE);
+	mem_write(m->mem, TOPS, m->ram->host + TOPS, 0x4000);
+	at_code = m->ram->host + CODE;
+	EMIT("\xbb"), emit_n(entry, 4);      /* mov ebx, entry */
+	EMIT("\xbe"), emit_n(LOCAL, 4);      /* mov esi, LOCAL */
+	EMIT("\xbf"), emit_n(times, 4);      /* mov edi, times */
+	EMIT("\xb9\x02\0\0\0");             /* mov ecx, 2 */
+	EMIT("\x31\xd2");                    /* 1: xor edx, edx */
+	EMIT("\xc7\x03"), emit_n(ENTRY_CODE, 4);
+	EMIT("\x0f\x01\x3e");                /* invlpg [rsi] */
+	EMIT("\xb8\x01\0\0\0\xff\xd3");     /* mov eax, 1; call rbx */
+	EMIT("\x01\xc2");                    /* add edx, eax */
+	EMIT("\x8a\x2e");                    /* mov ch, [rsi] */
+	EMIT("\xb5\x00");                    /* mov ch, 0 */
+	EMIT("\xb8\x07\0\0\0\xff\xd3");     /* mov eax, 7; call rbx */
+	EMIT("\xc1\xe0\x08\x01\xc2");        /* shl eax, 8; add edx, eax */
+	EMIT("\x81\xfa\x03\x02\0\0");        /* cmp edx, 3 and 2 */
+	EMIT("\x75\x04\xff\xcf\x75");        /* jne 2f; dec edi; jnz 1b */
+	emit_n((uint64_t)(m->ram->host + CODE + 20 - (at_code + 1)), 1);
+	EMIT("\xf4");                        /* 2: hlt */
+	mem_write(m->mem, CODE, m->ram->host + CODE, 128);
+	code_at = CODE;
+	start_state(&s, true);
+	s.cr3 = top_of(0);
+	m->vcpu->ops->set_state(m->vcpu, &s);
+	run(m->vcpu, &exit);
+	m->vcpu->ops->get_state(m->vcpu, &s);
+	if (exit.kind == VCPU_EXIT_HALT && !s.gpr[RDI] && s.gpr[RDX] == 0x203)
+		return true;
+	printf("# exit %d at %lx, cr2 %lx: %lx times left, %lx\n", exit.kind, s.rip, s.cr2, s.gpr[RDI], s.gpr[RDX]);
+	return false;
+}
+
 static bool engine(const struct accel_ops *ops, unsigned cases)
 {
 	const struct mmu *mmu;
@@ -207,6 +254,10 @@ static bool engine(const struct accel_ops *ops, unsigned cases)
 		if (one_case(&m))
 			continue;
 		printf("# %s, case %u, seed %#lx\n", ops->name, n, was);
+		return false;
+	}
+	if (!table_is_code(&m, 1000)) {
+		printf("# %s: a table that is code\n", ops->name);
 		return false;
 	}
 	mmu = ((struct icpu *)m.vcpu)->mmu;

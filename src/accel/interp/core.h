@@ -19,8 +19,8 @@ struct interp {
 	_Atomic uint8_t *code;
 	/* Per page: grows with every noticed store. */
 	_Atomic uint32_t *written;
-	/* Grows when a device has written to a page with code. */
-	_Atomic uint32_t code_by_devices;
+	/* Grows when a page with code has been written to by no instruction's own store. */
+	_Atomic uint32_t code_unseen;
 	/* Grows when a page becomes a code page: vCPUs then drop their fast store entries. */
 	_Atomic uint32_t code_epoch;
 	GMutex code_lock; /* held while a page becomes one, so that who finds it a code page finds the epoch as well */
@@ -44,7 +44,7 @@ struct interp_hooks {
 	void (*dropped)(struct icpu *cpu, unsigned space);
 	/* A noticed store of the vCPU's own to a page that holds or held code; released: it counts as data from now on. */
 	void (*code_stored)(struct icpu *cpu, uint64_t gpa, unsigned len, bool released);
-	/* A device wrote there. Any thread. */
+	/* A device or a page walk wrote there. Any thread. */
 	void (*code_changed)(struct interp *in, uint64_t gpa, uint64_t len);
 	/* The vCPU's `poll` has been set. Any thread. */
 	void (*poked)(struct icpu *cpu);
@@ -235,13 +235,15 @@ struct block {
 uint32_t blocks_watch_page(struct icpu *cpu, uint64_t gpa, uint32_t *epoch);
 /* Whether every other vCPU has come to that epoch. */
 bool blocks_settled(const struct icpu *cpu, uint32_t epoch);
+/* Memory has been written to by no instruction's own store: by a device, or an accessed bit by a walk. Any thread. */
+void blocks_written_unseen(struct interp *in, uint64_t gpa, uint64_t len);
 /*
  * Around what the vCPU asks of a device: it may write to code at once, also to the block that asks, or change the memory
  * map (flash that takes a command for one). Then the loop looks before it goes on.
  */
 static inline uint32_t device_begins(const struct icpu *cpu)
 {
-	return atomic_load_explicit(&cpu->interp->code_by_devices, memory_order_relaxed);
+	return atomic_load_explicit(&cpu->interp->code_unseen, memory_order_relaxed);
 }
 static inline void device_ends(struct icpu *cpu, uint32_t begun)
 {

@@ -6,10 +6,8 @@
 #include "accel/interp/core.h"
 #include "base/log.h"
 
-
-static void code_written(void *opaque, uint64_t gpa, size_t len)
+void blocks_written_unseen(struct interp *in, uint64_t gpa, uint64_t len)
 {
-	struct interp *in = opaque;
 	bool any = false;
 
 	if (!len)
@@ -24,9 +22,11 @@ static void code_written(void *opaque, uint64_t gpa, size_t len)
 	}
 	if (!any)
 		return;
-	atomic_fetch_add(&in->code_by_devices, 1);
+	atomic_fetch_add(&in->code_unseen, 1);
 	in->hooks->code_changed(in, gpa, len);
 }
+
+static void code_written(void *opaque, uint64_t gpa, size_t len) { blocks_written_unseen(opaque, gpa, len); }
 
 int interp_init(struct interp *in, const struct accel_config *cfg, const struct accel_ops *ops, const struct interp_hooks *hooks)
 {

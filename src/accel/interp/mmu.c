@@ -212,11 +212,17 @@ static uint64_t entry_load(const uint8_t *p, unsigned size)
 static void entry_set(struct icpu *cpu, uint64_t gpa, uint8_t *p, uint32_t bits)
 {
 	const struct mem_slot *s = mem_find(cpu->mem, gpa);
+	uint64_t page = gpa >> PAGE_SHIFT;
 
 	if (!s || s->readonly)
 		return;
 	__atomic_fetch_or((uint32_t *)p, bits, __ATOMIC_SEQ_CST);
 	ram_mark_dirty(s->ram, s->ram_offset + (gpa - s->gpa), 4);
+	/* A table may be code as well. */
+	if (page < cpu->interp->pages && atomic_load(&cpu->interp->code[page])) {
+		blocks_written_unseen(cpu->interp, gpa, 4);
+		cpu->block_ends = true;
+	}
 }
 
 static uint32_t page_fault_error(const struct icpu *cpu, enum access access, bool user, uint32_t bits)

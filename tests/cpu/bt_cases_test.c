@@ -183,7 +183,7 @@ static bool empty_entries_missed(const struct bt_cpu *b)
 {
 	for (unsigned m = 0; m < 4; m++) {
 		for (unsigned i = 0; i < JUMP_SIZE; i++) {
-			if (bt_jump_index(b->jump[m].tag[i]) == i)
+			if (bt_jump_index(b->jump[m].tag[i]) == i || bt_jump_index(b->jump[m].tag[i] ^ JUMP_FLAGS) == i)
 				return false;
 		}
 	}

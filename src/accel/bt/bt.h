@@ -84,6 +84,7 @@ struct bt_rec {
 	union {
 		uint16_t x87;      /* what FOP becomes; above it the operand's segment, and whether there is one */
 		uint16_t released; /* by a return, of the stack behind the address */
+		uint16_t leaves;   /* where an indirect jump leaves for the look-up in C's reach: a JNE */
 	};
 	uint8_t size;        /* of the access */
 	uint8_t useless;     /* misses that windows could not help; in tier 1, accesses across pages */
@@ -102,6 +103,7 @@ struct bt_rec {
 	unsigned window : 1; /* its access is in a window */
 	unsigned flags_host : 1; /* and the guest's flags are in the flags register then */
 	unsigned is_return : 1;
+	unsigned is_jump : 1, is_call : 1; /* indirect, by way of the jump cache */
 	unsigned constant : 1; /* disp tells of the address of an access in a window */
 	unsigned moves : 1;  /* it counts from the block's address */
 	unsigned narrow : 1; /* it has 32 bits */
@@ -182,13 +184,15 @@ struct bt_page {
 /* Where indirect jumps have led to: the indirect entries, by the address's lower bits. */
 #define JUMP_SIZE 65536u
 struct bt_jumps {
-	uint64_t tag[JUMP_SIZE]; /* linear address ^ salt */
+	uint64_t tag[JUMP_SIZE]; /* linear address ^ salt, ^ JUMP_FLAGS */
 	uint8_t *target[JUMP_SIZE];
 };
 /* Which entry an address uses; salts leave these bits alone. */
 static inline unsigned bt_jump_index(uint64_t lin) { return (unsigned)lin & (JUMP_SIZE - 1); }
-/* No address equals it in entry i, whatever the salt: it belongs to another entry (zero to the second). */
-static inline uint64_t bt_jump_empty(unsigned i) { return i ? 0 : 1; }
+/* No address equals it in entry i, with JUMP_FLAGS or without, whatever the salt: it belongs to another entry (zero to the first). */
+static inline uint64_t bt_jump_empty(unsigned i) { return i > 1 ? 0 : 2; }
+/* Of targets that need the flags, so that only those find them who have saved the flags. */
+#define JUMP_FLAGS UINT64_C(1)
 
 /*
  * A page that code was fetched from. Whether it is still mapped so is said by `mapped`, at its number's place: the
@@ -214,6 +218,9 @@ struct bt_exec_log {
 	bool overflow;
 	uint32_t id[EXEC_LOG];
 };
+
+/* Indirect jumps that the next look at `poll` is to be made at: each now misses, until the run loop has been reached. */
+#define DIVERTED 16u
 
 /* What is known of an address space, by its number in the soft TLB. */
 struct bt_space {
@@ -355,6 +362,7 @@ struct bt_cpu {
 	uint64_t c_rsp, return_sp;
 	uint8_t *lookup;     /* the mode's indirect look-up */
 	uint32_t mapped[EXEC_SIZE]; /* by a page's number: the number while the page is where it was */
+	uint32_t diverted[DIVERTED], diverted_count; /* blocks */
 	_Atomic uint32_t poked; /* while C was running: the chain that is gone on with has to end soon */
 
 	uint64_t delta[2][WINDOW_SLOTS]; /* by view and slot: from a guest address to the host's */
@@ -601,6 +609,8 @@ void bt_thread_enter(struct bt_cpu *b);
 void bt_poked(struct icpu *cpu);
 /* The chain of blocks around a place in the cache ends at its next link; so does that of the call it is in. */
 void bt_unchain(struct bt_cpu *b, const uint8_t *at, const uint64_t *return_sp);
+/* Indirect jumps of blocks that were unchained lead by the jump cache again. */
+void bt_rechain(struct bt_cpu *b);
 /* Before it is freed: on the thread that ran it, or when that has ended. */
 void bt_thread_leave(struct bt_cpu *b);
 

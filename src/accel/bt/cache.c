@@ -458,7 +458,7 @@ void bt_jump_set(struct bt_cpu *b, const struct bt_block *block)
 
 	if (block->mode & MODE_AC)
 		return;
-	j->tag[i] = block->lin ^ b->salt[block->mode & MODE_USER ? 1 : 0];
+	j->tag[i] = block->lin ^ b->salt[block->mode & MODE_USER ? 1 : 0] ^ (block->direct == block->indirect ? 0 : JUMP_FLAGS);
 	j->target[i] = bt_code(b, block, block->indirect);
 }
 
@@ -493,12 +493,51 @@ static void unlink_exits(struct bt_cpu *b, const struct bt_block *k)
 	}
 }
 
+/* The JNE behind an indirect jump's comparison, as it is and diverted: NOP, JMP. */
+static const uint8_t leaves_if[] = { 0x0f, 0x85 }, leaves[] = { 0x90, 0xe9 };
+
+static uint8_t *indirect_jump(struct bt_cpu *b, const struct bt_block *k)
+{
+	for (unsigned i = k->recs; i-- > 0;) {
+		const struct bt_rec *rec = &b->recs[k->first_rec + i];
+
+		if (rec->is_jump)
+			return b->rw + k->host + rec->leaves;
+	}
+	return NULL;
+}
+
+/* Its indirect jump finds nothing in the jump cache. */
+static void divert(struct bt_cpu *b, const struct bt_block *k)
+{
+	uint8_t *at = k->tier2 ? indirect_jump(b, k) : NULL;
+
+	if (!at || memcmp(at, leaves_if, sizeof(leaves_if)))
+		return;
+	memcpy(at, leaves, sizeof(leaves));
+	/* One too many would stay so: it does what it should, by a longer way. */
+	if (b->diverted_count < DIVERTED)
+		b->diverted[b->diverted_count++] = bt_number(b, k);
+}
+
+void bt_rechain(struct bt_cpu *b)
+{
+	while (b->diverted_count) {
+		uint8_t *at = indirect_jump(b, &b->blocks[b->diverted[--b->diverted_count]]);
+
+		if (at && !memcmp(at, leaves, sizeof(leaves)))
+			memcpy(at, leaves_if, sizeof(leaves_if));
+	}
+}
+
 static void unchain_block(struct bt_cpu *b, const uint8_t *at)
 {
 	struct bt_block *k = bt_block_at(b, at);
 
-	if (k)
-		unlink_exits(b, k);
+	if (!k)
+		return;
+	unlink_exits(b, k);
+	divert(b, k);
 }
 
 void bt_unchain(struct bt_cpu *b, const uint8_t *at, const uint64_t *return_sp)

@@ -91,7 +91,7 @@ static int32_t rec_called(const struct checker *c)
 	return -1;
 }
 
-/* What stands behind the block for a failed test: [call over; jmp landing;] [the branch noted;] [push id;] jmp stub. */
+/* What stands behind the block for a failed test: [the branch noted;] [call over; jmp landing;] [push id;] jmp stub; or call stub. */
 struct way {
 	int32_t id; /* or -1 */
 	uint32_t stub;
@@ -106,6 +106,10 @@ static bool way_at(const struct checker *c, uint32_t at, struct way *w)
 	*w = (struct way){ .id = -1 };
 	if (!check_inside(c, at) || !c->start[at - c->block->host])
 		return false;
+	if (!memcmp(p, note, sizeof(note)) && (int32_t)disp32(c, at + sizeof(note)) == GS_OF(branch)) {
+		at += sizeof(note) + 8;
+		p += sizeof(note) + 8;
+	}
 	if (p[0] == 0xe8 && disp32(c, at + 1) == JUMP_BYTES && p[5] == 0xe9) {
 		w->calls = true;
 		at += 5 + JUMP_BYTES;
@@ -117,10 +121,6 @@ static bool way_at(const struct checker *c, uint32_t at, struct way *w)
 		return true;
 	}
 	p = c->b->rw + at;
-	if (!memcmp(p, note, sizeof(note)) && (int32_t)disp32(c, at + sizeof(note)) == GS_OF(branch)) {
-		at += sizeof(note) + 8;
-		p += sizeof(note) + 8;
-	}
 	if (p[0] == 0x68) {
 		w->id = (int32_t)disp32(c, at + 1);
 		at += PUSH_SIZE;
@@ -428,11 +428,6 @@ static bool branch_known(struct checker *c, const struct state *s)
 	return s->noted || s->landing || (c->block->mode & MODE_CODE32) || check_fail(c, "looks up the target of an unknown branch");
 }
 
-static bool canonical_known(struct checker *c, const struct state *s)
-{
-	return s->canonical || (c->block->mode & MODE_CODE32) || check_fail(c, "calls an address that may not be canonical");
-}
-
 static bool jump(struct checker *c, struct state *s)
 {
 	uint32_t to = target_of(c);
@@ -512,7 +507,7 @@ static bool call(struct checker *c, struct state *s)
 		return check_reach(c, next_at(c), s);
 	if (to != c->b->stub_miss && to != c->b->stub_lookup[c->block->mode & (MODE_USER | MODE_CODE32)])
 		return check_fail(c, "calls what it may not");
-	return canonical_known(c, s) && address_stub(c, s, to) && call_returns(c, s);
+	return branch_known(c, s) && address_stub(c, s, to) && call_returns(c, s);
 }
 
 /* By the jump cache. */
@@ -524,9 +519,9 @@ static bool through_cache(struct checker *c, struct state *s, bool calls)
 	    m->mem.index != ZYDIS_REGISTER_R11 || m->mem.scale != 8 || m->mem.disp.value != c->table + (int32_t)offsetof(struct bt_jumps, target) ||
 	    m->size != 64 || s->reg[TEMP1].kind != V_MASKED || s->jump != s->reg[TEMP1].number)
 		return check_fail(c, "goes by an entry whose tag has not been compared");
-	if (!s->polled)
+	if (!s->polled && !c->block->tier2)
 		return check_fail(c, "goes on without a look at what waits");
-	return !calls || (canonical_known(c, s) && call_returns(c, s));
+	return !calls || call_returns(c, s);
 }
 
 bool check_flow(struct checker *c, struct state *s, bool *handled)

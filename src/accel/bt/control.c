@@ -200,9 +200,9 @@ static void emit_landing(struct tr *t)
 static void emit_indirect(struct tr *t, bool call, uint32_t id)
 {
 	struct emit *e = &t->e;
+	struct bt_rec *rec = &t->b->recs[id];
 	unsigned mode = lookup_index(t);
-	int32_t salt = GS_OF(salt) + (mode & MODE_USER ? 8 : 0);
-	uint32_t polled, missed;
+	uint32_t polled = 0, missed;
 
 	if (!paired(t)) {
 		if (!t->code32)
@@ -221,13 +221,18 @@ static void emit_indirect(struct tr *t, bool call, uint32_t id)
 			emit_landing(t);
 		return;
 	}
-	emit_cmp_gs8(e, GS_OF(cpu.poll), 0);
-	polled = emit_jcc(e, CC_NE, 0);
+	if (!t->tier2) {
+		emit_cmp_gs8(e, GS_OF(cpu.poll), 0);
+		polled = emit_jcc(e, CC_NE, 0);
+	}
 	emit_jump_compare(e, mode);
 	missed = emit_jcc(e, CC_NE, 0);
 	emit_jump_go(e, mode, call);
-	later_add(t, call ? LATER_CALL_MISS : LATER_MISS, polled, 0, id, emit_at(e));
-	later_add(t, call ? LATER_CALL_SALTED : LATER_SALTED, missed, (uint32_t)salt, id, emit_at(e));
+	rec->is_jump = true;
+	rec->leaves = (uint16_t)(missed - 2 - t->block->host);
+	if (polled)
+		later_add(t, call ? LATER_CALL_MISS : LATER_MISS, polled, id, 0, emit_at(e));
+	later_add(t, call ? LATER_CALL_SALTED : LATER_SALTED, missed, id, 0, emit_at(e));
 	if (call)
 		emit_landing(t);
 }
@@ -290,15 +295,25 @@ static void emit_target(struct tr *t, const struct guest_insn *g, struct bt_rec 
 	}
 }
 
+/* The record of an indirect jump: the flags are saved, unless they can be made again where they are needed. */
+static struct bt_rec *rec_branch(struct tr *t, const struct guest_insn *g, uint32_t *id)
+{
+	bool intact = t->window || (!guest_mem(g) && g->kind == G_JMP_IND);
+
+	if (intact && paired(t) && remake_find(t, &t->remake))
+		return rec_new(t, id);
+	t->remake.kind = REMAKE_NONE;
+	return rec_saved(t, id);
+}
+
 static void emit_call_ind(struct tr *t, const struct guest_insn *g)
 {
 	struct bt_rec *rec, *second;
 	uint32_t id, id2;
 
-	rec = rec_saved(t, &id);
+	rec = rec_branch(t, g, &id);
+	rec->is_call = true;
 	emit_target(t, g, rec, id);
-	if (!t->code32)
-		emit_canonical(t, id); /* it faults before it pushes */
 	emit_store_gs(&t->e, TEMP0, GS_OF(scratch));
 	second = rec_new(t, &id2);
 	emit_push_return(t, second, id2);
@@ -312,7 +327,7 @@ static void emit_jmp_ind(struct tr *t, const struct guest_insn *g)
 	struct bt_rec *rec;
 	uint32_t id;
 
-	rec = rec_saved(t, &id);
+	rec = rec_branch(t, g, &id);
 	emit_target(t, g, rec, id);
 	emit_indirect(t, false, id);
 }

@@ -192,16 +192,20 @@ static inline void emit_entry_host(struct emit *e, bool fold)
 
 /*
  * TEMP0, a guest address, looked up in a mode's jump cache: equal when the entry that TEMP1 then leads to is its own.
- * TEMP0 is salted then.
+ * TEMP0 is salted then. A target that needs the flags is not found so.
  */
-static inline void emit_jump_compare(struct emit *e, unsigned mode)
+static inline void emit_jump_tag(struct emit *e, unsigned mode)
 {
 	int32_t table = GS_OF(jump) + (int32_t)(mode * sizeof(struct bt_jumps));
 
-	e1(e, 0x45), e1(e, 0x0f), e1(e, 0xb7), e1(e, 0xda); /* movzx TEMP1, word TEMP0 */
-	emit_op_gs(e, true, 0x33, TEMP0, GS_OF(salt) + (mode & MODE_USER ? 8 : 0));
 	e1(e, 0x65);
 	emit_op_mem(e, true, 0x3b, TEMP0, (struct host_mem){ -1, TEMP1, 3, table });
+}
+static inline void emit_jump_compare(struct emit *e, unsigned mode)
+{
+	e1(e, 0x45), e1(e, 0x0f), e1(e, 0xb7), e1(e, 0xda); /* movzx TEMP1, word TEMP0 */
+	emit_op_gs(e, true, 0x33, TEMP0, GS_OF(salt) + (mode & MODE_USER ? 8 : 0));
+	emit_jump_tag(e, mode);
 }
 /* jmp or call to where the entry leads */
 static inline void emit_jump_go(struct emit *e, unsigned mode, bool call)

@@ -152,6 +152,8 @@ static uint8_t *branch_out(struct bt_cpu *b)
 
 	if (rec->is_return)
 		b->cpu.s.gpr[RSP] -= 8u + rec->released;
+	else if (rec->is_call)
+		b->cpu.s.gpr[RSP] += 8;
 	return bt_interp_rec(b, rec);
 }
 

@@ -22,7 +22,7 @@ static uint8_t *arrive(struct bt_cpu *b, unsigned cpl, uint64_t rip)
 		return NULL;
 	bt_mode_update(b);
 	j = &b->jump[b->mode & MODE_USER];
-	if (!(b->mode & (MODE_AC | MODE_NONE)) && j->tag[i] == (rip ^ b->salt[cpl == 3]) &&
+	if (!(b->mode & (MODE_AC | MODE_NONE)) && (j->tag[i] ^ rip ^ b->salt[cpl == 3]) <= JUMP_FLAGS &&
 	    !atomic_load_explicit(&cpu->poll, memory_order_acquire))
 		return j->target[i];
 	return bt_continue(b);

@@ -59,8 +59,7 @@ static uint16_t written(const struct guest_insn *g)
 
 bool known_writes(const struct guest_insn *g, unsigned guest) { return known_bit(written(g), guest); }
 
-/* A constant is added to a register of 64 bits. */
-static bool adds_constant(const struct guest_insn *g, unsigned *reg, int64_t *by)
+bool known_adds(const struct guest_insn *g, unsigned *reg, int64_t *by)
 {
 	if (g->kind == G_LEA && g->opsize == 8 && g->addrsize == 8 && g->base == g->reg && g->index < 0) {
 		*reg = g->reg;
@@ -88,7 +87,7 @@ void known_look(struct tr *t)
 		int64_t by;
 
 		t->writes[i] = t->changes[i] = written(&t->insn[i]);
-		if (adds_constant(&t->insn[i], &reg, &by))
+		if (known_adds(&t->insn[i], &reg, &by))
 			t->changes[i] &= (uint16_t)~BIT(reg);
 	}
 }
@@ -150,11 +149,11 @@ void known_step(struct tr *t, const struct guest_insn *g)
 	if (!t->homes)
 		return;
 	for (unsigned n = 0; n < 16; n++) {
-		if (known_bit(gone, n) && !adds_constant(g, &reg, &by))
+		if (known_bit(gone, n) && !known_adds(g, &reg, &by))
 			known_pairs_lose(t, n);
 	}
 	gone &= gone == ALL ? ALL : (uint16_t)~PAIR_HOMES;
-	if (adds_constant(g, &reg, &by)) {
+	if (known_adds(g, &reg, &by)) {
 		known_drift(t, reg, by);
 		t->known.small &= (uint16_t)~BIT(reg);
 		return;

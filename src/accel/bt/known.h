@@ -70,6 +70,8 @@ void known_landing(struct tr *t);
 bool known_wanted(const struct tr *t, unsigned guest);
 /* Whether the instruction may change the register; of RSP, otherwise than as the stack's pointer. */
 bool known_writes(const struct guest_insn *g, unsigned guest);
+/* A constant is added to a register of 64 bits. */
+bool known_adds(const struct guest_insn *g, unsigned *reg, int64_t *by);
 /* Whether an access after this instruction counts from the register before it changes. */
 bool known_used_later(const struct tr *t, unsigned guest);
 /* What an exit here may promise. */

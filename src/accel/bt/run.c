@@ -380,6 +380,7 @@ void bt_run(struct vcpu *v, struct vcpu_exit *exit)
 			break;
 		}
 		atomic_store_explicit(&cpu->poll, 0, memory_order_seq_cst);
+		bt_rechain(b);
 		if (b->inbox.count)
 			take_inbox(b);
 		bt_fresh_look(b);

@@ -104,18 +104,25 @@ static uint32_t emit_saving(struct emit *e, uint32_t to)
 	return at;
 }
 
-/* The mode's look-up of the guest address in TEMP0. */
+/* The mode's look-up of the guest address in TEMP0; the flags are saved. */
 static uint32_t emit_lookup(struct emit *e, struct bt_cpu *b, unsigned mode)
 {
 	int32_t salt = GS_OF(salt) + (mode & MODE_USER ? 8 : 0);
-	uint32_t at = emit_at(e), missed;
+	uint32_t at = emit_at(e), missed, found;
 
 	emit_cmp_gs8(e, GS_OF(cpu.poll), 0);
 	emit_jcc(e, CC_NE, b->stub_miss);
 	emit_jump_compare(e, mode);
+	found = emit_jcc(e, CC_E, 0);
+	emit_op_reg(e, true, 0x83, 6, TEMP0); /* xor */
+	e1(e, JUMP_FLAGS);
+	emit_jump_tag(e, mode);
 	missed = emit_jcc(e, CC_NE, 0);
+	emit_patch(e->base, found, emit_at(e));
 	emit_jump_go(e, mode, false);
 	emit_patch(e->base, missed, emit_at(e));
+	emit_op_reg(e, true, 0x83, 6, TEMP0);
+	e1(e, JUMP_FLAGS);
 	emit_op_gs(e, true, 0x33, TEMP0, salt);
 	emit_jmp(e, b->stub_miss);
 	return at;

@@ -408,6 +408,32 @@ static void call_landing(struct emit *e, const struct later *l)
 	emit_jmp(e, l->back);
 }
 
+/* An indirect jump, to what the jump cache did not show: from here on the flags are saved. */
+static void emit_missed(struct tr *t, const struct later *l)
+{
+	unsigned mode = t->block->mode & (MODE_USER | MODE_CODE32);
+	bool salted = l->kind == LATER_SALTED || l->kind == LATER_CALL_SALTED;
+	struct emit *e = &t->e;
+	uint32_t to;
+
+	if (salted) {
+		emit_op_gs(e, true, 0x33, TEMP0, GS_OF(salt) + (mode & MODE_USER ? 8 : 0));
+		if (t->remake.kind) {
+			emit_remake(t, &t->remake);
+			emit_call(e, t->b->stub_flags_save);
+		}
+	}
+	if (!t->code32)
+		emit_note(t, GS_OF(branch), l->id);
+	to = salted ? t->b->stub_lookup[mode] : t->b->stub_miss;
+	if (l->kind == LATER_MISS || l->kind == LATER_SALTED) {
+		emit_jmp(e, to);
+		return;
+	}
+	emit_call(e, to);
+	emit_jmp(e, l->back);
+}
+
 static void emit_later(struct tr *t, const struct later *l)
 {
 	struct bt_cpu *b = t->b;
@@ -436,21 +462,7 @@ static void emit_later(struct tr *t, const struct later *l)
 		call_landing(e, l);
 		push_id_jump(e, l->id, b->stub_exit);
 		break;
-	case LATER_MISS:
-	case LATER_SALTED:
-		if (l->kind == LATER_SALTED)
-			emit_op_gs(e, true, 0x33, TEMP0, (int32_t)l->id);
-		if (!t->code32)
-			emit_note(t, GS_OF(branch), (uint32_t)l->lin);
-		emit_jmp(e, b->stub_miss);
-		break;
-	case LATER_CALL_MISS:
-	case LATER_CALL_SALTED:
-		if (l->kind == LATER_CALL_SALTED)
-			emit_op_gs(e, true, 0x33, TEMP0, (int32_t)l->id);
-		emit_call(e, b->stub_miss);
-		emit_jmp(e, l->back);
-		break;
+	case LATER_MISS: case LATER_CALL_MISS: case LATER_SALTED: case LATER_CALL_SALTED: emit_missed(t, l); break;
 	case LATER_LOOKUP: emit_jmp(e, b->stub_lookup[l->id]); break;
 	}
 	emit_patch(e->base, l->site, here);

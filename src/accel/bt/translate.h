@@ -17,6 +17,14 @@ enum flags_place { FLAGS_HOST, FLAGS_IMAGE, FLAGS_BOTH };
 /* Code that stands behind the block: what a failed test jumps to. */
 enum later_kind { LATER_FILL, LATER_FILL_LIN, LATER_INSN, LATER_FP, LATER_EXIT, LATER_EXIT_FLAGS, LATER_PAGE, LATER_POLL, LATER_MISS, LATER_SALTED,
 		  LATER_CROSS, LATER_CALL_MISS, LATER_CALL_SALTED, LATER_LOOKUP };
+/* How flags are made again: remake.c. b: a register, or REMAKE_IMM; moved: how far they have gone since, by constants. */
+enum { REMAKE_NONE, REMAKE_ZERO, REMAKE_ADD, REMAKE_SUB, REMAKE_COMPARE, REMAKE_TEST };
+#define REMAKE_IMM 0xffu
+struct remake {
+	uint8_t kind, size, a, b;
+	int32_t imm, moved_a, moved_b;
+};
+
 struct later {
 	uint32_t site;  /* of the jump's displacement; 0: only an exit's stub */
 	uint32_t id;    /* record or exit */
@@ -51,6 +59,7 @@ struct tr {
 	uint8_t held;     /* whose homes TEMP0 (low half) and TEMP1 hold, as bt_rec has it */
 	uint8_t value;    /* enum bt_value: the register in memory whose value TEMP1 holds */
 	uint8_t fp_checked;
+	struct remake remake; /* of the flags, where its last instruction leads when they are needed */
 	struct later later[BLOCK_LATER];
 	unsigned laters;
 };
@@ -152,6 +161,12 @@ bool plain_windowed(const struct guest_insn *g);
 void emit_plain(struct tr *t, const struct guest_insn *g);
 void emit_lea_insn(struct tr *t, const struct guest_insn *g);
 void emit_bit_string(struct tr *t, const struct guest_insn *g);
+
+/* ---- remake.c ---- */
+/* Whether the flags, in the host's register now, can be had again behind the instruction in hand. */
+bool remake_find(const struct tr *t, struct remake *r);
+/* There: the host's flags register holds them. Destroys TEMP1. */
+void emit_remake(struct tr *t, const struct remake *r);
 
 /* ---- stack.c ---- */
 /* How many instructions it has taken. */

@@ -356,7 +356,8 @@ struct bt_cpu {
 	uint64_t scratch;
 	uint64_t resume;
 	uint64_t kept[2];    /* TEMP0 and TEMP1, on the way back from C */
-	uint32_t branch;     /* the record of the indirect jump or return that is looked up */
+	uint32_t branch;     /* the record of the indirect jump that is looked up; REC_NONE: a return, known by */
+	uint64_t returned;   /* where in its block it called from */
 	uint32_t x87_last;   /* of the last x87 instruction since the state was loaded, or REC_NONE */
 	uint64_t x87_data;   /* and its operand's address */
 	uint64_t c_rsp, return_sp;
@@ -413,7 +414,7 @@ struct bt_cpu {
 	uint8_t xsave_bv;      /* the image's own, while the state is in the registers */
 	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll, stub_poll_flags,
 		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_syscall, stub_sysret, stub_iret, stub_string, stub_contended,
-		stub_lookup[4], stub_flags_save, stub_flags_load, stub_probe[PROBES];
+		stub_lookup[4], stub_flags_save, stub_flags_load, stub_returned, stub_nothing, stub_probe[PROBES];
 	uint32_t stub_called;  /* the stubs from here on are called by blocks, and return to them */
 	struct bt_inbox inbox;
 	unsigned fresh_count;
@@ -527,6 +528,8 @@ struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host);
 void bt_block_used(struct bt_cpu *b, const struct bt_block *block);
 /* The record, and the exit, that a stub has been told of: by its number, or by where it was called from. */
 struct bt_rec *bt_rec_of(struct bt_cpu *b, uint64_t id);
+/* The record of a return whose code for landings called from there. */
+struct bt_rec *bt_rec_returned(struct bt_cpu *b, uint64_t from);
 struct bt_exit *bt_exit_of(struct bt_cpu *b, uint64_t id);
 /* The return stack of a privilege holds nothing any more. */
 void bt_returns_forget(struct bt_cpu *b, bool user);

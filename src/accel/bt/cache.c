@@ -392,6 +392,16 @@ struct bt_rec *bt_rec_of(struct bt_cpu *b, uint64_t id)
 	return id <= UINT32_MAX ? &b->recs[id] : bt_rec_at(b, (const uint8_t *)id);
 }
 
+struct bt_rec *bt_rec_returned(struct bt_cpu *b, uint64_t from)
+{
+	const struct bt_block *k = bt_block_at(b, (const uint8_t *)from - CALL_BYTES);
+	struct bt_rec *rec = &b->recs[k->first_rec + k->recs];
+
+	while (!(--rec)->is_return)
+		;
+	return rec;
+}
+
 struct bt_exit *bt_exit_of(struct bt_cpu *b, uint64_t id)
 {
 	const uint8_t *stub = (const uint8_t *)id - CALL_BYTES;

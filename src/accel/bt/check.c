@@ -67,6 +67,7 @@ static void state_join(struct state *into, const struct state *s, uint32_t at)
 	into->noted &= s->noted;
 	into->canonical &= s->canonical;
 	into->landing |= s->landing;
+	into->back |= s->back;
 	if (into->level > s->level)
 		into->level = s->level;
 	if (into->page != s->page)
@@ -103,14 +104,16 @@ bool check_reach(struct checker *c, uint32_t at, const struct state *s)
 static struct state unknown(const struct checker *c, uint32_t at, const struct root *r)
 {
 	struct state s = {
-		.seen = true, .ac = r->ac, .level = r->level, .landing = r->landing, .canonical = r->canonical, .pushed = -1, .page = -1, .tag_at = -1,
+		.seen = true, .ac = r->ac, .level = r->level, .landing = r->landing, .back = r->back, .canonical = r->canonical, .pushed = -1, .page = -1, .tag_at = -1,
 	};
 	uint32_t number = 0x80000000u | at * 32;
 
 	for (unsigned i = 0; i < 16; i++) {
-		if (i != RSP && (i != TEMP0 || r->landing) && i != TEMP1)
+		if (i != RSP && (i != TEMP0 || r->landing || r->back) && i != TEMP1)
 			s.reg[i] = (struct value){ .kind = V_DATA, .number = number + i };
 	}
+	if (r->landing)
+		s.reg[TEMP1].kind = V_BACK;
 	for (unsigned i = 0; i < SLOTS; i++)
 		s.slot[i] = (struct value){ .kind = V_DATA, .number = number + 16 + i };
 	s.facts.home = r->knows & KNOWN_REGISTERS & ~PAIR_HOMES;
@@ -134,8 +137,8 @@ bool check_resume(struct checker *c, uint32_t at, const struct state *s)
 		return check_fail(c, "goes on where no instruction of the block starts");
 	was = *r;
 	if (!r->seen)
-		*r = (struct root){ .seen = true, .ac = s->ac, .landing = s->landing, .canonical = s->canonical, .level = s->level };
-	if (r->ac != s->ac || r->landing != s->landing)
+		*r = (struct root){ .seen = true, .ac = s->ac, .landing = s->landing, .back = s->back, .canonical = s->canonical, .level = s->level };
+	if (r->ac != s->ac || r->landing != s->landing || r->back != s->back)
 		return check_fail(c, "ways meet with different privilege, or a return with none");
 	if (r->level > s->level)
 		r->level = s->level;
@@ -237,7 +240,7 @@ static bool arrive(struct checker *c, uint32_t at)
 	if (into->ac != s.ac || into->pushed != s.pushed || into->expect != s.expect)
 		return check_fail(c, "ways meet with different stacks or privilege");
 	/* C does what the instruction before would have done, so what is known of registers' values holds on. */
-	if (!c->root[at].entry && !c->root[at].landing)
+	if (!c->root[at].entry && !c->root[at].landing && !c->root[at].back)
 		s.facts = into->facts;
 	hold(&s, TEMP0, c->root[at].held & 15);
 	hold(&s, TEMP1, c->root[at].held >> 4);

@@ -4,7 +4,7 @@
  */
 #include "accel/bt/check_state.h"
 
-enum { PUSH_SIZE = 5, JUMP_BYTES = 5 };
+enum { PUSH_SIZE = 5, JUMP_BYTES = 5, CALL_BACK_BYTES = 3, LITERAL_BYTES = 10 };
 
 static uint32_t next_at(const struct checker *c) { return c->block->host + c->at + c->in.length; }
 
@@ -91,12 +91,18 @@ static int32_t rec_called(const struct checker *c)
 	return -1;
 }
 
-/* What stands behind the block for a failed test: [the branch noted;] [call over; jmp landing;] [push id;] jmp stub; or call stub. */
+/*
+ * What stands behind the block for a failed test: [the branch noted;] [call over; jmp landing;] [push id;] jmp stub; or call
+ * stub. A landing has [call back;] [a literal;] jmp stub.
+ */
 struct way {
 	int32_t id; /* or -1 */
 	uint32_t stub;
 	bool calls;
 };
+
+/* call TEMP1 */
+static bool call_back_at(const uint8_t *p) { return p[0] == 0x41 && p[1] == 0xff && p[2] == 0xd3; }
 
 static bool way_at(const struct checker *c, uint32_t at, struct way *w)
 {
@@ -109,6 +115,14 @@ static bool way_at(const struct checker *c, uint32_t at, struct way *w)
 	if (!memcmp(p, note, sizeof(note)) && (int32_t)disp32(c, at + sizeof(note)) == GS_OF(branch)) {
 		at += sizeof(note) + 8;
 		p += sizeof(note) + 8;
+	}
+	if (call_back_at(p)) {
+		at += CALL_BACK_BYTES;
+		p += CALL_BACK_BYTES;
+	}
+	if (p[0] == 0x49 && p[1] == 0xbb) {
+		at += LITERAL_BYTES;
+		p += LITERAL_BYTES;
 	}
 	if (p[0] == 0xe8 && disp32(c, at + 1) == JUMP_BYTES && p[5] == 0xe9) {
 		w->calls = true;
@@ -422,10 +436,10 @@ static bool is_landing(const struct checker *c, uint32_t at)
 	return check_inside(c, at) && c->root[at - c->block->host].landing && at < c->block->host + c->at;
 }
 
-/* In case that its target is not canonical: a return that has landed elsewhere was noted by whoever returned. */
+/* In case that its target is not canonical: a return that has landed elsewhere is noted by whoever returned, when called. */
 static bool branch_known(struct checker *c, const struct state *s)
 {
-	return s->noted || s->landing || (c->block->mode & MODE_CODE32) || check_fail(c, "looks up the target of an unknown branch");
+	return s->noted || (c->block->mode & MODE_CODE32) || check_fail(c, "looks up the target of an unknown branch");
 }
 
 static bool jump(struct checker *c, struct state *s)
@@ -488,12 +502,31 @@ static bool call_stub(struct checker *c, struct state *s, uint32_t to, bool *han
 	return true;
 }
 
+/* The end of what a landing has called: all is as unknown() in check.c has numbered it there. */
+static bool goes_back(struct checker *c, const struct state *s)
+{
+	uint32_t base = s->reg[RAX].number;
+	bool same = base >= 0x80000000u;
+
+	for (unsigned i = 0; i < 16; i++)
+		same &= i == RSP || i == TEMP1 || s->reg[i].number == base + i;
+	for (unsigned i = 0; i < SLOTS; i++)
+		same &= s->slot[i].number == base + 16 + i;
+	return same || check_fail(c, "comes back to a landing with another value");
+}
+
 static bool call(struct checker *c, struct state *s)
 {
 	uint32_t to = target_of(c);
 	int32_t id = exit_at(c, next_at(c) - 4);
 	bool called = false;
 
+	if (s->back && to == c->b->stub_returned) {
+		s->noted = true;
+		return check_reach(c, next_at(c), s);
+	}
+	if (s->back && to != c->b->stub_flags_save)
+		return check_fail(c, "calls what it may not");
 	if (id >= 0)
 		return exit_taken(c, s, id, to) && call_returns(c, s);
 	if (to == c->b->stub_exit || to == c->b->stub_exit_flags)
@@ -508,6 +541,16 @@ static bool call(struct checker *c, struct state *s)
 	if (to != c->b->stub_miss && to != c->b->stub_lookup[c->block->mode & (MODE_USER | MODE_CODE32)])
 		return check_fail(c, "calls what it may not");
 	return branch_known(c, s) && address_stub(c, s, to) && call_returns(c, s);
+}
+
+/* A landing calls whoever returned, who changes nothing but TEMP1. */
+static bool call_back(struct checker *c, struct state *s)
+{
+	if (!s->landing || check_register(c->op[0].reg.value) != TEMP1 || s->reg[TEMP1].kind != V_BACK)
+		return check_fail(c, "calls what it may not");
+	s->reg[TEMP1] = (struct value){ .kind = V_NOTHING };
+	s->noted = true;
+	return check_reach(c, next_at(c), s);
 }
 
 /* By the jump cache. */
@@ -531,6 +574,8 @@ bool check_flow(struct checker *c, struct state *s, bool *handled)
 	*handled = true;
 	if (s->pushed >= 0 && !(c->in.mnemonic == ZYDIS_MNEMONIC_JMP && relative))
 		return check_fail(c, "something is left on the host's stack");
+	if (s->back && (c->in.meta.category == ZYDIS_CATEGORY_PUSH || c->in.meta.category == ZYDIS_CATEGORY_COND_BR || c->in.meta.category == ZYDIS_CATEGORY_UNCOND_BR))
+		return check_fail(c, "goes elsewhere than back to a landing");
 	switch (c->in.meta.category) {
 	case ZYDIS_CATEGORY_PUSH:
 		if (c->in.opcode != 0x68 || c->in.length != PUSH_SIZE)
@@ -541,13 +586,18 @@ bool check_flow(struct checker *c, struct state *s, bool *handled)
 		return check_reach(c, next_at(c), s);
 	case ZYDIS_CATEGORY_COND_BR: return conditional(c, s);
 	case ZYDIS_CATEGORY_UNCOND_BR: return relative ? jump(c, s) : through_cache(c, s, false);
-	case ZYDIS_CATEGORY_CALL: return relative ? call(c, s) : through_cache(c, s, true);
+	case ZYDIS_CATEGORY_CALL:
+		if (relative)
+			return call(c, s);
+		return c->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER ? call_back(c, s) : through_cache(c, s, true);
 	case ZYDIS_CATEGORY_RET:
+		if (s->back)
+			return c->in.opcode == 0xc3 && c->in.length == 1 && branch_known(c, s) && goes_back(c, s);
 		if (c->in.opcode != 0xc3 || c->in.length != 1 || !check_readable(&s->reg[TEMP0]))
 			return check_fail(c, "returns otherwise than with a guest address");
 		if (c->b->windows && !(c->block->mode & MODE_CODE32) && !known_bit(check_known(s), RSP))
 			return check_fail(c, "returns without a home of RSP");
-		return branch_known(c, s);
+		return s->reg[TEMP1].kind == V_BACK || check_fail(c, "returns without a way back to it");
 	default:
 		*handled = false;
 		return true;

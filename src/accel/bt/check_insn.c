@@ -592,6 +592,34 @@ static struct test test_of(const struct checker *c, const struct state *s)
 	return t;
 }
 
+/* lea TEMP1, [rip]: what a landing may call. */
+static bool way_back(struct checker *c, struct state *s, const ZydisDecodedOperand *m)
+{
+	const struct state back = { .ac = s->ac, .back = true };
+	uint32_t to = c->block->host + c->at + c->in.length + (uint32_t)m->mem.disp.value;
+
+	if (!is_reg(c, 0, TEMP1, 64) || s->back)
+		return check_fail(c, "an address of the host");
+	s->reg[TEMP1] = (struct value){ .kind = V_BACK };
+	if ((c->block->mode & MODE_CODE32) && to == c->b->stub_nothing)
+		return true;
+	return check_resume(c, to, &back);
+}
+
+/* cmp TEMP0, [rip]: with the operand of a MOV behind the block. */
+static bool literal(struct checker *c, struct state *s, const ZydisDecodedOperand *m)
+{
+	uint32_t at = c->at + c->in.length + (uint32_t)m->mem.disp.value;
+	const uint8_t *p = c->code + at;
+
+	if (c->in.mnemonic != ZYDIS_MNEMONIC_CMP || !is_reg(c, 0, TEMP0, 64) || m->size != 64 || at < 2 || at + 8 > c->size || !c->start[at - 2] ||
+	    p[-2] != 0x49 || p[-1] != 0xbb)
+		return check_fail(c, "reads the host's code");
+	s->test = (struct test){ .kind = T_LANDING };
+	memcpy(&s->test.imm, p, 8);
+	return true;
+}
+
 /* LEA of guest data, and the way back to a bit string's start. */
 static bool lea(struct checker *c, struct state *s)
 {
@@ -601,7 +629,9 @@ static bool lea(struct checker *c, struct state *s)
 
 	bool window = false;
 
-	if (to < 0 || to == RSP || base == RSP || index == RSP || m->mem.base == ZYDIS_REGISTER_RIP)
+	if (m->mem.base == ZYDIS_REGISTER_RIP)
+		return way_back(c, s, m);
+	if (to < 0 || to == RSP || base == RSP || index == RSP)
 		return check_fail(c, "an address of the host");
 	if (!check_window_lea(c, s, &window) || window)
 		return window;
@@ -664,6 +694,8 @@ static bool insn(struct checker *c, struct state *s)
 		return lea(c, s);
 	if (flags)
 		s->test = (struct test){ 0 };
+	if (m && m->mem.base == ZYDIS_REGISTER_RIP)
+		return literal(c, s, m);
 	if (m && at_delta(m))
 		return check_window_delta(c, s, m);
 	if (m && at_home(m))

@@ -32,6 +32,7 @@ enum value_kind {
 	V_DELTA_AT, /* what leads from addresses of slot imm to their window */
 	V_WINDOW,   /* host address in a window, or one of its guard zones */
 	V_SUM_BASE, /* a base, and the delta of the sum `origin` */
+	V_BACK,     /* where a landing calls whoever has returned there */
 	V_HOME,     /* the home of guest register imm; extended: the delta for the value `origin`, and an index of 32 bits */
 };
 
@@ -71,6 +72,7 @@ struct facts {
 struct state {
 	bool seen, ac, polled, landing, no_tsd, bases, tag_write;
 	bool noted;         /* the branch whose target is about to be looked up */
+	bool back;          /* called by a landing: all registers but TEMP1 stay as they are */
 	bool canonical;     /* the target of the call to come */
 	uint8_t level;      /* of the vector unit, that is surely the guest's */
 	int32_t pushed;     /* an id on the host's stack, or -1 */
@@ -87,7 +89,7 @@ struct state {
 
 /* Where control comes from outside, by a helper, a return or an entry: no more is known there than this. */
 struct root {
-	bool seen, ac, landing, canonical;
+	bool seen, ac, landing, back, canonical;
 	bool loop;     /* from the block itself: the homes of its sums are good as well */
 	bool entry;    /* from other blocks: no more homes are good than they know of */
 	uint8_t held, value; /* what C puts into the scratch registers: see struct bt_rec */

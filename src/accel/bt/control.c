@@ -57,36 +57,61 @@ void emit_exit(struct tr *t, uint64_t lin, bool poll, uint8_t live)
 	later_add(t, live && t->flags == FLAGS_HOST ? LATER_EXIT_FLAGS : LATER_EXIT, t->block->host + x->site, id, 0, 0);
 }
 
-uint8_t bt_live_in(const uint8_t *p, unsigned room, bool code32)
+/* Of the flags in `need`; those that are neither read nor written stay in it, and `on` says where a jump or call leads with them. */
+static uint8_t live_in(const uint8_t *p, unsigned room, bool code32, uint8_t *need, uint64_t *on)
 {
-	uint8_t need = GF_ALL, live = 0;
+	const uint8_t *start = p;
+	uint8_t live = 0;
 
 	if (room > BT_LOOK_AHEAD)
 		room = BT_LOOK_AHEAD;
-	while (need && room) {
+	*on = 0;
+	while (*need && room) {
 		struct guest_insn g;
 
 		if (!guest_decode(&g, p, room, code32 ? 32 : 64) || !g.length)
 			break;
-		live |= need & g.flags_read;
-		need &= (uint8_t)~g.flags_written;
-		if (g.ops & GO_ENDS)
-			break;
+		live |= *need & g.flags_read;
+		*need &= (uint8_t)~g.flags_written;
 		p += g.length;
 		room -= g.length;
+		if (g.kind == G_JMP || g.kind == G_CALL)
+			*on = (uint64_t)(p - start) + g.imm;
+		if (g.ops & GO_ENDS)
+			break;
 	}
+	return live;
+}
+
+uint8_t bt_live_in(const uint8_t *p, unsigned room, bool code32)
+{
+	uint8_t need = GF_ALL, live;
+	uint64_t on;
+
+	live = live_in(p, room, code32, &need, &on);
 	return live | need;
 }
 
 uint8_t bt_live_at(struct bt_cpu *b, uint64_t lin, bool code32)
 {
-	const uint8_t *p;
+	uint8_t need = GF_ALL, live = 0;
 
-	if (code32)
-		lin = (uint32_t)lin;
 	/* Who looks at each block's end sees them all. */
-	p = b->cpu.stepping ? NULL : bt_exec_peek(b, lin);
-	return p ? bt_live_in(p, PAGE_SIZE - (lin & (PAGE_SIZE - 1)), code32) : GF_ALL;
+	for (unsigned jumps = 0; need && jumps <= BT_LOOK_JUMPS && !b->cpu.stepping; jumps++) {
+		const uint8_t *p;
+		uint64_t on;
+
+		if (code32)
+			lin = (uint32_t)lin;
+		p = bt_exec_peek(b, lin);
+		if (!p)
+			break;
+		live |= live_in(p, PAGE_SIZE - (lin & (PAGE_SIZE - 1)), code32, &need, &on);
+		if (!on)
+			break;
+		lin += on;
+	}
+	return live | need;
 }
 
 uint8_t live_at(struct tr *t, uint64_t lin) { return bt_live_at(t->b, lin, t->code32); }
@@ -168,15 +193,21 @@ static unsigned lookup_index(const struct tr *t) { return t->mode & (MODE_USER |
 /* Code that may use the jump cache and the return stack. */
 static bool paired(const struct tr *t) { return !(t->mode & MODE_AC); }
 
-/* Where a call's return arrives, with what came off the guest's stack in TEMP0. */
+/*
+ * Where a call's return arrives, with what came off the guest's stack in TEMP0. TEMP1 leads to code of whoever returned that
+ * saves the flags and notes which return it was: called when the flags may be read here, and when it is another return.
+ */
 static void emit_landing(struct tr *t)
 {
-	uint64_t back = next_lin(t);
+	uint64_t back = next_lin(t), literal = 0;
 	bool cross = page_of(back) != page_of(t->block->lin);
+	uint8_t live = live_at(t, back);
+	uint32_t id, compared = 0;
 	struct bt_exit *x;
-	uint32_t id;
 
 	known_landing(t);
+	if (live)
+		emit_call_reg(&t->e, TEMP1);
 	if (t->code32 || back == (uint64_t)(int64_t)(int32_t)back) {
 		emit_op_reg(&t->e, !t->code32, 0x81, 7, TEMP0);
 		e4(&t->e, (uint32_t)back);
@@ -185,11 +216,12 @@ static void emit_landing(struct tr *t)
 		else
 			t->block->fixed = true;
 	} else {
-		emit_lin(t, TEMP1, back);
-		emit_op_reg(&t->e, true, 0x39, TEMP1, TEMP0);
+		compared = emit_op_rip(&t->e, 0x3b, TEMP0);
+		literal = back;
 	}
-	later_add(t, LATER_LOOKUP, emit_jcc(&t->e, CC_NE, 0), lookup_index(t), 0, 0);
-	x = exit_new(t, back, GF_ALL, true, &id);
+	/* `id`: whether it has been called. */
+	later_add(t, LATER_LANDING, emit_jcc(&t->e, CC_NE, 0), live != 0, literal, compared);
+	x = exit_new(t, back, live, live, &id);
 	if (cross)
 		page_check(t, x, id);
 	x->site = emit_site(t, emit_jmp(&t->e, 0));
@@ -295,10 +327,11 @@ static void emit_target(struct tr *t, const struct guest_insn *g, struct bt_rec 
 	}
 }
 
-/* The record of an indirect jump: the flags are saved, unless they can be made again where they are needed. */
-static struct bt_rec *rec_branch(struct tr *t, const struct guest_insn *g, uint32_t *id)
+/* The record of an indirect jump or a return: the flags are saved, unless they can be made again where they are needed. */
+static struct bt_rec *rec_branch(struct tr *t, uint32_t *id)
 {
-	bool intact = t->window || (!guest_mem(g) && g->kind == G_JMP_IND);
+	const struct guest_insn *g = &t->insn[t->at];
+	bool intact = t->window || (g->kind == G_JMP_IND && !guest_mem(g));
 
 	if (intact && paired(t) && remake_find(t, &t->remake))
 		return rec_new(t, id);
@@ -311,7 +344,7 @@ static void emit_call_ind(struct tr *t, const struct guest_insn *g)
 	struct bt_rec *rec, *second;
 	uint32_t id, id2;
 
-	rec = rec_branch(t, g, &id);
+	rec = rec_branch(t, &id);
 	rec->is_call = true;
 	emit_target(t, g, rec, id);
 	emit_store_gs(&t->e, TEMP0, GS_OF(scratch));
@@ -327,9 +360,20 @@ static void emit_jmp_ind(struct tr *t, const struct guest_insn *g)
 	struct bt_rec *rec;
 	uint32_t id;
 
-	rec = rec_branch(t, g, &id);
+	rec = rec_branch(t, &id);
 	emit_target(t, g, rec, id);
 	emit_indirect(t, false, id);
+}
+
+/* TEMP1 leads to what a landing may call. */
+static void emit_returned(struct tr *t)
+{
+	uint32_t site = emit_op_rip(&t->e, 0x8d, TEMP1);
+
+	if (t->code32 && !t->remake.kind)
+		emit_patch(t->e.base, site, t->b->stub_nothing);
+	else
+		later_add(t, LATER_RETURNED, site, 0, 0, 0);
 }
 
 static void emit_ret(struct tr *t, const struct guest_insn *g)
@@ -339,7 +383,7 @@ static void emit_ret(struct tr *t, const struct guest_insn *g)
 	struct bt_rec *rec;
 	uint32_t id;
 
-	rec = rec_saved(t, &id);
+	rec = rec_branch(t, &id);
 	rec->is_return = true;
 	rec->released = (uint16_t)g->imm;
 	if (!t->window)
@@ -349,12 +393,14 @@ static void emit_ret(struct tr *t, const struct guest_insn *g)
 	emit_op_mem(&t->e, !t->code32, 0x8b, TEMP0, m);
 	access_end(t, rec);
 	emit_lea(&t->e, !t->code32, HOST_SP, (struct host_mem){ HOST_SP, -1, 0, (int)(size + (g->imm & 0xffff)) });
-	if (!t->code32)
-		emit_note(t, GS_OF(branch), id);
-	if (paired(t))
-		e1(&t->e, 0xc3);
-	else
+	if (!paired(t)) {
+		if (!t->code32)
+			emit_note(t, GS_OF(branch), id);
 		emit_jmp(&t->e, t->b->stub_miss);
+		return;
+	}
+	emit_returned(t);
+	e1(&t->e, 0xc3);
 }
 
 void emit_control(struct tr *t, const struct guest_insn *g)

@@ -133,6 +133,19 @@ static inline uint32_t emit_call(struct emit *e, uint32_t to)
 	e4(e, to - (emit_at(e) + 4));
 	return emit_at(e) - 4;
 }
+static inline void emit_call_reg(struct emit *e, unsigned reg)
+{
+	if (reg >= 8)
+		e1(e, 0x41);
+	e1(e, 0xff), e1(e, 0xd0 | (reg & 7));
+}
+/* op reg, [rip + disp] with 64 bits; the displacement is to be filled in: where it stands. */
+static inline uint32_t emit_op_rip(struct emit *e, unsigned op, unsigned reg)
+{
+	e1(e, 0x48 | (reg >> 3 & 1) << 2), e1(e, op), e1(e, (reg & 7) << 3 | 5);
+	e4(e, 0);
+	return emit_at(e) - 4;
+}
 static inline void emit_patch(uint8_t *base, uint32_t site, uint32_t to)
 {
 	uint32_t v = to - (site + 4);

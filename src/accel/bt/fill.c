@@ -148,7 +148,7 @@ uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 /* The branch faults, not what is fetched: it is undone and left to the interpreter. */
 static uint8_t *branch_out(struct bt_cpu *b)
 {
-	struct bt_rec *rec = &b->recs[b->branch];
+	struct bt_rec *rec = b->branch == REC_NONE ? bt_rec_returned(b, b->returned) : &b->recs[b->branch];
 
 	if (rec->is_return)
 		b->cpu.s.gpr[RSP] -= 8u + rec->released;

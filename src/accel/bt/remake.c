@@ -169,7 +169,7 @@ void emit_remake(struct tr *t, const struct remake *r)
 	unsigned a, b;
 
 	switch (r->kind) {
-	case REMAKE_ZERO: emit_operation(t, 4, 0x31, TEMP1, TEMP1); break;
+	case REMAKE_ZERO: emit_operation(t, 4, 0x39, RAX, RAX); break; /* equal */
 	case REMAKE_ADD: case REMAKE_SUB:
 		a = r->kind == REMAKE_ADD ? 0 : 5;
 		take_back(t, r, r->a, r->moved_a, !imm ? 0 : a ? -r->imm : r->imm);

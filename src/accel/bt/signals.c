@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -17,6 +18,8 @@
 static const int faults[BT_FAULTS] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
 
 #define ALT_STACK (64u << 10)
+/* Of the return stack when it overflows: some may lead back into the middle of a landing. */
+#define RETURNS_KEPT 8u
 
 static struct bt_cpu *thread_cpu(void)
 {
@@ -38,7 +41,12 @@ static bool resume(struct bt_cpu *b, const siginfo_t *info, ucontext_t *uc)
 		return false;
 	if (info->si_signo == SIGSEGV && at >= b->return_stack && at < b->return_stack + 2 * RETURN_SPACE) {
 		/* The oldest entries are forgotten: their returns are looked up. */
+		uint64_t last[RETURNS_KEPT];
+
+		memcpy(last, (const void *)r[REG_RSP], sizeof(last));
 		bt_returns_forget(b, b->returns_user);
+		b->return_sp -= sizeof(last);
+		memcpy((void *)b->return_sp, last, sizeof(last));
 		r[REG_RSP] = (greg_t)b->return_sp;
 		return true;
 	}

@@ -149,11 +149,25 @@ static uint32_t emit_contended(struct emit *e, const struct bt_cpu *b)
 	return at;
 }
 
+/* The way of a return that is looked up (see control.c) is noted: where this was called from. */
+static void emit_returned(struct emit *e)
+{
+	emit_op_mem(e, true, 0x8b, TEMP1, (struct host_mem){ RSP, -1, 0, 0 });
+	emit_store_gs(e, TEMP1, GS_OF(returned));
+	e1(e, 0x65), e1(e, 0xc7);
+	emit_modrm_mem(e, 0, (struct host_mem){ -1, -1, 0, GS_OF(branch) });
+	e4(e, REC_NONE);
+	e1(e, 0xc3);
+}
+
 static void emit_called(struct emit *e, struct bt_cpu *b)
 {
 	b->stub_called = b->stub_flags_save = emit_at(e);
 	emit_flags_save(e);
 	e1(e, 0xc3);
+	b->stub_nothing = emit_at(e) - 1;
+	b->stub_returned = emit_at(e);
+	emit_returned(e);
 	b->stub_flags_load = emit_at(e);
 	emit_flags_load(e);
 	e1(e, 0xc3);
@@ -192,6 +206,7 @@ void bt_stubs_make(struct bt_cpu *b)
 	/* Below the last return: it stays there. */
 	b->stub_bottom = emit_at(e);
 	emit_lea(e, true, RSP, (struct host_mem){ RSP, -1, 0, -8 });
+	emit_call_reg(e, TEMP1);
 	emit_op_gs(e, false, 0xff, 4, GS_OF(lookup));
 	emit_called(e, b);
 	b->code_start = (emit_at(e) + 63) & ~63u;

@@ -434,6 +434,33 @@ static void emit_missed(struct tr *t, const struct later *l)
 	emit_jmp(e, l->back);
 }
 
+/* A landing of another return's: to where that leads. The literal that was compared stands here as an operand. */
+static void emit_landed_elsewhere(struct tr *t, const struct later *l)
+{
+	struct emit *e = &t->e;
+
+	if (!l->id)
+		emit_call_reg(e, TEMP1);
+	if (l->lin) {
+		emit_imm(e, TEMP1, l->lin);
+		emit_patch(e->base, l->back, emit_at(e) - 8);
+		reloc_add(t, RELOC_LIN, 8);
+	}
+	emit_jmp(e, t->b->stub_lookup[t->block->mode & (MODE_USER | MODE_CODE32)]);
+}
+
+/* Called by a landing. */
+static void emit_returned(struct tr *t)
+{
+	if (t->remake.kind) {
+		emit_remake(t, &t->remake);
+		emit_call(&t->e, t->b->stub_flags_save);
+	}
+	if (!t->code32)
+		emit_call(&t->e, t->b->stub_returned);
+	e1(&t->e, 0xc3);
+}
+
 static void emit_later(struct tr *t, const struct later *l)
 {
 	struct bt_cpu *b = t->b;
@@ -463,7 +490,8 @@ static void emit_later(struct tr *t, const struct later *l)
 		push_id_jump(e, l->id, b->stub_exit);
 		break;
 	case LATER_MISS: case LATER_CALL_MISS: case LATER_SALTED: case LATER_CALL_SALTED: emit_missed(t, l); break;
-	case LATER_LOOKUP: emit_jmp(e, b->stub_lookup[l->id]); break;
+	case LATER_LANDING: emit_landed_elsewhere(t, l); break;
+	case LATER_RETURNED: emit_returned(t); break;
 	}
 	emit_patch(e->base, l->site, here);
 }

@@ -16,7 +16,7 @@ enum flags_place { FLAGS_HOST, FLAGS_IMAGE, FLAGS_BOTH };
 
 /* Code that stands behind the block: what a failed test jumps to. */
 enum later_kind { LATER_FILL, LATER_FILL_LIN, LATER_INSN, LATER_FP, LATER_EXIT, LATER_EXIT_FLAGS, LATER_PAGE, LATER_POLL, LATER_MISS, LATER_SALTED,
-		  LATER_CROSS, LATER_CALL_MISS, LATER_CALL_SALTED, LATER_LOOKUP };
+		  LATER_CROSS, LATER_CALL_MISS, LATER_CALL_SALTED, LATER_LANDING, LATER_RETURNED };
 /* How flags are made again: remake.c. b: a register, or REMAKE_IMM; moved: how far they have gone since, by constants. */
 enum { REMAKE_NONE, REMAKE_ZERO, REMAKE_ADD, REMAKE_SUB, REMAKE_COMPARE, REMAKE_TEST };
 #define REMAKE_IMM 0xffu
@@ -181,6 +181,8 @@ void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id);
 /* ---- control.c ---- */
 /* What of the flags matters in the code at p, of which there are `room` bytes on its page: no more than so many are looked at. */
 #define BT_LOOK_AHEAD 96u
+/* By looking ahead, also behind so many jumps and calls. */
+#define BT_LOOK_JUMPS 2u
 uint8_t bt_live_in(const uint8_t *p, unsigned room, bool code32);
 /* What of the flags matters at lin, by looking ahead. */
 uint8_t bt_live_at(struct bt_cpu *b, uint64_t lin, bool code32);

@@ -122,8 +122,11 @@ static void change_base(struct suite *s, struct line *l)
 /* Rule: what still lies within the bytes that the instruction's record was probed for is no harm. */
 static bool harmless_size(const struct suite *s, const struct line *l, int64_t disp, unsigned size)
 {
+	struct bt_rec recs[RECS_MAX];
+
+	bt_recs_unpack(s->b, s->block, recs);
 	for (unsigned i = 0; i < s->block->recs; i++) {
-		const struct bt_rec *r = &s->b->recs[s->block->first_rec + i];
+		const struct bt_rec *r = &recs[i];
 		int64_t from = disp - (r->frame == FRAME_NONE ? (int64_t)(bt_rec_lin(s->block, r) & (PAGE_SIZE - 1)) : 0);
 		uint32_t at = l->at - s->block->host;
 

@@ -75,9 +75,9 @@ static inline unsigned bt_value_register(unsigned v) { return v == VALUE_R15 ? R
 /* An access that no operand of the instruction names. */
 enum bt_frame { FRAME_NONE, FRAME_RSP, FRAME_RBP };
 
-/* An instruction of a block that may need C. */
+/* An instruction of a block that may need C. Kept packed: records.c. */
 struct bt_rec {
-	uint32_t block;
+	uint32_t id;         /* its block's number, and which of its records it is */
 	int32_t disp;        /* of its access from the frame's register; a constant address, from the block's if it moves, or from 0 */
 	uint16_t retry, next; /* its code: to start over, and where it ends */
 	uint16_t guest;      /* offset in the block's guest code */
@@ -112,6 +112,12 @@ struct bt_rec {
 /* What a string instruction does, or STOS; and how it repeats, for CMPS and SCAS while ZF is 0 (or 1). */
 enum { STRING_MOVES = 1, STRING_LOADS = 2, STRING_COMPARES = 4, STRING_SCANS = 8, STRING_REPEATS = 16, STRING_UNEQUAL = 32 };
 #define REC_NONE UINT32_MAX
+#define REC_SHIFT 7u
+#define RECS_MAX (1u << REC_SHIFT)  /* of a block */
+#define BLOCKS_MAX (1u << 24)       /* an id is pushed as a signed number */
+#define REC_BYTES_MAX 24u           /* packed */
+/* Those that were needed last. */
+#define RECS_OPEN 1024u
 #define X87_SEG 11
 #define X87_OPERAND 0x8000u
 
@@ -311,7 +317,7 @@ struct bt_heat {
 	uint64_t displaced;                         /* pages from the soft TLB, up to the last sample */
 	bool any_poor;
 	int credit;                                 /* misses that windows may still have */
-	const struct bt_rec *last_rec;              /* what was given a window last */
+	uint32_t last_rec;                          /* what was given a window last */
 	uint64_t last_lin;
 	timer_t timer;
 	pid_t tid;                                  /* that the timer belongs to; 0: none */
@@ -376,14 +382,15 @@ struct bt_cpu {
 	unsigned filling;        /* the region that is being filled: what follows is in it */
 	uint32_t at, code_start; /* next free byte, first behind the stubs */
 	struct bt_block *blocks;
-	struct bt_rec *recs;
+	uint8_t *recs;                               /* packed */
 	struct bt_exit *exits;
 	struct bt_reloc *relocs;
-	uint32_t block_count, rec_count, exit_count, reloc_count; /* of the next one */
+	uint32_t block_count, rec_at, exit_count, reloc_count; /* of the next one */
 	uint32_t page_count, page_free;              /* ever used; of them unused now */
 	uint32_t block_max, rec_max, exit_max, reloc_max, page_max;
 	uint32_t *hash;                              /* of blocks */
 	uint32_t *block_hint;                        /* by HINT bytes of code: the block that the first one is in */
+	struct bt_rec open[RECS_OPEN];               /* unpacked, by a hash of their ids */
 	struct bt_decoded *decoded;
 	uint64_t *gone;                              /* a set of bits by a hash: blocks that went with their regions */
 	uint32_t made, again;                        /* blocks of the region that is being filled; of them, those in `gone` */
@@ -443,16 +450,12 @@ struct bt {
 static inline bool bt_canonical(uint64_t lin) { return (uint64_t)((int64_t)(lin << 16) >> 16) == lin; }
 
 static inline uint32_t bt_number(const struct bt_cpu *b, const struct bt_block *k) { return (uint32_t)(k - b->blocks); }
-static inline struct bt_block *bt_rec_block(const struct bt_cpu *b, const struct bt_rec *r) { return &b->blocks[r->block]; }
+static inline struct bt_block *bt_rec_block(const struct bt_cpu *b, const struct bt_rec *r) { return &b->blocks[r->id >> REC_SHIFT]; }
+static inline uint32_t bt_rec_first(const struct bt_cpu *b, const struct bt_block *k) { return bt_number(b, k) << REC_SHIFT; }
 /* Physical address. A block of another address than these is not made. */
 #define BLOCK_GPA_MAX (UINT64_C(1) << 44)
 static inline uint64_t bt_block_page(const struct bt_block *k) { return (uint64_t)k->page << PAGE_SHIFT; }
 static inline uint64_t bt_block_gpa(const struct bt_block *k) { return bt_block_page(k) | (k->lin & (PAGE_SIZE - 1)); }
-/* The page of the second part of an instruction across pages. */
-static inline uint64_t bt_block_tail(const struct bt_cpu *b, const struct bt_block *k)
-{
-	return (uint64_t)(uint32_t)b->recs[k->first_rec].disp << PAGE_SHIFT;
-}
 static inline uint64_t bt_exit_lin(const struct bt_block *k, const struct bt_exit *e)
 {
 	uint64_t lin = k->lin + (uint64_t)(int64_t)e->ahead;
@@ -466,6 +469,26 @@ static inline uint64_t bt_rec_lin(const struct bt_block *k, const struct bt_rec 
 
 	return r->narrow ? (uint32_t)lin : lin;
 }
+/* ---- records.c ---- */
+/* The block's records go behind those that there are. */
+void bt_recs_pack(struct bt_cpu *b, struct bt_block *block, const struct bt_rec *recs);
+/* All of them, and one. */
+void bt_recs_unpack(const struct bt_cpu *b, const struct bt_block *block, struct bt_rec *recs);
+struct bt_rec bt_rec_read(const struct bt_cpu *b, uint32_t id);
+/* The record of the instruction at a host address of translated code, or NULL; one that a stub has been told of, by its
+ * id or by where it was called from. What is returned is good until the next is asked for. */
+struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host);
+struct bt_rec *bt_rec_of(struct bt_cpu *b, uint64_t id);
+/* The record of a return whose code for landings called from there. */
+struct bt_rec *bt_rec_returned(struct bt_cpu *b, uint64_t from);
+/* Blocks are gone: ids mean others from now on. */
+void bt_recs_forget(struct bt_cpu *b);
+/* The page of the second part of an instruction across pages. */
+static inline uint64_t bt_block_tail(const struct bt_cpu *b, const struct bt_block *k)
+{
+	return (uint64_t)(uint32_t)bt_rec_read(b, bt_rec_first(b, k)).disp << PAGE_SHIFT;
+}
+
 /* Where its code is executed, from an offset. */
 static inline uint8_t *bt_code(const struct bt_cpu *b, const struct bt_block *k, uint32_t at) { return b->rx + k->host + at; }
 static inline uint8_t *bt_rec_code(struct bt_cpu *b, const struct bt_rec *r, uint32_t at, uint8_t held, unsigned value)
@@ -521,15 +544,11 @@ void bt_code_changed(struct bt_cpu *b, uint64_t gpa, uint64_t len);
 void bt_link(struct bt_cpu *b, struct bt_exit *e, struct bt_block *target);
 void bt_jump_set(struct bt_cpu *b, const struct bt_block *block);
 void bt_jumps_forget(struct bt_cpu *b);
-/* The block, and the record of the instruction, at a host address of translated code, or NULL. */
+/* The block at a host address of translated code, or NULL. */
 struct bt_block *bt_block_at(struct bt_cpu *b, const uint8_t *host);
-struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host);
 /* The block was of use just now. */
 void bt_block_used(struct bt_cpu *b, const struct bt_block *block);
-/* The record, and the exit, that a stub has been told of: by its number, or by where it was called from. */
-struct bt_rec *bt_rec_of(struct bt_cpu *b, uint64_t id);
-/* The record of a return whose code for landings called from there. */
-struct bt_rec *bt_rec_returned(struct bt_cpu *b, uint64_t from);
+/* The exit that a stub has been told of: by its number, or by where it was called from. */
 struct bt_exit *bt_exit_of(struct bt_cpu *b, uint64_t id);
 /* The return stack of a privilege holds nothing any more. */
 void bt_returns_forget(struct bt_cpu *b, bool user);

@@ -12,15 +12,15 @@
 
 #define PAGE_HASH_SIZE 16384u
 /* Bytes of code for which one block, record, exit, relocation, page is provided. */
-#define BYTES_PER_BLOCK 144u
-#define BYTES_PER_REC 54u
-#define BYTES_PER_EXIT 66u
-#define BYTES_PER_RELOC 64u
-#define BYTES_PER_PAGE 1024u
+#define BYTES_PER_BLOCK 170u
+#define BYTES_PER_REC 7u  /* bytes of them */
+#define BYTES_PER_EXIT 63u
+#define BYTES_PER_RELOC 96u
+#define BYTES_PER_PAGE 2048u
 #define CODE_MIN (1u << 20)
 /* Of so many regions that fill up in a program larger than the cache, one is followed by another. */
 #define STAY 4u
-_Static_assert(sizeof(struct bt_block) == 72 && sizeof(struct bt_rec) == 24 && sizeof(struct bt_exit) == 24, "what a cache holds");
+_Static_assert(sizeof(struct bt_block) == 72 && sizeof(struct bt_exit) == 24, "what a cache holds");
 
 static void *reserve(size_t bytes)
 {
@@ -65,7 +65,7 @@ static bool map_returns(struct bt_cpu *b)
 static size_t code_share(size_t bytes)
 {
 	const size_t each = 1024 + 1024 * (sizeof(struct bt_block) + 2 * sizeof(uint32_t)) / BYTES_PER_BLOCK +
-			    1024 * sizeof(struct bt_rec) / BYTES_PER_REC + 1024 * sizeof(struct bt_exit) / BYTES_PER_EXIT +
+			    1024 / BYTES_PER_REC + 1024 * sizeof(struct bt_exit) / BYTES_PER_EXIT +
 			    1024 * sizeof(struct bt_reloc) / BYTES_PER_RELOC + 1024 * sizeof(struct bt_page) / BYTES_PER_PAGE;
 	size_t code = bytes * 1024 / each;
 
@@ -88,7 +88,7 @@ static void lay_out_regions(struct bt_cpu *b)
 int bt_cache_init(struct bt_cpu *b, size_t bytes)
 {
 	b->code_size = code_share(bytes);
-	b->block_max = (uint32_t)(b->code_size / BYTES_PER_BLOCK);
+	b->block_max = (uint32_t)MIN(b->code_size / BYTES_PER_BLOCK, BLOCKS_MAX);
 	b->rec_max = (uint32_t)(b->code_size / BYTES_PER_REC);
 	b->exit_max = (uint32_t)(b->code_size / BYTES_PER_EXIT);
 	b->reloc_max = (uint32_t)(b->code_size / BYTES_PER_RELOC);
@@ -96,7 +96,7 @@ int bt_cache_init(struct bt_cpu *b, size_t bytes)
 	for (b->hash_size = 1; b->hash_size < b->block_max;)
 		b->hash_size *= 2;
 	b->blocks = reserve(b->block_max * sizeof(*b->blocks));
-	b->recs = reserve(b->rec_max * sizeof(*b->recs));
+	b->recs = reserve(b->rec_max);
 	b->exits = reserve(b->exit_max * sizeof(*b->exits));
 	b->relocs = reserve(b->reloc_max * sizeof(*b->relocs));
 	b->pages = reserve(b->page_max * sizeof(*b->pages));
@@ -135,7 +135,8 @@ static void region_begin(struct bt_cpu *b, unsigned i)
 	b->made = b->again = 0;
 	b->at = r->code;
 	b->block_count = r->block;
-	b->rec_count = r->rec;
+	b->rec_at = r->rec;
+	bt_recs_forget(b);
 	b->exit_count = r->exit;
 	b->reloc_count = r->reloc;
 }
@@ -145,7 +146,7 @@ void bt_cache_finish(struct bt_cpu *b)
 	release(b->rw, b->code_size);
 	release(b->rx, b->code_size);
 	release(b->blocks, b->block_max * sizeof(*b->blocks));
-	release(b->recs, b->rec_max * sizeof(*b->recs));
+	release(b->recs, b->rec_max);
 	release(b->exits, b->exit_max * sizeof(*b->exits));
 	release(b->relocs, b->reloc_max * sizeof(*b->relocs));
 	release(b->pages, b->page_max * sizeof(*b->pages));
@@ -372,36 +373,6 @@ struct bt_block *bt_block_at(struct bt_cpu *b, const uint8_t *host)
 	return &b->blocks[n];
 }
 
-struct bt_rec *bt_rec_at(struct bt_cpu *b, const uint8_t *host)
-{
-	const struct bt_block *k = bt_block_at(b, host);
-	uint32_t at = k ? (uint32_t)(host - b->rx) - k->host : 0;
-
-	/* An instruction with two accesses has two records; the second's code is within the first's. */
-	for (unsigned i = k ? k->recs : 0; i-- > 0;) {
-		struct bt_rec *r = &b->recs[k->first_rec + i];
-
-		if (r->retry <= at && at < r->next)
-			return r;
-	}
-	return NULL;
-}
-
-struct bt_rec *bt_rec_of(struct bt_cpu *b, uint64_t id)
-{
-	return id <= UINT32_MAX ? &b->recs[id] : bt_rec_at(b, (const uint8_t *)id);
-}
-
-struct bt_rec *bt_rec_returned(struct bt_cpu *b, uint64_t from)
-{
-	const struct bt_block *k = bt_block_at(b, (const uint8_t *)from - CALL_BYTES);
-	struct bt_rec *rec = &b->recs[k->first_rec + k->recs];
-
-	while (!(--rec)->is_return)
-		;
-	return rec;
-}
-
 struct bt_exit *bt_exit_of(struct bt_cpu *b, uint64_t id)
 {
 	const uint8_t *stub = (const uint8_t *)id - CALL_BYTES;
@@ -508,11 +479,12 @@ static const uint8_t leaves_if[] = { 0x0f, 0x85 }, leaves[] = { 0x90, 0xe9 };
 
 static uint8_t *indirect_jump(struct bt_cpu *b, const struct bt_block *k)
 {
-	for (unsigned i = k->recs; i-- > 0;) {
-		const struct bt_rec *rec = &b->recs[k->first_rec + i];
+	struct bt_rec recs[RECS_MAX];
 
-		if (rec->is_jump)
-			return b->rw + k->host + rec->leaves;
+	bt_recs_unpack(b, k, recs);
+	for (unsigned i = k->recs; i-- > 0;) {
+		if (recs[i].is_jump)
+			return b->rw + k->host + recs[i].leaves;
 	}
 	return NULL;
 }
@@ -757,7 +729,7 @@ static bool region_full(const struct bt_cpu *b)
 {
 	const struct bt_region *end = &b->region[b->filling + 1];
 
-	return b->at + BLOCK_CODE_MAX > end->code || b->block_count + 1 >= end->block || b->rec_count + 3 * BLOCK_INSNS >= end->rec ||
+	return b->at + BLOCK_CODE_MAX > end->code || b->block_count + 1 >= end->block || b->rec_at + RECS_MAX * REC_BYTES_MAX >= end->rec ||
 	       b->exit_count + BLOCK_LATER >= end->exit || b->reloc_count + BLOCK_RELOCS >= end->reloc;
 }
 

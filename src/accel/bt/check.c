@@ -187,13 +187,12 @@ static bool find_starts(struct checker *c, const ZydisDecoder *decoder)
 /* A host fault anywhere in a record's code goes on behind it. */
 static bool reach_by_fault(struct checker *c, const struct state *s)
 {
-	const struct bt_cpu *b = c->b;
 	uint32_t at = c->at;
 
 	if (!check_may_fault(c))
 		return true;
 	for (unsigned i = 0; i < c->block->recs; i++) {
-		const struct bt_rec *r = &b->recs[c->block->first_rec + i];
+		const struct bt_rec *r = &c->recs[i];
 
 		if (at < r->retry || at >= r->next)
 			continue;
@@ -286,8 +285,8 @@ static bool enter_all(struct checker *c)
 		if (!k->recs || behind >= k->size || !enter(c, k->loop, k->needs) || !enter(c, behind, k->needs))
 			return false;
 		c->root[k->loop].loop = c->root[behind].loop = true;
-		c->root[behind].held = c->b->recs[k->first_rec].held[0];
-		c->root[behind].value = c->b->recs[k->first_rec].value_retry;
+		c->root[behind].held = c->recs[0].held[0];
+		c->root[behind].value = c->recs[0].value_retry;
 	}
 	return enter(c, k->direct, 0) && enter(c, k->indirect, 0) && enter(c, k->known_direct, k->needs) && enter(c, k->known_indirect, k->needs);
 }
@@ -306,10 +305,12 @@ static bool all_reached(struct checker *c)
 
 bool bt_check_block(const struct bt_cpu *b, const struct bt_block *block, GString *why)
 {
-	struct checker c = { .b = b, .block = block, .code = b->rw + block->host, .size = block->size, .why = why };
+	struct bt_rec recs[RECS_MAX];
+	struct checker c = { .b = b, .block = block, .recs = recs, .first_rec = bt_rec_first(b, block), .code = b->rw + block->host, .size = block->size, .why = why };
 	ZydisDecoder decoder;
 	bool ok;
 
+	bt_recs_unpack(b, block, recs);
 	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	c.table = GS_OF(jump) + (int32_t)((block->mode & (MODE_USER | MODE_CODE32)) * sizeof(struct bt_jumps));
 	c.state = g_new0(struct state, c.size + 1);

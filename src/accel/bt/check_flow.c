@@ -60,16 +60,24 @@ static bool exit_mine(const struct checker *c, int32_t id)
 	return id >= (int32_t)c->block->first_exit && id < (int32_t)(c->block->first_exit + c->block->exits);
 }
 
+/* The block's record of that number, or NULL. */
+static const struct bt_rec *rec_mine(const struct checker *c, int32_t id)
+{
+	uint32_t n = (uint32_t)id - c->first_rec;
+
+	return id >= 0 && n < c->block->recs ? &c->recs[n] : NULL;
+}
+
 /* The record of the guest instruction in hand: the last to have begun; with `write` as asked when several have. */
 static bool rec_fits(const struct checker *c, int32_t id)
 {
-	uint32_t first = c->block->first_rec, at = c->at;
-	const struct bt_rec *r = &c->b->recs[id];
+	const struct bt_rec *r = rec_mine(c, id);
+	uint32_t at = c->at;
 
-	if (id < (int32_t)first || id >= (int32_t)(first + c->block->recs) || r->retry > at)
+	if (!r || r->retry > at)
 		return false;
 	for (unsigned i = 0; i < c->block->recs; i++) {
-		const struct bt_rec *other = &c->b->recs[first + i];
+		const struct bt_rec *other = &c->recs[i];
 
 		if (other->retry > r->retry && other->retry <= at)
 			return false;
@@ -83,10 +91,10 @@ static int32_t rec_called(const struct checker *c)
 	uint32_t at = c->at + c->in.length;
 
 	for (unsigned i = c->block->recs; i-- > 0;) {
-		const struct bt_rec *r = &c->b->recs[c->block->first_rec + i];
+		const struct bt_rec *r = &c->recs[i];
 
 		if (r->retry <= at && at < r->next)
-			return (int32_t)(c->block->first_rec + i);
+			return (int32_t)(c->first_rec + i);
 	}
 	return -1;
 }
@@ -181,14 +189,14 @@ static bool id_stub(struct checker *c, struct state *s, uint32_t to)
 		return check_fail(c, "a helper that nothing has asked for");
 	if (to == b->stub_exit || to == b->stub_exit_flags || to == b->stub_poll)
 		return exit_mine(c, id) ? true : check_fail(c, "another block's exit");
-	if (id < (int32_t)c->block->first_rec || id >= (int32_t)(c->block->first_rec + c->block->recs))
+	if (!rec_mine(c, id))
 		return check_fail(c, "another block's record");
 	if (to == b->stub_fill)
-		return fill_stub(c, s, &b->recs[id]);
+		return fill_stub(c, s, rec_mine(c, id));
 	if (to == b->stub_fp) /* never goes on behind without the unit */
-		return check_resume_retry(c, &b->recs[id], s);
+		return check_resume_retry(c, rec_mine(c, id), s);
 	if (to == b->stub_fill_lin || to == b->stub_insn || to == b->stub_string || gate_stub(c, to))
-		return rec_resumes(c, &b->recs[id], s);
+		return rec_resumes(c, rec_mine(c, id), s);
 	if (to == b->stub_cross)
 		return true;
 	return check_fail(c, "leads out of the block to where it may not");
@@ -273,7 +281,7 @@ static bool exit_page(const struct checker *c, const struct bt_exit *e, uint32_t
 static bool test_failed(struct checker *c, struct state *s, const struct way *w)
 {
 	const struct bt_cpu *b = c->b;
-	const struct bt_rec *r = w->id >= 0 ? &b->recs[w->id] : NULL;
+	const struct bt_rec *r = rec_mine(c, w->id);
 	uint64_t lin = r ? bt_rec_lin(c->block, r) : 0;
 	bool unequal = c->in.mnemonic == ZYDIS_MNEMONIC_JNZ, rec = rec_fits(c, w->id);
 
@@ -309,7 +317,7 @@ static bool test_failed(struct checker *c, struct state *s, const struct way *w)
 /* What is known when the jump was not taken. */
 static void test_passed(struct checker *c, struct state *s, const struct way *w)
 {
-	const struct bt_rec *r = w->id >= 0 ? &c->b->recs[w->id] : NULL;
+	const struct bt_rec *r = rec_mine(c, w->id);
 	struct test t = s->test;
 
 	s->test = (struct test){ 0 };
@@ -465,7 +473,7 @@ static bool jump(struct checker *c, struct state *s)
 static bool call_probe(struct checker *c, struct state *s, unsigned size, bool write, bool fold)
 {
 	int32_t id = rec_called(c);
-	const struct bt_rec *r = id < 0 ? NULL : &c->b->recs[id];
+	const struct bt_rec *r = rec_mine(c, id);
 	struct value v = check_data(c, 0);
 
 	if (!r || r->size != size || r->write != write || !check_readable(&s->reg[TEMP0]))

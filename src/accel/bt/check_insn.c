@@ -303,7 +303,7 @@ static bool compare_member(struct checker *c, struct state *s, int64_t disp, uns
 /* The number of a record of the block's. */
 static bool note(struct checker *c, struct state *s, const ZydisDecodedOperand *m)
 {
-	uint32_t n = is_imm(c, 1) ? (uint32_t)c->op[1].imm.value.u - c->block->first_rec : UINT32_MAX;
+	uint32_t n = is_imm(c, 1) ? (uint32_t)c->op[1].imm.value.u - c->first_rec : UINT32_MAX;
 
 	if (c->in.mnemonic != ZYDIS_MNEMONIC_MOV || m != &c->op[0] || n >= c->block->recs)
 		return check_fail(c, "notes what is no record of this block");

@@ -100,6 +100,8 @@ struct root {
 struct checker {
 	const struct bt_cpu *b;
 	const struct bt_block *block;
+	const struct bt_rec *recs; /* the block's */
+	uint32_t first_rec;        /* the first one's id */
 	const uint8_t *code;      /* of the block */
 	uint32_t size;
 	struct state *state;      /* before the instruction at each offset, by jumps and from the instruction before */

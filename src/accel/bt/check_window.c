@@ -81,7 +81,7 @@ bool check_pair(const struct checker *c, unsigned n, struct bt_pair *p)
 {
 	if (!c->block->loop || !c->block->recs)
 		return false;
-	*p = bt_pair_of(&c->b->recs[c->block->first_rec], n);
+	*p = bt_pair_of(&c->recs[0], n);
 	return p->used;
 }
 
@@ -117,7 +117,7 @@ static bool is_sum(const struct checker *c, const struct state *s, unsigned n, c
 
 bool check_loops(const struct checker *c, const struct state *s, bool held)
 {
-	const struct bt_rec *loop = &c->b->recs[c->block->first_rec];
+	const struct bt_rec *loop = &c->recs[0];
 	static const uint8_t temps[] = { TEMP0, TEMP1 };
 	struct bt_pair p;
 
@@ -317,7 +317,7 @@ static const struct bt_rec *record(const struct checker *c)
 	uint32_t at = c->at;
 
 	for (unsigned i = c->block->recs; i-- > 0;) {
-		const struct bt_rec *r = &c->b->recs[c->block->first_rec + i];
+		const struct bt_rec *r = &c->recs[i];
 
 		if (r->retry <= at && at < r->next)
 			return r->window ? r : NULL;

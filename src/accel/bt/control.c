@@ -232,7 +232,7 @@ static void emit_landing(struct tr *t)
 static void emit_indirect(struct tr *t, bool call, uint32_t id)
 {
 	struct emit *e = &t->e;
-	struct bt_rec *rec = &t->b->recs[id];
+	struct bt_rec *rec = rec_of(t, id);
 	unsigned mode = lookup_index(t);
 	uint32_t polled = 0, missed;
 

@@ -44,7 +44,7 @@ uint8_t *bt_help_fill(struct bt_cpu *b, uint64_t id, uint64_t offset, uint64_t i
 
 uint8_t *bt_help_fill_lin(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
-	struct bt_rec *rec = &b->recs[id];
+	struct bt_rec *rec = bt_rec_of(b, id);
 
 	return fill(b, rec, bt_rec_lin(bt_rec_block(b, rec), rec), view_now(&b->cpu));
 }
@@ -62,7 +62,7 @@ static uint8_t *not_served(struct bt_cpu *b, struct bt_rec *rec, uint64_t lin)
 
 uint8_t *bt_help_window(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
-	struct bt_rec *rec = &b->recs[id];
+	struct bt_rec *rec = bt_rec_of(b, id);
 	bool fp = b->fp_level, known;
 	uint64_t lin;
 
@@ -148,7 +148,7 @@ uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 /* The branch faults, not what is fetched: it is undone and left to the interpreter. */
 static uint8_t *branch_out(struct bt_cpu *b)
 {
-	struct bt_rec *rec = b->branch == REC_NONE ? bt_rec_returned(b, b->returned) : &b->recs[b->branch];
+	struct bt_rec *rec = b->branch == REC_NONE ? bt_rec_returned(b, b->returned) : bt_rec_of(b, b->branch);
 
 	if (rec->is_return)
 		b->cpu.s.gpr[RSP] -= 8u + rec->released;

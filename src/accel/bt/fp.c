@@ -33,7 +33,7 @@ unsigned bt_fp_load(struct bt_cpu *b)
 /* The x87's pointers, from the last instruction that translated code has noted. */
 static void note_x87(struct bt_cpu *b, uint8_t *x)
 {
-	const struct bt_rec *rec = &b->recs[b->x87_last];
+	const struct bt_rec read = bt_rec_read(b, b->x87_last), *rec = &read;
 	const struct x86_segment *seg = b->cpu.s.seg;
 	const struct bt_block *k = bt_rec_block(b, rec);
 	uint64_t lin = k->lin + rec->guest;

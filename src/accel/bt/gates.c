@@ -32,7 +32,7 @@ static uint8_t *arrive(struct bt_cpu *b, unsigned cpl, uint64_t rip)
 
 uint8_t *bt_help_syscall(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
-	struct bt_rec *rec = &b->recs[id];
+	struct bt_rec *rec = bt_rec_of(b, id);
 	struct cpu_state *s = &b->cpu.s;
 	uint64_t flags = bt_flags(b);
 	uint16_t selector = (uint16_t)(s->star >> 32 & 0xfffc);
@@ -49,7 +49,7 @@ uint8_t *bt_help_syscall(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_
 
 uint8_t *bt_help_sysret(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
-	struct bt_rec *rec = &b->recs[id];
+	struct bt_rec *rec = bt_rec_of(b, id);
 	struct cpu_state *s = &b->cpu.s;
 	uint64_t rip = s->gpr[RCX];
 	uint16_t selector = (uint16_t)(s->star >> 48);
@@ -127,7 +127,7 @@ static bool segments_stay(const struct cpu_state *s, unsigned cpl)
 
 uint8_t *bt_help_iret(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
-	struct bt_rec *rec = &b->recs[id];
+	struct bt_rec *rec = bt_rec_of(b, id);
 	struct icpu *cpu = &b->cpu;
 	struct cpu_state *s = &cpu->s;
 	const uint8_t *frame = mmu_hit(cpu, s->gpr[RSP], 40, ACCESS_READ, mmu_view(cpu));

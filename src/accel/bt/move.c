@@ -130,7 +130,7 @@ static bool moved_lately(const struct bt_cpu *b, const struct bt_block *k)
 /* The x87's last instruction stays where it was executed. */
 static void settle_x87(struct bt_cpu *b, const struct bt_block *k)
 {
-	if (b->fp_level && b->x87_last != REC_NONE && b->recs[b->x87_last].block == bt_number(b, k))
+	if (b->fp_level && b->x87_last != REC_NONE && b->x87_last >> REC_SHIFT == bt_number(b, k))
 		bt_fp_save(b);
 }
 

@@ -76,9 +76,10 @@ static void temp_holds(struct tr *t, unsigned reg, unsigned guest)
 
 struct bt_rec *rec_new(struct tr *t, uint32_t *id)
 {
-	struct bt_rec *r = &t->b->recs[*id = t->b->rec_count++];
+	struct bt_rec *r = &t->rec[t->block->recs];
 
-	*r = (struct bt_rec){ .block = bt_number(t->b, t->block), .guest = (uint16_t)(t->lin - t->block->lin), .count = 1, .retry = code_at(t), .next = code_at(t),
+	*id = bt_rec_first(t->b, t->block) + t->block->recs;
+	*r = (struct bt_rec){ .id = *id, .guest = (uint16_t)(t->lin - t->block->lin), .count = 1, .retry = code_at(t), .next = code_at(t),
 				.held = { t->held }, .value_retry = t->value & 3 };
 	t->block->recs++;
 	return r;

@@ -72,7 +72,7 @@ static bool crosses_unwatched(const struct bt_block *k, uint64_t lin, const stru
 /* Where the record's n-th instruction is kept. */
 static struct bt_decoded *decoded_place(struct bt_cpu *b, const struct bt_rec *rec, unsigned n)
 {
-	uint32_t id = (uint32_t)(rec - b->recs);
+	uint32_t id = rec->id;
 
 	return &b->decoded[(id + n * 97) % DECODED];
 }
@@ -81,7 +81,7 @@ static const struct insn *decoded_find(struct bt_cpu *b, const struct bt_rec *re
 {
 	const struct bt_decoded *d = decoded_place(b, rec, n);
 
-	return rec->decoded && d->rec == (uint32_t)(rec - b->recs) && d->n == n && d->insn.length ? &d->insn : NULL;
+	return rec->decoded && d->rec == rec->id && d->n == n && d->insn.length ? &d->insn : NULL;
 }
 
 static const struct insn *decoded_keep(struct bt_cpu *b, struct bt_rec *rec, unsigned n, const struct insn *in)
@@ -92,7 +92,7 @@ static const struct insn *decoded_keep(struct bt_cpu *b, struct bt_rec *rec, uns
 	for (unsigned i = 0; !rec->decoded && i < rec->count; i++)
 		decoded_place(b, rec, i)->insn.length = 0;
 	rec->decoded = true;
-	*d = (struct bt_decoded){ (uint32_t)(rec - b->recs), n, *in };
+	*d = (struct bt_decoded){ rec->id, n, *in };
 	return &d->insn;
 }
 
@@ -218,12 +218,12 @@ uint8_t *bt_interp_rec(struct bt_cpu *b, struct bt_rec *rec) { return interp_rec
 
 uint8_t *bt_help_insn(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
-	return bt_interp_rec(b, &b->recs[id]);
+	return bt_interp_rec(b, bt_rec_of(b, id));
 }
 
 uint8_t *bt_help_fp(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
-	struct bt_rec *rec = &b->recs[id];
+	struct bt_rec *rec = bt_rec_of(b, id);
 
 	if (bt_fp_load(b) >= rec->level)
 		return bt_retry(b, rec);
@@ -233,7 +233,7 @@ uint8_t *bt_help_fp(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unu
 
 uint8_t *bt_help_cross(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
-	struct bt_rec *rec = &b->recs[id];
+	struct bt_rec *rec = bt_rec_of(b, id);
 	struct bt_block *k = bt_rec_block(b, rec);
 	uint64_t lin = k->lin;
 	struct insn local;

@@ -56,7 +56,7 @@ static bool resume(struct bt_cpu *b, const siginfo_t *info, ucontext_t *uc)
 	if (rec->flags_host)
 		b->flags = flags_ax((uint64_t)r[REG_EFL]);
 	r[REG_RSP] -= 8;
-	*(uint64_t *)r[REG_RSP] = (uint64_t)(rec - b->recs);
+	*(uint64_t *)r[REG_RSP] = rec->id;
 	if (rec->window && info->si_signo == SIGSEGV) {
 		r[REG_RIP] = (greg_t)(b->rx + b->stub_window);
 	} else {

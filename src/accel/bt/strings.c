@@ -92,7 +92,7 @@ static bool met(const struct bt_cpu *b, const struct bt_rec *rec)
 
 uint8_t *bt_help_string(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t unused2)
 {
-	struct bt_rec *rec = &b->recs[id];
+	struct bt_rec *rec = bt_rec_of(b, id);
 	struct cpu_state *s = &b->cpu.s;
 	uint64_t mask = bt_rec_block(b, rec)->mode & MODE_CODE32 ? UINT32_MAX : UINT64_MAX;
 	uint64_t count = rec->string & STRING_REPEATS ? s->gpr[RCX] & mask : 1, n;

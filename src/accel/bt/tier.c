@@ -189,10 +189,13 @@ static void cool_down(struct bt_cpu *b)
 /* A hot block some of whose instructions were refused a window, and all of them may have one now. */
 static bool may_warm_up(const struct bt_cpu *b, const struct bt_block *k)
 {
+	struct bt_rec recs[RECS_MAX];
+
 	if (!k->refused)
 		return false;
+	bt_recs_unpack(b, k, recs);
 	for (unsigned i = 0; i < k->recs; i++) {
-		if (tier_is_cold(b, bt_block_gpa(k) + b->recs[k->first_rec + i].guest))
+		if (tier_is_cold(b, bt_block_gpa(k) + recs[i].guest))
 			return false;
 	}
 	return true;
@@ -290,9 +293,10 @@ static void pay(struct bt_cpu *b)
 static void pairs_home(struct bt_cpu *b, const struct bt_block *k)
 {
 	const struct cpu_state *s = &b->cpu.s;
+	const struct bt_rec loop = bt_rec_read(b, bt_rec_first(b, k));
 
 	for (unsigned n = 0; n < PAIRS; n++) {
-		struct bt_pair p = bt_pair_of(&b->recs[k->first_rec], n);
+		struct bt_pair p = bt_pair_of(&loop, n);
 		uint64_t base = p.base < 0 ? 0 : s->gpr[p.base];
 
 		if (p.used)
@@ -307,13 +311,13 @@ bool tier_fault(struct bt_cpu *b, struct bt_rec *rec, const uint64_t *lin)
 	bool ok;
 
 	b->stats.window_faults++;
-	ok = lin && !(*lin & rec->align) && !(rec == h->last_rec && *lin == h->last_lin) &&
+	ok = lin && !(*lin & rec->align) && !(rec->id == h->last_rec && *lin == h->last_lin) &&
 	     windows_fill(b, *lin, rec->size, rec->write, mode_view(k->mode));
 	windows_home(b, mode_view(k->mode));
 	if (k->loop)
 		pairs_home(b, k);
 	/* What a window has just been given must not miss again: whatever it is, the interpreter knows. */
-	h->last_rec = ok ? rec : NULL;
+	h->last_rec = ok ? rec->id : REC_NONE;
 	h->last_lin = lin ? *lin : 0;
 	if (k->dead)
 		return ok;

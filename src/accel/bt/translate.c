@@ -514,15 +514,19 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 {
 	unsigned offset = (unsigned)(lin & (PAGE_SIZE - 1));
 	const struct bt_exec *next = NULL;
-	struct tr t = { .b = b, .mode = b->mode, .code32 = b->mode & MODE_CODE32, .bmi2 = bt_of(b)->bmi2 };
 	uint64_t start = __builtin_ia32_rdtsc();
 	uint32_t body;
+	struct tr t;
 
 	bt_cache_reserve(b);
+	memset(&t, 0, offsetof(struct tr, insn));
+	t.b = b;
+	t.mode = b->mode;
+	t.code32 = b->mode & MODE_CODE32;
+	t.bmi2 = bt_of(b)->bmi2;
 	t.e = (struct emit){ b->rw + b->at, b->rw };
 	t.block = &b->blocks[b->block_count++];
-	*t.block = (struct bt_block){ .lin = lin, .page = (uint32_t)(page->gpa >> PAGE_SHIFT), .mode = (uint16_t)b->mode, .host = b->at, .first_rec = b->rec_count,
-				      .first_exit = b->exit_count, .first_reloc = b->reloc_count };
+	*t.block = (struct bt_block){ .lin = lin, .page = (uint32_t)(page->gpa >> PAGE_SHIFT), .mode = (uint16_t)b->mode, .host = b->at, .first_exit = b->exit_count, .first_reloc = b->reloc_count };
 	t.tier2 = tier_is_hot(b, page->gpa + offset, b->mode);
 	decode(&t, page->host + offset, PAGE_SIZE - offset);
 	if (!t.count) {
@@ -566,6 +570,7 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	b->stats.guest_bytes += t.block->length;
 	b->stats.host_bytes += t.block->size;
 	b->stats.later_bytes += emit_at(&t.e) - body;
+	bt_recs_pack(b, t.block, t.rec);
 	bt_block_add(b, t.block);
 	b->stats.records += t.block->recs;
 	b->stats.ways_out += t.block->exits;

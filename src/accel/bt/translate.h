@@ -41,11 +41,6 @@ struct tr {
 	bool code32, bmi2;
 	bool tier2;       /* memory operands in windows, but for instructions that are better off without */
 	unsigned count, at;
-	struct guest_insn insn[BLOCK_INSNS];
-	uint16_t offset[BLOCK_INSNS + 1];
-	bool serves[BLOCK_INSNS];      /* accesses memory in a window, unless AC is set where it is */
-	uint16_t writes[BLOCK_INSNS], changes[BLOCK_INSNS]; /* tier 2: general registers; otherwise than by a constant */
-	uint8_t live[BLOCK_INSNS + 1]; /* GF_ that matter before each instruction */
 	uint64_t lin;     /* of this instruction */
 	enum flags_place flags;
 	bool window;      /* this instruction's memory operand is in a window */
@@ -60,8 +55,16 @@ struct tr {
 	uint8_t value;    /* enum bt_value: the register in memory whose value TEMP1 holds */
 	uint8_t fp_checked;
 	struct remake remake; /* of the flags, where its last instruction leads when they are needed */
-	struct later later[BLOCK_LATER];
 	unsigned laters;
+
+	/* From here on nothing is set before it is used. */
+	struct guest_insn insn[BLOCK_INSNS];
+	uint16_t offset[BLOCK_INSNS + 1];
+	bool serves[BLOCK_INSNS];      /* accesses memory in a window, unless AC is set where it is */
+	uint16_t writes[BLOCK_INSNS], changes[BLOCK_INSNS]; /* tier 2: general registers; otherwise than by a constant */
+	uint8_t live[BLOCK_INSNS + 1]; /* GF_ that matter before each instruction */
+	struct bt_rec rec[RECS_MAX];
+	struct later later[BLOCK_LATER];
 };
 
 static inline uint8_t live_before(const struct tr *t) { return t->live[t->at]; }
@@ -101,6 +104,7 @@ int host_register(unsigned guest);
 /* The guest register in a host one: its own, or temp with the value loaded. */
 unsigned register_get(struct tr *t, unsigned guest, unsigned temp);
 struct bt_rec *rec_new(struct tr *t, uint32_t *id);
+static inline struct bt_rec *rec_of(struct tr *t, uint32_t id) { return &t->rec[id - bt_rec_first(t->b, t->block)]; }
 /* The same of an instruction that destroys the flags register: they are in the image. */
 struct bt_rec *rec_saved(struct tr *t, uint32_t *id);
 /* C may go on behind the record's instruction, which ends here. */

@@ -69,7 +69,8 @@ static bool run_program(struct machine *m, uint64_t rax, uint64_t rdx)
 static bool links_agree(const struct bt_cpu *b)
 {
 	for (uint32_t h = 0; h < b->hash_size; h++) {
-		for (uint32_t n = b->hash[h]; n; n = b->blocks[n].hash_next) {
+		for (uint32_t link = b->hash[h]; link; link = b->blocks[link & LINK_BLOCK].hash_next) {
+			uint32_t n = link & LINK_BLOCK;
 			const struct bt_block *k = &b->blocks[n];
 
 			for (uint32_t i = k->incoming; i; i = b->exits[i].next) {

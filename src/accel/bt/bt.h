@@ -121,14 +121,25 @@ enum { STRING_MOVES = 1, STRING_LOADS = 2, STRING_COMPARES = 4, STRING_SCANS = 8
 #define X87_SEG 11
 #define X87_OPERAND 0x8000u
 
+/*
+ * Blocks with one hash are chained by links: a block's number, and above it some bits that are of its address and mode
+ * alone, so that others need not even be looked at.
+ */
+#define LINK_BLOCK 0xffffffu
+_Static_assert(BLOCKS_MAX == LINK_BLOCK + 1, "numbers fit");
+
 struct bt_block {
 	uint64_t lin;
 	uint32_t page;              /* number of its physical page, which it starts in where lin starts in its own */
-	uint32_t hash_next;         /* the same code for other linear addresses is in one chain with it */
-	uint32_t page_next, tail_next;
+	uint32_t hash_next;         /* link; the same code for other linear addresses is in one chain with it */
+	uint32_t page_next;
 	uint32_t incoming;          /* exit */
 	uint32_t host;              /* offset of its code in the cache */
-	uint32_t first_rec, first_exit, first_reloc;
+	uint32_t first_rec, first_exit;
+	union {
+		uint32_t first_reloc;
+		uint32_t tail_next; /* of one that crosses: it is fixed */
+	};
 	uint32_t moved;             /* when it was last: see move.c */
 	uint32_t needs : 18;
 	uint32_t dead : 1, uses_fp : 1;
@@ -136,11 +147,12 @@ struct bt_block {
 	uint32_t refused : 1;       /* but for some */
 	uint32_t fixed : 1;         /* some of its code has no form for other addresses */
 	uint32_t crosses : 1;       /* one instruction across pages; disp of its first record is the number of the second page */
+	uint32_t small : 1;         /* rather than fast */
 	uint32_t loop_loads : 2;    /* scratch registers that are loaded at `loop` */
 	uint16_t mode;
 	uint16_t size;              /* of its code */
-	uint16_t direct, indirect;  /* entries: flags in the flags register, or in the image */
-	uint16_t known_direct, known_indirect; /* the same when all that it needs is known */
+	uint8_t direct, indirect;   /* entries: flags in the flags register, or in the image */
+	uint8_t known_direct, known_indirect; /* the same when all that it needs is known */
 	uint16_t loop;              /* entry of its own jumps, or 0; its first record tells of its sums and what is held */
 	uint16_t length;            /* guest bytes */
 	uint8_t recs, exits, relocs;
@@ -243,7 +255,7 @@ struct bt_space {
 struct bt_region {
 	uint32_t code, block, rec, exit, reloc;  /* where its parts begin; of region REGIONS, where the last one's end */
 	uint32_t blocks;                         /* how many it holds, once it is full */
-	uint64_t used;                           /* the eviction since which nothing has been found in it */
+	uint64_t used;                           /* how much has been found in it lately */
 };
 
 /* Which block a place in the cache belongs to is found from here. */
@@ -380,6 +392,7 @@ struct bt_cpu {
 	size_t code_size;
 	struct bt_region region[REGIONS + 1];
 	unsigned filling;        /* the region that is being filled: what follows is in it */
+	size_t region_bytes;     /* what one of them may take, of all kinds together */
 	uint32_t at, code_start; /* next free byte, first behind the stubs */
 	struct bt_block *blocks;
 	uint8_t *recs;                               /* packed */
@@ -388,7 +401,7 @@ struct bt_cpu {
 	uint32_t block_count, rec_at, exit_count, reloc_count; /* of the next one */
 	uint32_t page_count, page_free;              /* ever used; of them unused now */
 	uint32_t block_max, rec_max, exit_max, reloc_max, page_max;
-	uint32_t *hash;                              /* of blocks */
+	uint32_t *hash;                              /* of blocks: links */
 	uint32_t *block_hint;                        /* by HINT bytes of code: the block that the first one is in */
 	struct bt_rec open[RECS_OPEN];               /* unpacked, by a hash of their ids */
 	struct bt_decoded *decoded;
@@ -421,7 +434,7 @@ struct bt_cpu {
 	uint8_t xsave_bv;      /* the image's own, while the state is in the registers */
 	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll, stub_poll_flags,
 		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_syscall, stub_sysret, stub_iret, stub_string, stub_contended,
-		stub_lookup[4], stub_flags_save, stub_flags_load, stub_returned, stub_nothing, stub_probe[PROBES];
+		stub_lookup[4], stub_flags_save, stub_flags_load, stub_returned, stub_nothing, stub_probe[PROBES], stub_home[2][16];
 	uint32_t stub_called;  /* the stubs from here on are called by blocks, and return to them */
 	struct bt_inbox inbox;
 	unsigned fresh_count;
@@ -529,8 +542,9 @@ void bt_cache_reserve(struct bt_cpu *b);
 /* Bytes of code in it. */
 uint64_t bt_cache_bytes(const struct bt_cpu *b);
 struct bt_block *bt_block_find(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode);
-/* The chain of the blocks for gpa and mode at whatever linear address, with others among them: the first's number. */
-uint32_t bt_block_chain(struct bt_cpu *b, uint64_t gpa, uint32_t mode);
+/* The blocks for gpa and mode at whatever linear address: the first, and the one behind k, or NULL. */
+struct bt_block *bt_block_first(struct bt_cpu *b, uint64_t gpa, uint32_t mode);
+struct bt_block *bt_block_next(struct bt_cpu *b, const struct bt_block *k);
 void bt_block_add(struct bt_cpu *b, struct bt_block *block);
 void bt_block_kill(struct bt_cpu *b, struct bt_block *block);
 /* No jump leads to it or from it any more. */

@@ -11,16 +11,19 @@
 #include "accel/bt/translate.h"
 
 #define PAGE_HASH_SIZE 16384u
-/* Bytes of code for which one block, record, exit, relocation, page is provided. */
-#define BYTES_PER_BLOCK 170u
-#define BYTES_PER_REC 7u  /* bytes of them */
-#define BYTES_PER_EXIT 63u
-#define BYTES_PER_RELOC 96u
+/* Bytes of code for which there is room for one block, byte of records, exit, relocation, page: more than there will be. */
+#define BYTES_PER_BLOCK 100u
+#define BYTES_PER_REC 4u
+#define BYTES_PER_EXIT 45u
+#define BYTES_PER_RELOC 48u
 #define BYTES_PER_PAGE 2048u
 #define CODE_MIN (1u << 20)
-/* Of so many regions that fill up in a program larger than the cache, one is followed by another. */
-#define STAY 4u
-_Static_assert(sizeof(struct bt_block) == 72 && sizeof(struct bt_exit) == 24, "what a cache holds");
+/* What one find counts, and what part of a region's finds (2^-n) is forgotten with each that fills up. */
+#define FIND 16u
+#define FORGET 3u
+/* A region where less than this part of the average has been found is of no use any more. */
+#define USELESS_PART 4u
+_Static_assert(sizeof(struct bt_block) == 64 && sizeof(struct bt_exit) == 24, "what a cache holds");
 
 static void *reserve(size_t bytes)
 {
@@ -61,13 +64,10 @@ static bool map_returns(struct bt_cpu *b)
 	       !mprotect(b->return_stack + RETURN_SPACE, PAGE_SIZE, PROT_NONE);
 }
 
-/* How much code goes with its share of everything else into so many bytes. */
-static size_t code_share(size_t bytes)
+/* There is room for so much of each kind that something else fills up first; what is not used is no memory. */
+static size_t code_room(size_t bytes)
 {
-	const size_t each = 1024 + 1024 * (sizeof(struct bt_block) + 2 * sizeof(uint32_t)) / BYTES_PER_BLOCK +
-			    1024 / BYTES_PER_REC + 1024 * sizeof(struct bt_exit) / BYTES_PER_EXIT +
-			    1024 * sizeof(struct bt_reloc) / BYTES_PER_RELOC + 1024 * sizeof(struct bt_page) / BYTES_PER_PAGE;
-	size_t code = bytes * 1024 / each;
+	size_t code = bytes * 5 / 8;
 
 	return (code < CODE_MIN ? CODE_MIN : code) & ~(size_t)(PAGE_SIZE - 1);
 }
@@ -87,14 +87,15 @@ static void lay_out_regions(struct bt_cpu *b)
 
 int bt_cache_init(struct bt_cpu *b, size_t bytes)
 {
-	b->code_size = code_share(bytes);
+	b->code_size = code_room(bytes);
 	b->block_max = (uint32_t)MIN(b->code_size / BYTES_PER_BLOCK, BLOCKS_MAX);
 	b->rec_max = (uint32_t)(b->code_size / BYTES_PER_REC);
 	b->exit_max = (uint32_t)(b->code_size / BYTES_PER_EXIT);
 	b->reloc_max = (uint32_t)(b->code_size / BYTES_PER_RELOC);
 	b->page_max = (uint32_t)(b->code_size / BYTES_PER_PAGE);
-	for (b->hash_size = 1; b->hash_size < b->block_max;)
+	for (b->hash_size = 1; b->hash_size * 2 < b->block_max;)
 		b->hash_size *= 2;
+	b->region_bytes = MAX(bytes - MIN(bytes, b->hash_size * sizeof(*b->hash)), 2 * CODE_MIN) / REGIONS;
 	b->blocks = reserve(b->block_max * sizeof(*b->blocks));
 	b->recs = reserve(b->rec_max);
 	b->exits = reserve(b->exit_max * sizeof(*b->exits));
@@ -130,7 +131,7 @@ static void region_begin(struct bt_cpu *b, unsigned i)
 	struct bt_region *r = &b->region[i];
 
 	r->blocks = 0;
-	r->used = b->stats.evictions ? b->stats.evictions + REGIONS + 1 : 0;
+	r->used = 0;
 	b->filling = i;
 	b->made = b->again = 0;
 	b->at = r->code;
@@ -200,24 +201,39 @@ void bt_cache_flush(struct bt_cpu *b)
 
 /* ---- look-up ---- */
 
-static uint32_t *hash_place(struct bt_cpu *b, uint64_t gpa, uint32_t mode)
-{
-	uint64_t h = (gpa ^ (uint64_t)mode << 40) * UINT64_C(0xff51afd7ed558ccd);
+static uint64_t block_hash(uint64_t gpa, uint32_t mode) { return (gpa ^ (uint64_t)mode << 40) * UINT64_C(0xff51afd7ed558ccd); }
+static uint32_t *hash_place(struct bt_cpu *b, uint64_t hash) { return &b->hash[(unsigned)(hash >> 32) & (b->hash_size - 1)]; }
+static uint32_t link_bits(uint64_t hash) { return (uint32_t)hash & ~LINK_BLOCK; }
+static bool is_for(const struct bt_block *k, uint64_t gpa, uint32_t mode) { return k->mode == mode && bt_block_gpa(k) == gpa; }
 
-	return &b->hash[(unsigned)(h >> 32) & (b->hash_size - 1)];
+/* The first block behind the link, itself included, that is for gpa and mode. */
+static struct bt_block *chain_find(struct bt_cpu *b, uint32_t link, uint64_t gpa, uint32_t mode)
+{
+	uint32_t bits = link_bits(block_hash(gpa, mode));
+
+	for (; link; link = b->blocks[link & LINK_BLOCK].hash_next) {
+		struct bt_block *k = &b->blocks[link & LINK_BLOCK];
+
+		if ((link & ~LINK_BLOCK) == bits && is_for(k, gpa, mode))
+			return k;
+	}
+	return NULL;
 }
 
-uint32_t bt_block_chain(struct bt_cpu *b, uint64_t gpa, uint32_t mode) { return *hash_place(b, gpa, mode); }
+struct bt_block *bt_block_first(struct bt_cpu *b, uint64_t gpa, uint32_t mode)
+{
+	return chain_find(b, *hash_place(b, block_hash(gpa, mode)), gpa, mode);
+}
+
+struct bt_block *bt_block_next(struct bt_cpu *b, const struct bt_block *k) { return chain_find(b, k->hash_next, bt_block_gpa(k), k->mode); }
 
 struct bt_block *bt_block_find(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uint32_t mode)
 {
-	for (uint32_t n = *hash_place(b, gpa, mode); n; n = b->blocks[n].hash_next) {
-		struct bt_block *k = &b->blocks[n];
-
-		if (k->lin == lin && bt_block_gpa(k) == gpa && k->mode == mode) {
-			bt_block_used(b, k);
-			return k;
-		}
+	for (struct bt_block *k = bt_block_first(b, gpa, mode); k; k = bt_block_next(b, k)) {
+		if (k->lin != lin)
+			continue;
+		bt_block_used(b, k);
+		return k;
 	}
 	return NULL;
 }
@@ -319,11 +335,12 @@ static uint64_t gone_bit(const struct bt_block *k, unsigned *word)
 
 static void link_in(struct bt_cpu *b, struct bt_block *block)
 {
-	uint32_t *place = hash_place(b, bt_block_gpa(block), block->mode), n = bt_number(b, block);
+	uint64_t hash = block_hash(bt_block_gpa(block), block->mode);
+	uint32_t *place = hash_place(b, hash), n = bt_number(b, block);
 	struct bt_page *p = page_get(b, bt_block_page(block));
 
 	block->hash_next = *place;
-	*place = n;
+	*place = n | link_bits(hash);
 	p->lines |= block_lines(b, block);
 	block->page_next = p->blocks;
 	p->blocks = n;
@@ -555,10 +572,10 @@ void bt_block_unlink(struct bt_cpu *b, struct bt_block *block)
 
 static void hash_forget(struct bt_cpu *b, const struct bt_block *k)
 {
-	uint32_t *p = hash_place(b, bt_block_gpa(k), k->mode);
+	uint32_t *p = hash_place(b, block_hash(bt_block_gpa(k), k->mode));
 
-	while (&b->blocks[*p] != k)
-		p = &b->blocks[*p].hash_next;
+	while (&b->blocks[*p & LINK_BLOCK] != k)
+		p = &b->blocks[*p & LINK_BLOCK].hash_next;
 	*p = k->hash_next;
 }
 
@@ -725,46 +742,72 @@ static void region_evict(struct bt_cpu *b, unsigned i)
 	bt_returns_forget(b, true);
 }
 
+/* What the region that is being filled takes. */
+static size_t bytes_used(const struct bt_cpu *b)
+{
+	const struct bt_region *r = &b->region[b->filling];
+
+	return b->at - r->code + (b->block_count - r->block) * sizeof(*b->blocks) + b->rec_at - r->rec + (b->exit_count - r->exit) * sizeof(*b->exits) +
+	       (b->reloc_count - r->reloc) * sizeof(*b->relocs);
+}
+
 static bool region_full(const struct bt_cpu *b)
 {
 	const struct bt_region *end = &b->region[b->filling + 1];
 
-	return b->at + BLOCK_CODE_MAX > end->code || b->block_count + 1 >= end->block || b->rec_at + RECS_MAX * REC_BYTES_MAX >= end->rec ||
+	return bytes_used(b) >= b->region_bytes || b->at + BLOCK_CODE_MAX > end->code || b->block_count + 1 >= end->block || b->rec_at + RECS_MAX * REC_BYTES_MAX >= end->rec ||
 	       b->exit_count + BLOCK_LATER >= end->exit || b->reloc_count + BLOCK_RELOCS >= end->reloc;
 }
-
-/* Counted in evictions; what has been filled once, and was never of use again, is older than all. */
-static uint64_t use_now(const struct bt_cpu *b) { return b->stats.evictions + REGIONS + 1; }
 
 void bt_block_used(struct bt_cpu *b, const struct bt_block *block)
 {
 	uint64_t i = (uint64_t)(bt_number(b, block) - 1) * REGIONS / (b->block_max - 1);
 
-	b->region[i].used = use_now(b);
+	b->region[i].used += FIND;
 }
 
 /*
- * What has not been of use for longest, if that is for as long as it takes to fill the cache; else any. But when most
- * of what has been made had been there before, a program comes round that is larger than the cache and would find
- * nothing of itself: then most of the cache stays as it is and the rest passes through one region, which is sometimes
- * another.
+ * The one in which least has been found lately. But when most of what has been made had been there before, a program
+ * comes round that is larger than the cache and would find nothing of itself: then, unless one of them is of no use, most
+ * of the cache stays as it is and the rest passes through the region that is full now.
  */
-static unsigned region_next(const struct bt_cpu *b)
+static unsigned region_next(struct bt_cpu *b)
 {
-	unsigned next = (b->filling + 1) % REGIONS, oldest = next;
-	unsigned chance = (unsigned)(b->stats.evictions * UINT64_C(0x9e3779b97f4a7c15) >> 40);
+	unsigned next = (b->filling + 1) % REGIONS, least = next;
+	uint64_t all = 0;
 
 	if (!b->region[next].blocks)
 		return next;
 	for (unsigned i = 0; i < REGIONS; i++) {
-		if (i != b->filling && b->region[i].used < b->region[oldest].used)
-			oldest = i;
+		struct bt_region *r = &b->region[i];
+
+		r->used -= r->used >> FORGET;
+		all += r->used;
+		if (i != b->filling && r->used < b->region[least].used)
+			least = i;
 	}
-	if (use_now(b) - b->region[oldest].used > REGIONS)
-		return oldest;
-	if (b->again > b->made / 2 && chance % STAY)
-		return b->filling;
-	return (next + chance / STAY % (REGIONS - 1)) % REGIONS;
+	return b->again > b->made / 2 && b->region[least].used > all / REGIONS / USELESS_PART ? b->filling : least;
+}
+
+/* The whole pages in [from, to) are given back. */
+static void trim(uint8_t *from, uint8_t *to, int how)
+{
+	uintptr_t first = ((uintptr_t)from + PAGE_SIZE - 1) & ~(uintptr_t)(PAGE_SIZE - 1), end = (uintptr_t)to & ~(uintptr_t)(PAGE_SIZE - 1);
+
+	if (first < end)
+		madvise((void *)first, end - first, how);
+}
+
+/* What it held before may have been more of one kind. */
+static void region_trim(struct bt_cpu *b)
+{
+	const struct bt_region *end = &b->region[b->filling + 1];
+
+	trim(b->rw + b->at, b->rw + end->code, MADV_REMOVE);
+	trim((uint8_t *)&b->blocks[b->block_count], (uint8_t *)&b->blocks[end->block], MADV_DONTNEED);
+	trim(b->recs + b->rec_at, b->recs + end->rec, MADV_DONTNEED);
+	trim((uint8_t *)&b->exits[b->exit_count], (uint8_t *)&b->exits[end->exit], MADV_DONTNEED);
+	trim((uint8_t *)&b->relocs[b->reloc_count], (uint8_t *)&b->relocs[end->reloc], MADV_DONTNEED);
 }
 
 void bt_cache_reserve(struct bt_cpu *b)
@@ -774,6 +817,7 @@ void bt_cache_reserve(struct bt_cpu *b)
 	if (region_full(b)) {
 		unsigned next = region_next(b);
 
+		region_trim(b);
 		b->region[b->filling] = region_now(b, b->filling);
 		region_evict(b, next);
 		region_begin(b, next);

@@ -500,6 +500,10 @@ static bool call_stub(struct checker *c, struct state *s, uint32_t to, bool *han
 		s->reg[TEMP1] = check_data(c, 1);
 		return check_reach(c, next_at(c), s);
 	}
+	for (int guest = 0; guest < 16 && view < VIEW_SUPERVISOR_AC; guest++) {
+		if (to && to == b->stub_home[view][guest])
+			return check_home_set(c, s, guest) && check_reach(c, next_at(c), s);
+	}
 	for (unsigned size = 1; size <= 64; size++) {
 		for (unsigned n = 0; bt_probe_size(size) >= 0 && n < 4; n++) {
 			if (to == b->stub_probe[bt_probe(size, n & 1, view, n & 2)])

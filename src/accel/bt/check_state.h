@@ -146,6 +146,8 @@ bool check_window_value(const struct checker *c, const struct value *from, struc
 bool check_window_delta(struct checker *c, struct state *s, const ZydisDecodedOperand *m);
 /* mov TEMP0, gs:[home] and mov gs:[home], TEMP0 */
 bool check_home(struct checker *c, struct state *s, const ZydisDecodedOperand *m);
+/* A stub has set the register's home, by TEMP0. */
+bool check_home_set(struct checker *c, struct state *s, int guest);
 /* A guest register's home in a scratch register; and those of these registers are no homes any more. */
 struct value check_home_value(int guest);
 void check_homes_gone(struct state *s, uint16_t gone);

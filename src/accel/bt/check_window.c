@@ -153,6 +153,23 @@ void check_homes_gone(struct state *s, uint16_t gone)
 	}
 }
 
+/* It has been found anew, and is in the scratch register as well. */
+static void home_set(struct state *s, int reg, int guest)
+{
+	check_homes_gone(s, (uint16_t)(1u << guest));
+	s->facts.home |= (uint16_t)(1u << guest);
+	s->facts.drift[guest] = 0;
+	s->reg[reg] = check_home_value(guest);
+}
+
+bool check_home_set(struct checker *c, struct state *s, int guest)
+{
+	if (s->ac || (c->block->mode & MODE_CODE32) || !check_readable(&s->reg[host_of(guest)]))
+		return check_fail(c, "a home of what is no address");
+	home_set(s, TEMP0, guest);
+	return true;
+}
+
 bool check_home(struct checker *c, struct state *s, const ZydisDecodedOperand *m)
 {
 	int64_t at = m->mem.disp.value - GS_OF(home);
@@ -171,10 +188,7 @@ bool check_home(struct checker *c, struct state *s, const ZydisDecodedOperand *m
 
 		if (pair ? !is_sum(c, s, (unsigned)(guest - PAIR_HOME), v) : v->kind != V_DELTA || v->origin != s->reg[host].number)
 			return check_fail(c, "a home that is not the register's");
-		check_homes_gone(s, (uint16_t)(1u << guest));
-		s->facts.home |= (uint16_t)(1u << guest);
-		s->facts.drift[guest] = 0;
-		s->reg[reg] = check_home_value(guest);
+		home_set(s, reg, guest);
 		return true;
 	}
 	if (!(s->facts.home >> guest & 1))

@@ -203,6 +203,17 @@ static inline void emit_entry_host(struct emit *e, bool fold)
 	emit_op_mem(e, true, fold ? 0x03 : 0x8b, fold ? TEMP0 : TEMP1, (struct host_mem){ TEMP1, -1, 0, HOST_AT });
 }
 
+/* Where a privilege's table of windows' deltas is; temp = the delta for the address in a register: rorx temp, reg, 39; movzx; mov. */
+static inline int32_t delta_table(enum mmu_view view) { return GS_OF(delta) + (int32_t)view * (int32_t)(WINDOW_SLOTS * 8); }
+static inline void emit_window_delta(struct emit *e, enum mmu_view view, unsigned temp, unsigned reg)
+{
+	e1(e, 0xc4), e1(e, (temp >= 8 ? 0 : 0x80u) | 0x40 | (reg >= 8 ? 0 : 0x20u) | 3), e1(e, 0xfb), e1(e, 0xf0);
+	e1(e, 0xc0 | (temp & 7) << 3 | (reg & 7)), e1(e, 39);
+	e1(e, 0x45), e1(e, 0x0f), e1(e, 0xb6), e1(e, 0xc0 | (temp & 7) << 3 | (temp & 7));
+	e1(e, 0x65);
+	emit_op_mem(e, true, 0x8b, temp, (struct host_mem){ -1, (int8_t)temp, 3, delta_table(view) });
+}
+
 /*
  * TEMP0, a guest address, looked up in a mode's jump cache: equal when the entry that TEMP1 then leads to is its own.
  * TEMP0 is salted then. A target that needs the flags is not found so.

@@ -108,11 +108,7 @@ static struct bt_block *choose(struct bt_cpu *b, uint64_t lin, uint64_t gpa, uin
 	uint32_t now = ticks_now();
 
 	*copies = 0;
-	for (uint32_t n = bt_block_chain(b, gpa, mode); n; n = b->blocks[n].hash_next) {
-		struct bt_block *k = &b->blocks[n];
-
-		if (bt_block_gpa(k) != gpa || k->mode != mode)
-			continue;
+	for (struct bt_block *k = bt_block_first(b, gpa, mode); k; k = bt_block_next(b, k)) {
 		++*copies;
 		if (k != keep && (!best || now - k->moved > now - best->moved) && fits(b, k, lin))
 			best = k;

@@ -320,22 +320,11 @@ void access_end(struct tr *t, struct bt_rec *rec) { rec->next = code_at(t); }
 
 static int32_t delta_at(const struct tr *t, uint64_t lin)
 {
-	unsigned slot = lin >> 39 & (WINDOW_SLOTS - 1);
-
-	return GS_OF(delta) + (int32_t)((mode_view(t->mode) * WINDOW_SLOTS + slot) * 8);
+	return delta_table(mode_view(t->mode)) + (int32_t)(lin >> 39 & (WINDOW_SLOTS - 1)) * 8;
 }
 
-/* temp = the delta for the address in a register: rorx temp, reg, 39; movzx; mov temp, gs:[temp * 8 + delta]. */
-static void emit_delta(struct tr *t, unsigned temp, unsigned reg)
-{
-	struct emit *e = &t->e;
-
-	e1(e, 0xc4), e1(e, (temp >= 8 ? 0 : 0x80u) | 0x40 | (reg >= 8 ? 0 : 0x20u) | 3), e1(e, 0xfb), e1(e, 0xf0);
-	e1(e, 0xc0 | (temp & 7) << 3 | (reg & 7)), e1(e, 39);
-	e1(e, 0x45), e1(e, 0x0f), e1(e, 0xb6), e1(e, 0xc0 | (temp & 7) << 3 | (temp & 7));
-	e1(e, 0x65);
-	emit_op_mem(e, true, 0x8b, temp, (struct host_mem){ -1, (int8_t)temp, 3, delta_at(t, 0) });
-}
+/* temp = the delta for the address in a register. */
+static void emit_delta(struct tr *t, unsigned temp, unsigned reg) { emit_window_delta(&t->e, mode_view(t->mode), temp, reg); }
 
 /* The operand as a single register, when it has to leave the other free. */
 static struct host_mem folded(struct tr *t, struct host_mem m, bool fold)
@@ -364,8 +353,12 @@ void emit_homes(struct tr *t)
 	for (unsigned r = 0; r < 16; r++) {
 		if (!known_bit(t->block->needs, r))
 			continue;
-		emit_delta(t, TEMP0, (unsigned)host_register(r));
-		emit_store_gs(&t->e, TEMP0, home_at(r));
+		if (t->block->small) {
+			emit_call(&t->e, t->b->stub_home[mode_view(t->mode)][r]);
+		} else {
+			emit_delta(t, TEMP0, (unsigned)host_register(r));
+			emit_store_gs(&t->e, TEMP0, home_at(r));
+		}
 	}
 }
 

@@ -1,5 +1,5 @@
 /* The code that stands once at the start of a cache: the way in, the ways to C and back, the look-ups. */
-#include "accel/bt/emit.h"
+#include "accel/bt/translate.h"
 
 static const uint8_t kept[] = { RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8, R9, R12, R13, R14 };
 
@@ -160,6 +160,19 @@ static void emit_returned(struct emit *e)
 	e1(e, 0xc3);
 }
 
+/* Sets the home of a guest register that the host keeps in one. */
+static void emit_called_home(struct emit *e, struct bt_cpu *b, enum mmu_view view, unsigned guest)
+{
+	int host = host_register(guest);
+
+	if (host < 0)
+		return;
+	b->stub_home[view][guest] = emit_at(e);
+	emit_window_delta(e, view, TEMP0, (unsigned)host);
+	emit_store_gs(e, TEMP0, GS_OF(home) + (int32_t)guest * 8);
+	e1(e, 0xc3);
+}
+
 static void emit_called(struct emit *e, struct bt_cpu *b)
 {
 	b->stub_called = b->stub_flags_save = emit_at(e);
@@ -172,6 +185,8 @@ static void emit_called(struct emit *e, struct bt_cpu *b)
 	emit_flags_load(e);
 	e1(e, 0xc3);
 	b->stub_contended = emit_contended(e, b);
+	for (unsigned n = 0; bt_of(b)->bmi2 && n < 2 * 16; n++)
+		emit_called_home(e, b, n / 16 ? VIEW_USER : VIEW_SUPERVISOR, n % 16);
 	for (unsigned size = 1; size <= 64; size++) {
 		for (unsigned n = 0; bt_probe_size(size) >= 0 && n < 2 * VIEW_COUNT * 2; n++)
 			emit_called_probe(e, b, size, n & 1, (enum mmu_view)(n / 4), n & 2);

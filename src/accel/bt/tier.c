@@ -91,11 +91,9 @@ static bool may_be_hot(const struct bt_cpu *b, const struct bt_block *k)
 /* What there is of a block, at whatever addresses, goes. */
 static void kill_all(struct bt_cpu *b, uint64_t gpa, uint32_t mode)
 {
-	for (uint32_t n = bt_block_chain(b, gpa, mode), next; n; n = next) {
-		struct bt_block *k = &b->blocks[n];
-
-		next = k->hash_next;
-		if (bt_block_gpa(k) == gpa && k->mode == mode && !k->tier2)
+	for (struct bt_block *k = bt_block_first(b, gpa, mode), *next; k; k = next) {
+		next = bt_block_next(b, k);
+		if (!k->tier2)
 			bt_block_kill(b, k);
 	}
 }
@@ -216,7 +214,9 @@ static void take_sample(struct bt_cpu *b, uint32_t host)
 	bt_block_used(b, k);
 	if (k->tier2) {
 		b->heat.taken_hot++;
-		if (may_warm_up(b, k))
+		if (k->small)
+			bit_set(b->heat.hot, tier_hash(bt_block_gpa(k), k->mode));
+		if (k->small || may_warm_up(b, k))
 			bt_block_kill(b, k);
 		return;
 	}

@@ -7,6 +7,8 @@
  * many that live for a millisecond never are, and share what is translated of libraries with the soft TLB, to which a
  * new page is a fraction of a microsecond, to windows ten.
  *
+ * There is much of it, and most of it runs little: it is made small. A block that a sample has met is made once more, to be fast.
+ *
  * Of supervisor code, which serves them all, the blocks of a page that is met again, and those that they lead to, are
  * translated once more. An instruction that keeps missing goes back to the soft TLB.
  */
@@ -40,6 +42,13 @@ static inline bool tier_is_hot(const struct bt_cpu *b, uint64_t gpa, uint32_t mo
 	if (!b->windows || (mode & MODE_AC))
 		return false;
 	return bt_of(b)->tier2 == TIER2_ALWAYS || (mode & MODE_USER ? mode & MODE_LASTING : tier_bit(b->heat.hot, tier_hash(gpa, mode)));
+}
+/* Whether what is translated with windows is to be small rather than fast: a program's code that no sample has met. */
+static inline bool tier_is_small(const struct bt_cpu *b, uint64_t gpa, uint32_t mode)
+{
+	if (bt_of(b)->tier2 == TIER2_ALWAYS)
+		return gpa >> 4 & 1; /* both are tried */
+	return (mode & MODE_USER) && !tier_bit(b->heat.hot, tier_hash(gpa, mode));
 }
 /* Whether the instruction at gpa is to use the soft TLB even so. */
 bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa);

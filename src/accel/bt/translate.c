@@ -117,6 +117,29 @@ static void judge(const struct tr *t, struct guest_insn *g, const uint8_t *bytes
 		g->kind = G_PAUSE;
 }
 
+/*
+ * Whether what follows a branch that is not taken is a block already: programs are large, and not all of their code has to be
+ * there twice. Rather twice than that a loop comes round by two blocks.
+ */
+static bool goes_on_elsewhere(const struct tr *t, unsigned used)
+{
+	struct bt_cpu *b = t->b;
+	uint64_t lin = t->block->lin + used, gpa = bt_block_gpa(t->block) + used;
+
+	if (!t->block->small)
+		return false;
+	for (const struct bt_block *k = bt_block_first(b, gpa, t->block->mode); k; k = bt_block_next(b, k)) {
+		bool loops = false;
+
+		if (k->lin != lin)
+			continue;
+		for (unsigned i = 0; i < k->exits; i++)
+			loops |= k->lin + (uint64_t)(int64_t)b->exits[k->first_exit + i].ahead == t->block->lin;
+		return !loops;
+	}
+	return false;
+}
+
 static void decode(struct tr *t, const uint8_t *code, unsigned room)
 {
 	unsigned used = 0;
@@ -133,8 +156,11 @@ static void decode(struct tr *t, const uint8_t *code, unsigned room)
 		t->count++;
 		used += g->length;
 		t->offset[t->count] = (uint16_t)used;
-		if (t->tier2 && g->kind == G_JCC && !t->b->cpu.stepping)
+		if (t->tier2 && g->kind == G_JCC && !t->b->cpu.stepping) {
+			if (goes_on_elsewhere(t, used))
+				return;
 			continue;
+		}
 		if ((g->ops & GO_ENDS) || !g->length)
 			return;
 		/* Time stamps are the host's: who steps has to see them before they are used. */
@@ -186,17 +212,17 @@ static bool reads_first(const struct guest_insn *g, bool tier2)
 }
 
 /* The entries that find the homes good follow those that set them. */
-static void emit_entries_of(struct tr *t, bool any, bool save, uint16_t *direct, uint16_t *indirect)
+static void emit_entries_of(struct tr *t, bool any, bool save, uint8_t *direct, uint8_t *indirect)
 {
-	*direct = *indirect = code_at(t);
+	*direct = *indirect = (uint8_t)code_at(t);
 	if (!any)
 		return;
 	if (save) {
 		emit_save(t);
-		*indirect = code_at(t);
+		*indirect = (uint8_t)code_at(t);
 	} else {
 		emit_load(t);
-		*direct = code_at(t);
+		*direct = (uint8_t)code_at(t);
 	}
 }
 
@@ -517,6 +543,7 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	uint64_t start = __builtin_ia32_rdtsc();
 	uint32_t body;
 	struct tr t;
+	bool small;
 
 	bt_cache_reserve(b);
 	memset(&t, 0, offsetof(struct tr, insn));
@@ -524,10 +551,15 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	t.mode = b->mode;
 	t.code32 = b->mode & MODE_CODE32;
 	t.bmi2 = bt_of(b)->bmi2;
+	t.tier2 = tier_is_hot(b, page->gpa + offset, b->mode);
+	small = t.tier2 && tier_is_small(b, page->gpa + offset, b->mode);
+	/* What runs much begins where the host fetches. */
+	if (t.tier2 && !small)
+		b->at = (b->at + 15) & ~15u;
 	t.e = (struct emit){ b->rw + b->at, b->rw };
 	t.block = &b->blocks[b->block_count++];
 	*t.block = (struct bt_block){ .lin = lin, .page = (uint32_t)(page->gpa >> PAGE_SHIFT), .mode = (uint16_t)b->mode, .host = b->at, .first_exit = b->exit_count, .first_reloc = b->reloc_count };
-	t.tier2 = tier_is_hot(b, page->gpa + offset, b->mode);
+	t.block->small = small;
 	decode(&t, page->host + offset, PAGE_SIZE - offset);
 	if (!t.count) {
 		t.tier2 = false;
@@ -535,6 +567,7 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 		decode_crossing(&t, page->host + offset, PAGE_SIZE - offset, next);
 	}
 	t.block->tier2 = t.tier2;
+	t.block->small &= t.tier2;
 	/* User code of tier 1 runs little, and there is much of it. */
 	t.calls = tier_may_come(b, t.mode) && !t.tier2 && (t.mode & MODE_USER);
 	find_live(&t);
@@ -564,8 +597,11 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 			emit_patch(t.e.base, t.later[i].site, t.block->host + b->exits[t.later[i].id].stub);
 	}
 	t.block->size = code_at(&t);
-	/* What runs much begins where the host fetches. */
-	b->at = t.tier2 ? (emit_at(&t.e) + 15) & ~15u : emit_at(&t.e);
+	if (t.block->fixed) { /* it stays where it is */
+		b->reloc_count = t.block->first_reloc;
+		t.block->relocs = 0;
+	}
+	b->at = emit_at(&t.e);
 	b->stats.blocks++;
 	b->stats.guest_bytes += t.block->length;
 	b->stats.host_bytes += t.block->size;

@@ -63,7 +63,9 @@ struct bt_exit {
 	uint32_t live : 6;   /* what of the flags was found to matter there: GF_ (guest.h) */
 	uint32_t saved_flags : 1; /* linked to the target's indirect entry: flags are in the image */
 	uint32_t looks : 1;  /* before the jump, at `mapped`: target and block share no page */
+	uint32_t stands : 4; /* parts of the block's page by whose bytes `live` was found: LOOK_PART */
 };
+#define LOOK_PART (PAGE_SIZE / 4)
 
 /* How far before its site an exit's look at `mapped` has its displacement: disp32, imm32; jne rel32; the jump's opcode. */
 #define LOOK_BEFORE 15u
@@ -382,6 +384,7 @@ struct bt_cpu {
 	uint8_t *lookup;     /* the mode's indirect look-up */
 	uint32_t mapped[EXEC_SIZE]; /* by a page's number: the number while the page is where it was */
 	uint32_t diverted[DIVERTED], diverted_count; /* blocks */
+	bool landings_gone;  /* since the return stacks were forgotten, blocks have gone that returns may lead to */
 	_Atomic uint32_t poked; /* while C was running: the chain that is gone on with has to end soon */
 
 	uint64_t delta[2][WINDOW_SLOTS]; /* by view and slot: from a guest address to the host's */

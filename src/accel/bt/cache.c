@@ -282,25 +282,43 @@ static struct bt_page *page_get(struct bt_cpu *b, uint64_t gpa)
 }
 
 /*
- * Where in its page a way out leads, when it is the block's own page and not all flags were found to matter there: the
- * block stands on these bytes as well, BT_LOOK_AHEAD of them. PAGE_SIZE when not.
+ * What of the flags matters behind a way out that leads to the block's own page, and by what bytes there, when not all were
+ * found to matter: the block stands on these bytes as well. False when that is not so.
  */
-static unsigned looked_at(const struct bt_block *k, const struct bt_exit *e)
+static bool look_ahead(struct bt_cpu *b, const struct bt_block *k, const struct bt_exit *e, struct bt_look *look, uint8_t *live)
 {
 	uint64_t lin = bt_exit_lin(k, e);
+	const struct mem_slot *slot;
 
-	return e->live != GF_ALL && !((lin ^ k->lin) >> PAGE_SHIFT) ? (unsigned)(lin & (PAGE_SIZE - 1)) : PAGE_SIZE;
+	look->count = 0;
+	*live = GF_ALL;
+	if (e->live == GF_ALL || (lin ^ k->lin) >> PAGE_SHIFT)
+		return false;
+	if (b->fp_level)
+		bt_fp_save(b);
+	slot = mem_find(b->cpu.mem, bt_block_page(k));
+	if (slot)
+		*live = bt_live_on_page(mem_slot_host(slot, bt_block_page(k)), (unsigned)(lin & (PAGE_SIZE - 1)), k->mode & MODE_CODE32, look);
+	return true;
 }
 
-static uint64_t block_lines(const struct bt_cpu *b, const struct bt_block *k)
+static uint64_t block_lines(struct bt_cpu *b, const struct bt_block *k)
 {
 	uint64_t lines = lines_of((unsigned)(k->lin & (PAGE_SIZE - 1)), k->length);
 
 	for (unsigned i = 0; i < k->exits; i++) {
-		unsigned at = looked_at(k, &b->exits[k->first_exit + i]);
+		struct bt_exit *e = &b->exits[k->first_exit + i];
+		struct bt_look look;
+		uint8_t live;
 
-		if (at < PAGE_SIZE)
-			lines |= lines_of(at, MIN(BT_LOOK_AHEAD, PAGE_SIZE - at));
+		look_ahead(b, k, e, &look, &live);
+		e->stands = 0;
+		for (unsigned n = 0; n < look.count; n++) {
+			unsigned first = look.at[n], last = look.at[n] + look.length[n] - 1u;
+
+			lines |= lines_of(first, look.length[n]);
+			e->stands |= (1u << last / LOOK_PART | 1u << first / LOOK_PART) & 15;
+		}
 	}
 	return lines;
 }
@@ -310,16 +328,16 @@ static bool more_matters(struct bt_cpu *b, const struct bt_block *k, unsigned of
 {
 	for (unsigned i = 0; i < k->exits; i++) {
 		const struct bt_exit *e = &b->exits[k->first_exit + i];
-		unsigned at = looked_at(k, e);
-		const struct mem_slot *slot;
+		struct bt_look look;
+		uint8_t live;
 
-		if (at >= offset + len || offset >= at + BT_LOOK_AHEAD)
-			continue;
-		slot = mem_find(b->cpu.mem, bt_block_page(k));
-		if (b->fp_level)
-			bt_fp_save(b);
-		if (!slot || bt_live_in(mem_slot_host(slot, bt_block_page(k)) + at, PAGE_SIZE - at, k->mode & MODE_CODE32) & ~e->live)
-			return true;
+		for (unsigned part = offset / LOOK_PART; part <= (offset + len - 1) / LOOK_PART; part++) {
+			if (!(e->stands >> part & 1))
+				continue;
+			if (look_ahead(b, k, e, &look, &live) && (live & ~e->live))
+				return true;
+			break;
+		}
 	}
 	return false;
 }
@@ -586,17 +604,16 @@ void bt_block_kill(struct bt_cpu *b, struct bt_block *block)
 	hash_forget(b, block);
 	bt_block_unlink(b, block);
 	block->dead = true;
+	b->landings_gone = true;
 	b->stats.invalidated++;
 }
 
 /* ---- changes of code ---- */
 
-static void page_changed(struct bt_cpu *b, struct bt_page *page, unsigned offset, unsigned len)
+static void lines_changed(struct bt_cpu *b, struct bt_page *page, unsigned offset, unsigned len)
 {
 	uint32_t *p = &page->blocks;
 
-	if (!(page->lines & lines_of(offset, len)))
-		return;
 	page->lines = 0;
 	while (*p) {
 		struct bt_block *k = &b->blocks[*p];
@@ -619,6 +636,18 @@ static void page_changed(struct bt_cpu *b, struct bt_page *page, unsigned offset
 		page->tails = 0;
 	} else if (page->tails) {
 		page->lines |= 1;
+	}
+}
+
+static void page_changed(struct bt_cpu *b, struct bt_page *page, unsigned offset, unsigned len)
+{
+	if (page->lines & lines_of(offset, len))
+		lines_changed(b, page, offset, len);
+	/* A return may lead to a block that is gone, and that knew of the code behind its call what is no longer true. */
+	if (b->landings_gone) {
+		bt_returns_forget(b, false);
+		bt_returns_forget(b, true);
+		b->landings_gone = false;
 	}
 }
 

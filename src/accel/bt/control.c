@@ -57,8 +57,11 @@ void emit_exit(struct tr *t, uint64_t lin, bool poll, uint8_t live)
 	later_add(t, live && t->flags == FLAGS_HOST ? LATER_EXIT_FLAGS : LATER_EXIT, t->block->host + x->site, id, 0, 0);
 }
 
-/* Of the flags in `need`; those that are neither read nor written stay in it, and `on` says where a jump or call leads with them. */
-static uint8_t live_in(const uint8_t *p, unsigned room, bool code32, uint8_t *need, uint64_t *on)
+/*
+ * Of the flags in `need`; those that are neither read nor written stay in it, and `on` says where a jump or call leads with
+ * them. `used`: the bytes that tell it.
+ */
+static uint8_t live_in(const uint8_t *p, unsigned room, bool code32, uint8_t *need, uint64_t *on, unsigned *used)
 {
 	const uint8_t *start = p;
 	uint8_t live = 0;
@@ -66,11 +69,12 @@ static uint8_t live_in(const uint8_t *p, unsigned room, bool code32, uint8_t *ne
 	if (room > BT_LOOK_AHEAD)
 		room = BT_LOOK_AHEAD;
 	*on = 0;
+	*used = room;
 	while (*need && room) {
 		struct guest_insn g;
 
 		if (!guest_decode(&g, p, room, code32 ? 32 : 64) || !g.length)
-			break;
+			return live;
 		live |= *need & g.flags_read;
 		*need &= (uint8_t)~g.flags_written;
 		p += g.length;
@@ -80,15 +84,26 @@ static uint8_t live_in(const uint8_t *p, unsigned room, bool code32, uint8_t *ne
 		if (g.ops & GO_ENDS)
 			break;
 	}
+	*used = (unsigned)(p - start);
 	return live;
 }
 
-uint8_t bt_live_in(const uint8_t *p, unsigned room, bool code32)
+uint8_t bt_live_on_page(const uint8_t *page, unsigned at, bool code32, struct bt_look *look)
 {
-	uint8_t need = GF_ALL, live;
-	uint64_t on;
+	uint8_t need = GF_ALL, live = 0;
 
-	live = live_in(p, room, code32, &need, &on);
+	look->count = 0;
+	while (need && look->count <= BT_LOOK_JUMPS) {
+		unsigned used;
+		uint64_t on;
+
+		live |= live_in(page + at, PAGE_SIZE - at, code32, &need, &on, &used);
+		look->at[look->count] = (uint16_t)at;
+		look->length[look->count++] = (uint16_t)used;
+		if (!on || at + on >= PAGE_SIZE)
+			break;
+		at += (unsigned)on;
+	}
 	return live | need;
 }
 
@@ -99,6 +114,7 @@ uint8_t bt_live_at(struct bt_cpu *b, uint64_t lin, bool code32)
 	/* Who looks at each block's end sees them all. */
 	for (unsigned jumps = 0; need && jumps <= BT_LOOK_JUMPS && !b->cpu.stepping; jumps++) {
 		const uint8_t *p;
+		unsigned used;
 		uint64_t on;
 
 		if (code32)
@@ -106,7 +122,7 @@ uint8_t bt_live_at(struct bt_cpu *b, uint64_t lin, bool code32)
 		p = bt_exec_peek(b, lin);
 		if (!p)
 			break;
-		live |= live_in(p, PAGE_SIZE - (lin & (PAGE_SIZE - 1)), code32, &need, &on);
+		live |= live_in(p, PAGE_SIZE - (lin & (PAGE_SIZE - 1)), code32, &need, &on, &used);
 		if (!on)
 			break;
 		lin += on;

@@ -183,11 +183,17 @@ void emit_leave(struct tr *t);
 void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id);
 
 /* ---- control.c ---- */
-/* What of the flags matters in the code at p, of which there are `room` bytes on its page: no more than so many are looked at. */
+/* What of the flags matters is found by looking ahead, no more than so many bytes. */
 #define BT_LOOK_AHEAD 96u
-/* By looking ahead, also behind so many jumps and calls. */
+/* And behind so many jumps and calls. */
 #define BT_LOOK_JUMPS 2u
-uint8_t bt_live_in(const uint8_t *p, unsigned room, bool code32);
+/* Pieces of a page that tell what of the flags matters behind a way out. */
+struct bt_look {
+	unsigned count;
+	uint16_t at[1 + BT_LOOK_JUMPS], length[1 + BT_LOOK_JUMPS];
+};
+/* What of the flags matters at a place of a page, by what there is on that page, and what told it. */
+uint8_t bt_live_on_page(const uint8_t *page, unsigned at, bool code32, struct bt_look *look);
 /* What of the flags matters at lin, by looking ahead. */
 uint8_t bt_live_at(struct bt_cpu *b, uint64_t lin, bool code32);
 uint8_t live_at(struct tr *t, uint64_t lin);

@@ -253,7 +253,7 @@ struct bt_space {
  * The cache is made of regions, each with its part of the code, blocks, records, exits and relocations. When all are
  * full, one of them is emptied.
  */
-#define REGIONS 16u
+#define REGIONS 32u
 struct bt_region {
 	uint32_t code, block, rec, exit, reloc;  /* where its parts begin; of region REGIONS, where the last one's end */
 	uint32_t blocks;                         /* how many it holds, once it is full */

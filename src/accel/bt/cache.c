@@ -19,10 +19,10 @@
 #define BYTES_PER_PAGE 2048u
 #define CODE_MIN (1u << 20)
 /* What one find counts, and what part of a region's finds (2^-n) is forgotten with each that fills up. */
-#define FIND 16u
+#define FIND 32u
 #define FORGET 3u
 /* A region where less than this part of the average has been found is of no use any more. */
-#define USELESS_PART 4u
+#define USELESS_PART 2u
 _Static_assert(sizeof(struct bt_block) == 64 && sizeof(struct bt_exit) == 24, "what a cache holds");
 
 static void *reserve(size_t bytes)

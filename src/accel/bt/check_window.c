@@ -79,7 +79,7 @@ uint32_t check_known(const struct state *s)
 
 bool check_pair(const struct checker *c, unsigned n, struct bt_pair *p)
 {
-	if (!c->block->loop || !c->block->recs)
+	if (n >= PAIRS || !c->block->loop || !c->block->recs)
 		return false;
 	*p = bt_pair_of(&c->recs[0], n);
 	return p->used;

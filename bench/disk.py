@@ -2,10 +2,12 @@
 """fio in a guest on a virtio disk: guise against QEMU's TCG with the same kernel, the same initramfs and images of the same
 content. Both machines stay up and take turns case by case, so that a slow minute of the host hits both. Prints the median of
 the rounds' ratios, and operations a second and their ratio in the round that each was disturbed least in; the exit status is
-1 when guise is behind by both in any case.
+1 when guise is behind by both in any case. Allocating writes go to empty images, each round to a part of its own.
 
 usage: disk.py PATH-TO-GUISE [--engine E] [--rounds N] [--seconds S] [--cases WORD,...] [--peer tcg,thread=single]
-               [--aio threads|io_uring] [--dir D]
+               [--aio threads|io_uring] [--clock wall|cpu] [--dir D]
+
+With --clock cpu, operations for each second of processor time that the machine took, fio's own start among it.
 """
 import argparse
 import glob
@@ -22,24 +24,29 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from machine import process_cpu  # noqa: E402
 from net import HERE, entry  # noqa: E402
 
 MODULES = 'virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk'.split()
 DISKS = {'raw': '/dev/vda', 'qcow2': '/dev/vdb'}
+EMPTY = {'raw': '/dev/vdc', 'qcow2': '/dev/vdd'}
 BYTES = 512 << 20
-PATTERNS = {'sequential-read': ('read', '256k'), 'sequential-write': ('write', '256k'),
-            'random-read': ('randread', '4k'), 'random-write': ('randwrite', '4k')}
+EMPTY_BYTES = 64 << 30
+PATTERNS = {'sequential-read': ('read', '256k', DISKS), 'sequential-write': ('write', '256k', DISKS),
+            'random-read': ('randread', '4k', DISKS), 'random-write': ('randwrite', '4k', DISKS),
+            'sequential-allocating-write': ('write', '256k', EMPTY), 'random-allocating-write': ('randwrite', '4k', EMPTY)}
+PART = {'256k': 256 << 20, '4k': 16 << 20}  # of an empty image, for a round
 
 INIT = '''#!/bin/sh
 export PATH=/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mkdir -p /tmp
 for module in MODULES; do insmod /lib/$module.ko; done
-while [ ! -b /dev/vdb ]; do sleep 1; done
+while [ ! -b /dev/vdd ]; do sleep 1; done
 echo BENCH-READY
 while read line; do
 	[ "$line" = off ] && break
-	echo "BENCH-RESULT $(fio --name=x --ioengine=libaio --direct=1 --time_based --randrepeat=1 --output-format=terse \\
+	echo "BENCH-RESULT $(fio --name=x --ioengine=libaio --direct=1 --randrepeat=1 --output-format=terse \\
 		--terse-version=3 --invalidate=1 --thread $line 2>&1 | tail -n 1)"
 done
 poweroff -f
@@ -101,21 +108,31 @@ def initramfs(path):
 
 
 def images(folder):
-    """Data everywhere, so that no case allocates."""
+    """Two with data everywhere, where no write allocates, and two empty ones, where each does."""
     raw = os.path.join(folder, 'raw')
     with open(raw, 'wb') as f:
         for _ in range(BYTES >> 20):
             f.write(os.urandom(4096) * 256)
     qcow2 = os.path.join(folder, 'qcow2')
     subprocess.run(['qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2', raw, qcow2], check=True)
-    return raw, qcow2
+    for form in EMPTY:
+        subprocess.run(['qemu-img', 'create', '-q', '-f', form, os.path.join(folder, f'empty-{form}'), str(EMPTY_BYTES)], check=True)
 
 
-def settle(folder):
-    """Dirty pages of one run would be written during the next."""
-    for disk in DISKS:
-        fd = os.open(os.path.join(folder, disk), os.O_RDWR)
+def drives(folder, option):
+    """The disks in the guest's order, each by option(path, format, number)."""
+    paths = [(form, form) for form in DISKS] + [(f'empty-{form}', form) for form in EMPTY]
+    return [word for number, (name, form) in enumerate(paths) for word in option(os.path.join(folder, name), form, number)]
+
+
+def settle(folders):
+    """Dirty pages of one run would be written during the next. And free memory of a virtual host may be with its own host until
+    it is touched, which takes ten times as long as a write: what is written next gets the pages of what was written before."""
+    for path in [os.path.join(folder, disk) for folder in folders for disk in os.listdir(folder)]:
+        fd = os.open(path, os.O_RDWR)
         os.fdatasync(fd)
+        if os.path.basename(path).startswith('empty-'):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
 
 
@@ -148,12 +165,16 @@ class Guest:
         self.process.wait()
 
 
-def fio(guest, device, rw, size, depth, seconds):
-    """Operations a second."""
-    fields = guest.ask(f'--filename={device} --rw={rw} --bs={size} --iodepth={depth} --runtime={seconds}', seconds + 120).split(';')
+def fio(guest, device, rw, size, depth, limits, by_cpu):
+    """Operations a second, by the guest's clock or by the processor time that the machine took for them."""
+    before = process_cpu(guest.process.pid)
+    fields = guest.ask(f'--filename={device} --rw={rw} --bs={size} --iodepth={depth} {limits}', 300).split(';')
     if len(fields) < 100 or fields[4] != '0':
         raise RuntimeError(f'fio said {fields}')
-    return float(fields[48 if 'write' in rw else 7])
+    first = 46 if 'write' in rw else 5  # KiB, KiB a second, operations a second, ms
+    if by_cpu:
+        return float(fields[first]) / int(size.rstrip('k')) * 1e9 / (process_cpu(guest.process.pid) - before)
+    return float(fields[first + 2])
 
 
 def main():
@@ -163,6 +184,7 @@ def main():
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--seconds', type=int, default=1)
     parser.add_argument('--cases', default='')
+    parser.add_argument('--clock', choices=('wall', 'cpu'), default='wall')
     parser.add_argument('--peer', default='tcg')
     parser.add_argument('--aio', default='threads')
     parser.add_argument('--dir', default='/var/tmp')
@@ -185,25 +207,29 @@ def main():
         try:
             guests.append(Guest([os.path.abspath(args.guise), 'run', kernel, '--engine', args.engine, '--initrd', initrd,
                                  '--append', append, '--memory', '768M', '--no-reboot', '--display', 'none', '--serial', 'stdio',
-                                 '--net', 'none', '--disk', f'{ours}/raw,format=raw,bus=virtio',
-                                 '--disk', f'{ours}/qcow2,format=qcow2,bus=virtio']))
-            drive = f'if=none,aio={args.aio}'
+                                 '--net', 'none', *drives(ours, lambda path, form, number: (
+                                     '--disk', f'{path},format={form},bus=virtio'))]))
             guests.append(Guest(['qemu-system-x86_64', '-accel', args.peer, '-cpu', 'max', '-m', '768M', '-kernel', kernel,
                                  '-initrd', initrd, '-append', append, '-no-reboot', '-display', 'none', '-serial', 'stdio',
-                                 '-monitor', 'none', '-nic', 'none',
-                                 '-drive', f'file={theirs}/raw,format=raw,id=a,{drive}', '-device', 'virtio-blk-pci,drive=a',
-                                 '-drive', f'file={theirs}/qcow2,format=qcow2,id=b,{drive}', '-device', 'virtio-blk-pci,drive=b']))
-            for name, (rw, size) in PATTERNS.items():
+                                 '-monitor', 'none', '-nic', 'none', *drives(theirs, lambda path, form, number: (
+                                     '-drive', f'file={path},format={form},id=disk{number},if=none,aio={args.aio}',
+                                     '-device', f'virtio-blk-pci,drive=disk{number}'))]))
+            used = dict.fromkeys(EMPTY, 0)
+            for name, (rw, size, disks) in PATTERNS.items():
                 for depth in (1, 32):
-                    for disk, device in DISKS.items():
+                    for disk, device in disks.items():
                         case = f'{name}-{depth}-{disk}'
                         if not all(word in case for word in args.cases.split(',')):
                             continue
                         rates = ([], [])
                         for i in range(args.rounds):
+                            limits = f'--time_based --runtime={args.seconds}'
+                            if disks is EMPTY:
+                                limits = f'--offset={used[disk]} --size={PART[size]}'
+                                used[disk] += PART[size]
                             for which in ((0, 1) if i % 2 == 0 else (1, 0)):
-                                settle((ours, theirs)[which])
-                                rates[which].append(fio(guests[which], device, rw, size, depth, args.seconds))
+                                settle((ours, theirs))
+                                rates[which].append(fio(guests[which], device, rw, size, depth, limits, args.clock == 'cpu'))
                         each = [a / b for a, b in zip(*rates)]
                         best = max(rates[0]) / max(rates[1])
                         ratios.append(max(statistics.median(each), best))

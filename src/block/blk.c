@@ -11,6 +11,9 @@
 #include "block/request.h"
 
 #define POOL_THREADS 8
+/* The host writes to a file under a lock of it. More large writes at once wait there, each with a sleep and a wake-up. */
+#define BULK_THREADS 2
+#define BULK_BYTES (64u << 10)
 
 /* ---- carrying out ---- */
 
@@ -60,19 +63,62 @@ static int carry_out(struct request *r)
 	return -EINVAL;
 }
 
+static bool is_bulk(const struct request *r)
+{
+	return r->kind == REQ_WRITE && r->len >= BULK_BYTES;
+}
+
+/* The large write that the thread goes on with, if any waits. */
+static struct request *next_bulk(struct blk *b)
+{
+	struct request *r;
+
+	pthread_mutex_lock(&b->lock);
+	r = b->bulk.head;
+	if (r)
+		b->bulk.head = r->next;
+	else
+		b->bulk_threads--;
+	pthread_mutex_unlock(&b->lock);
+	return r;
+}
+
+/* Whether a thread is there for it; else one that writes already takes it up. */
+static bool begin_bulk(struct blk *b, struct request *r)
+{
+	bool begins;
+
+	pthread_mutex_lock(&b->lock);
+	begins = b->bulk_threads < BULK_THREADS;
+	if (begins)
+		b->bulk_threads++;
+	else
+		request_append(&b->bulk, r);
+	pthread_mutex_unlock(&b->lock);
+	return begins;
+}
+
 static void pool_run(void *data, void *opaque)
 {
 	struct request *r = data;
 
-	/* A rejected request comes with its result. */
-	if (r->result == 0)
-		r->result = carry_out(r);
-	r->next = NULL;
-	blk_complete(r->blk, r);
+	while (r) {
+		struct blk *b = r->blk;
+		const bool bulk = is_bulk(r);
+
+		/* A rejected request comes with its result. */
+		if (r->result == 0)
+			r->result = carry_out(r);
+		r->next = NULL;
+		blk_complete(b, r);
+		r = bulk ? next_bulk(b) : NULL;
+	}
 }
 
 void blk_use_pool(struct blk *b, struct request *r)
 {
+	if (is_bulk(r) && !begin_bulk(b, r))
+		return;
 	/* Without a thread to spare GLib queues the request for those that run. */
 	g_thread_pool_push(b->pool, r, NULL);
 }

@@ -19,6 +19,21 @@ struct request {
 	struct iovec iov[];
 };
 
+struct request_queue {
+	struct request *head, *last; /* last counts where there is a head */
+};
+
+/* True when it was empty. */
+static inline bool request_append(struct request_queue *q, struct request *r)
+{
+	bool first = !q->head;
+
+	r->next = NULL;
+	*(first ? &q->head : &q->last->next) = r;
+	q->last = r;
+	return first;
+}
+
 struct ring;
 
 struct blk {
@@ -31,6 +46,8 @@ struct blk {
 
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
+	unsigned bulk_threads;     /* of the pool, that large writes keep busy */
+	struct request_queue bulk; /* large writes that wait for one of them */
 	unsigned in_flight; /* from submission until `done` has returned */
 	unsigned draining;  /* while not 0, no request is kept */
 	struct blk_error_policy policy;

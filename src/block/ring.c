@@ -15,10 +15,6 @@
 
 #define RING_ENTRIES 256
 
-struct queue {
-	struct request *head, *last; /* last counts where there is a head */
-};
-
 enum ring_state { STARTING, RUNNING, FAILED };
 
 struct ring {
@@ -28,25 +24,14 @@ struct ring {
 	/* The thread's own. */
 	struct io_uring uring;
 	unsigned in_kernel; /* requests, beside the poll of event_fd */
-	struct queue own;   /* from completions, which run on the thread itself */
+	struct request_queue own;   /* from completions, which run on the thread itself */
 
 	pthread_mutex_t lock; /* what follows */
 	pthread_cond_t started;
 	enum ring_state state;
-	struct queue queue;
+	struct request_queue queue;
 	bool stop;
 };
-
-/* True when it was empty. */
-static bool append(struct queue *q, struct request *r)
-{
-	bool first = !q->head;
-
-	r->next = NULL;
-	*(first ? &q->head : &q->last->next) = r;
-	q->last = r;
-	return first;
-}
 
 void ring_submit(struct ring *ring, struct request *r)
 {
@@ -54,11 +39,11 @@ void ring_submit(struct ring *ring, struct request *r)
 
 	/* What comes from a completion is looked at right after it. */
 	if (g_thread_self() == ring->thread) {
-		append(&ring->own, r);
+		request_append(&ring->own, r);
 		return;
 	}
 	pthread_mutex_lock(&ring->lock);
-	first = append(&ring->queue, r);
+	first = request_append(&ring->queue, r);
 	pthread_mutex_unlock(&ring->lock);
 	/* A queue that was not empty has its wake-up under way. */
 	if (first)
@@ -182,7 +167,7 @@ static struct request *reap(struct ring *ring, bool *woken)
 	return list;
 }
 
-static void start_all(struct ring *ring, struct queue *q)
+static void start_all(struct ring *ring, struct request_queue *q)
 {
 	struct request *at = q->head;
 
@@ -198,7 +183,7 @@ static void start_all(struct ring *ring, struct queue *q)
 /* False when there is nothing to come any more. */
 static bool start_queued(struct ring *ring)
 {
-	struct queue queue;
+	struct request_queue queue;
 	bool stop;
 
 	pthread_mutex_lock(&ring->lock);

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/fair_lock.h"
 #include "base/tsc.h"
 #include "machine/pc.h"
 #include "machine/pc_drives.h"
@@ -530,7 +531,7 @@ struct vm *vm_create(struct vm_config *config, bool (*key_filter)(void *opaque, 
 
 	vm->config = *config;
 	memset(config, 0, sizeof(*config));
-	pthread_mutex_init(&vm->lock, NULL);
+	fair_lock_init(&vm->lock);
 	pthread_cond_init(&vm->stopped, NULL);
 	vm->cpus = vm->config.cpus;
 	vm->vcpus = g_new0(struct vcpu_thread, vm->cpus);

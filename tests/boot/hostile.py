@@ -337,6 +337,21 @@ again:	call random
 	jmp again
 ''' + RANDOM
 
+# Devices that are always at work, under the machine's lock: fw_cfg fills 48 MiB with zeros, over and over.
+HOLD = PRELUDE + '''
+	movl $3, 0x7004
+	movl $0, 0x7008
+	movl $0x00001000, 0x700c
+again:	movl $0x0a000000, 0x7000
+	xorl %eax, %eax
+	movw $0x514, %dx
+	outl %eax, %dx
+	movl $0x00700000, %eax
+	movw $0x518, %dx
+	outl %eax, %dx
+	jmp again
+'''
+
 TRIPLE = PRELUDE + '''
 	lidtl %cs:0x7c00 + nothing
 	int $3
@@ -421,7 +436,7 @@ def triple(engine):
 
 
 def all_tests():
-    guests = {'ports': PORTS, 'mmio': MMIO, 'dma': DMA, 'storm': STORM, 'modify': MODIFY}
+    guests = {'ports': PORTS, 'mmio': MMIO, 'dma': DMA, 'storm': STORM, 'modify': MODIFY, 'hold': HOLD}
     for engine in ENGINES:
         for name, text in guests.items():
             yield f'{name}_{engine}', functools.partial(survive, engine, name, text, stays=True)

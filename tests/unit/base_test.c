@@ -1,7 +1,9 @@
-/* State codec, port spaces, guest memory, the manual clock. */
+/* State codec, port spaces, guest memory, the manual clock, the fair lock. */
 #include <glib.h>
+#include <sched.h>
 #include <string.h>
 
+#include "base/fair_lock.h"
 #include "base/state.h"
 #include "bus/space.h"
 #include "host/clock.h"
@@ -133,6 +135,72 @@ static void test_clock(void)
 	g_string_free(fired, TRUE);
 }
 
+/* On one processor the thread that wakes another often makes way for it, and any lock is fair. */
+static void run_on(unsigned n)
+{
+	cpu_set_t all, one;
+
+	CPU_ZERO(&one);
+	if (sched_getaffinity(0, sizeof(all), &all) < 0 || CPU_COUNT(&all) < 2)
+		return;
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (CPU_ISSET(cpu, &all) && n-- == 0) {
+			CPU_SET(cpu, &one);
+			break;
+		}
+	}
+	sched_setaffinity(0, sizeof(one), &one);
+}
+
+/* One thread has the lock all the time but for moments. */
+struct greedy {
+	pthread_mutex_t lock;
+	int waiting, stop;
+	unsigned holds; /* while the other thread waited */
+};
+
+static gpointer hold_it(gpointer opaque)
+{
+	struct greedy *g = opaque;
+
+	run_on(0);
+	while (!__atomic_load_n(&g->stop, __ATOMIC_SEQ_CST)) {
+		pthread_mutex_lock(&g->lock);
+		g->holds += (unsigned)__atomic_load_n(&g->waiting, __ATOMIC_SEQ_CST);
+		for (gint64 end = g_get_monotonic_time() + 200; g_get_monotonic_time() < end;)
+			;
+		pthread_mutex_unlock(&g->lock);
+	}
+	return NULL;
+}
+
+static void test_fair_lock(void)
+{
+	const unsigned times = 100;
+	struct greedy g = { 0 };
+	cpu_set_t before;
+	GThread *thread;
+
+	fair_lock_init(&g.lock);
+	sched_getaffinity(0, sizeof(before), &before);
+	thread = g_thread_new("greedy", hold_it, &g);
+	run_on(1);
+	for (unsigned i = 0; i < times; i++) {
+		g_usleep(300);
+		__atomic_store_n(&g.waiting, 1, __ATOMIC_SEQ_CST);
+		pthread_mutex_lock(&g.lock);
+		__atomic_store_n(&g.waiting, 0, __ATOMIC_SEQ_CST);
+		pthread_mutex_unlock(&g.lock);
+	}
+	__atomic_store_n(&g.stop, 1, __ATOMIC_SEQ_CST);
+	g_thread_join(thread);
+	sched_setaffinity(0, sizeof(before), &before);
+	/* One each, and a few when this thread was put aside just before it asked for the lock. */
+	g_test_message("%u holds", g.holds);
+	g_assert_cmpuint(g.holds, <=, 2 * times);
+	pthread_mutex_destroy(&g.lock);
+}
+
 int main(int argc, char **argv)
 {
 	g_test_init(&argc, &argv, NULL);
@@ -140,5 +208,6 @@ int main(int argc, char **argv)
 	g_test_add_func("/bus/space", test_space);
 	g_test_add_func("/mem/slots", test_mem);
 	g_test_add_func("/host/clock", test_clock);
+	g_test_add_func("/base/fair-lock", test_fair_lock);
 	return g_test_run();
 }

@@ -1,5 +1,5 @@
 /*
- * Packet back ends with raw frames: libslirp's ARP, ping, DHCP and forwards; machines joined by a
+ * Packet back ends with raw frames: libslirp's ARP, ping, DHCP, IPv6, TFTP, forwards and restriction; machines joined by a
  * socket; capture files; segmentation and checksums; back pressure.
  */
 #include <arpa/inet.h>
@@ -287,6 +287,168 @@ static void test_user_any_port(void)
 	g_assert_nonnull(told);
 	g_assert_cmpint(atoi(told + 10), >, 1023);
 	card_close(&c);
+}
+
+/* Fills in the transport checksum of a TCP or UDP frame over IPv4 without options. */
+static void put_transport_sum(uint8_t *f, size_t payload, unsigned at)
+{
+	uint8_t pseudo[12] = { 0 };
+
+	memcpy(pseudo, f + 26, 8);
+	pseudo[9] = f[23];
+	st16be(pseudo + 10, (uint16_t)payload);
+	st16be(f + 34 + at, 0);
+	st16be(f + 34 + at, net_sum_finish(net_sum(net_sum(0, pseudo, 12), f + 34, payload)));
+}
+
+static void learn_gateway(struct card *c, uint8_t *gateway)
+{
+	uint8_t f[60];
+	GBytes *b;
+
+	card_send(c, f, make_arp(f, 0x0a000202));
+	b = card_expect(c, is_arp_reply);
+	memcpy(gateway, (const uint8_t *)g_bytes_get_data(b, NULL) + 22, 6);
+	g_bytes_unref(b);
+}
+
+/* Whether a connection of the guest's gets to a server on the host. */
+static bool reaches_host(bool restricted)
+{
+	const struct net_config config = { .kind = NET_USER, .restricted = restricted };
+	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(sa);
+	uint8_t f[60], gateway[6];
+	struct card c;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), accepted;
+
+	g_assert_cmpint(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), ==, 0);
+	g_assert_cmpint(listen(fd, 1), ==, 0);
+	g_assert_cmpint(getsockname(fd, (struct sockaddr *)&sa, &len), ==, 0);
+	card_open(&c, &config);
+	learn_gateway(&c, gateway);
+	memset(f, 0, sizeof(f));
+	put_eth(f, gateway, 0x0800);
+	put_ip(f + 14, 6, 0x0a00020f, 0x0a000202, 20);
+	st16be(f + 34, 40000);
+	st16be(f + 36, ntohs(sa.sin_port));
+	st32be(f + 38, 1);
+	f[46] = 0x50;
+	f[47] = 2; /* SYN */
+	st16be(f + 48, 8192);
+	put_transport_sum(f, 20, 16);
+	card_send(&c, f, 54);
+	/* Frames are taken in order: the connection was begun before this is answered. */
+	learn_gateway(&c, gateway);
+	accepted = accept(fd, NULL, NULL);
+	if (accepted >= 0)
+		close(accepted);
+	close(fd);
+	card_close(&c);
+	return accepted >= 0;
+}
+
+static void test_user_restrict(void)
+{
+	g_assert_true(reaches_host(false));
+	g_assert_false(reaches_host(true));
+}
+
+static bool is_router(const uint8_t *f, size_t len) { return len >= 70 && ld16be(f + 12) == 0x86dd && f[20] == 58 && f[54] == 134; }
+
+/* The router says which prefix is the network's. */
+static void test_user_ipv6(void)
+{
+	static const uint8_t all_routers[6] = { 0x33, 0x33, 0, 0, 0, 2 };
+	const struct net_config config = { .kind = NET_USER };
+	uint8_t f[62] = { 0 }, pseudo[40] = { 0 };
+	bool prefix = false;
+	const uint8_t *r;
+	struct card c;
+	gsize len;
+	GBytes *b;
+
+	put_eth(f, all_routers, 0x86dd);
+	f[14] = 0x60;
+	st16be(f + 18, 8);
+	f[20] = 58;
+	f[21] = 255;
+	/* From fe80::2 to ff02::2: a router solicitation. */
+	st16be(f + 22, 0xfe80);
+	f[37] = 15;
+	st16be(f + 38, 0xff02);
+	f[53] = 2;
+	f[54] = 133;
+	memcpy(pseudo, f + 22, 32);
+	pseudo[35] = 8;
+	pseudo[39] = 58;
+	st16be(f + 56, net_sum_finish(net_sum(net_sum(0, pseudo, 40), f + 54, 8)));
+	card_open(&c, &config);
+	card_send(&c, f, sizeof(f));
+	b = card_expect(&c, is_router);
+	r = g_bytes_get_data(b, &len);
+	for (gsize at = 70; at + 32 <= len && r[at + 1]; at += r[at + 1] * 8u)
+		prefix |= r[at] == 3 && r[at + 2] == 64 && ld32be(r + at + 16) == 0xfec00000;
+	g_assert_true(prefix);
+	g_bytes_unref(b);
+	card_close(&c);
+}
+
+static bool is_tftp(const uint8_t *f, size_t len) { return len >= 46 && ld16be(f + 12) == 0x0800 && f[23] == 17 && ld16be(f + 36) == 40001; }
+
+/* Asks for a file; the answer's first 16 bits, 3 (data) or 5 (error), and what follows the next 16. */
+static unsigned tftp_get(struct card *c, const uint8_t *gateway, const char *name, char *content, size_t size)
+{
+	uint8_t f[200] = { 0 };
+	const size_t udp = 8 + 2 + strlen(name) + 1 + 6;
+	const uint8_t *answer;
+	unsigned code;
+	GBytes *b;
+	gsize len;
+
+	put_eth(f, gateway, 0x0800);
+	put_ip(f + 14, 17, 0x0a00020f, 0x0a000202, udp);
+	st16be(f + 34, 40001);
+	st16be(f + 36, 69);
+	st16be(f + 38, (uint16_t)udp);
+	f[43] = 1;
+	strcpy((char *)f + 44, name);
+	strcpy((char *)f + 44 + strlen(name) + 1, "octet");
+	put_transport_sum(f, udp, 6);
+	card_send(c, f, 34 + udp);
+	b = card_expect(c, is_tftp);
+	answer = g_bytes_get_data(b, &len);
+	code = ld16be(answer + 42);
+	len = MIN(ld16be(answer + 38) - 12u, size - 1);
+	memcpy(content, answer + 46, len);
+	content[len] = 0;
+	g_bytes_unref(b);
+	return code;
+}
+
+static void test_user_tftp(void)
+{
+	g_autofree char *dir = g_dir_make_tmp("guise-net-XXXXXX", NULL), *served = g_build_filename(dir, "served", NULL);
+	g_autofree char *inside = g_build_filename(served, "hello", NULL), *outside = g_build_filename(dir, "secret", NULL);
+	const struct net_config config = { .kind = NET_USER, .tftp = served };
+	uint8_t gateway[6];
+	char content[64];
+	struct card c;
+
+	g_assert_cmpint(g_mkdir(served, 0700), ==, 0);
+	g_assert_true(g_file_set_contents(inside, "a small file", -1, NULL));
+	g_assert_true(g_file_set_contents(outside, "none of the guest's", -1, NULL));
+	card_open(&c, &config);
+	learn_gateway(&c, gateway);
+	g_assert_cmpuint(tftp_get(&c, gateway, "hello", content, sizeof(content)), ==, 3);
+	g_assert_cmpstr(content, ==, "a small file");
+	g_assert_cmpuint(tftp_get(&c, gateway, "../secret", content, sizeof(content)), ==, 5);
+	g_assert_cmpuint(tftp_get(&c, gateway, "absent", content, sizeof(content)), ==, 5);
+	card_close(&c);
+	g_unlink(inside);
+	g_unlink(outside);
+	g_rmdir(served);
+	g_rmdir(dir);
 }
 
 static void test_forward_grammar(void)
@@ -581,6 +743,9 @@ int main(int argc, char **argv)
 	g_test_add_func("/net/user/dhcp", test_user_dhcp);
 	g_test_add_func("/net/user/forward", test_user_forward);
 	g_test_add_func("/net/user/any-port", test_user_any_port);
+	g_test_add_func("/net/user/restrict", test_user_restrict);
+	g_test_add_func("/net/user/ipv6", test_user_ipv6);
+	g_test_add_func("/net/user/tftp", test_user_tftp);
 	g_test_add_func("/net/forward-grammar", test_forward_grammar);
 	g_test_add_func("/net/socket", test_socket);
 	g_test_add_func("/net/socket-refused", test_socket_refused);

@@ -157,7 +157,7 @@ static bool make_sound(struct qcow2 *q, const struct image_open_options *opt, GE
 	if (q->im->readonly || opt->unsafe_repair)
 		return true;
 	if (q->h.incompatible & INCOMPAT_DIRTY) {
-		r = qcow2_check(q->im, true, true, NULL, NULL, &result);
+		r = qcow2_check(q->im, true, true, NULL, &result);
 		if (r < 0 || result.corruptions)
 			return blk_fail(error, "%s: was not closed properly, and repairing it failed (%s); see `guise image check %s`",
 					q->file->path, r < 0 ? g_strerror(-r) : "not all could be repaired", q->file->path);

@@ -247,8 +247,14 @@ struct qcow2_check_result {
 	uint64_t data_clusters, compressed_clusters, clusters;
 	uint64_t end; /* the file's used length */
 };
-/* `report` gets one line per finding; NULL is accepted. Alone on the image. */
-int qcow2_check(struct image *im, bool fix_leaks, bool fix_all, void (*report)(void *opaque, const char *line), void *opaque,
+/* Who follows a check; functions may be NULL. */
+struct qcow2_check_listener {
+	void (*report)(void *opaque, const char *line);                     /* one line per finding */
+	void (*progress)(void *opaque, uint64_t done, uint64_t total); /* bytes of L2 tables */
+	void *opaque;
+};
+/* Alone on the image. A NULL listener is accepted. */
+int qcow2_check(struct image *im, bool fix_leaks, bool fix_all, const struct qcow2_check_listener *listener,
 		struct qcow2_check_result *result);
 
 /* ---- qcow2_snapshot.c ---- */

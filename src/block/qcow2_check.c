@@ -15,8 +15,7 @@
 struct check {
 	struct qcow2 *q;
 	bool fix_leaks, fix_all;
-	void (*report)(void *opaque, const char *line);
-	void *opaque;
+	struct qcow2_check_listener listener;
 	struct qcow2_check_result *result;
 	GHashTable *pages;   /* page number -> COUNT_PAGE counts */
 	GHashTable *l2_refs; /* L2 table's offset -> how often */
@@ -30,12 +29,12 @@ static void say(struct check *c, const char *fmt, ...)
 	g_autofree char *line = NULL;
 	va_list ap;
 
-	if (!c->report)
+	if (!c->listener.report)
 		return;
 	va_start(ap, fmt);
 	line = g_strdup_vprintf(fmt, ap);
 	va_end(ap);
-	c->report(c->opaque, line);
+	c->listener.report(c->listener.opaque, line);
 }
 
 /* ---- counting ---- */
@@ -127,6 +126,8 @@ static int count_l2_tables(struct check *c)
 {
 	struct qcow2 *q = c->q;
 	g_autofree uint8_t *data = g_malloc(q->cluster_size);
+	const uint64_t total = (uint64_t)g_hash_table_size(c->l2_refs) * q->cluster_size;
+	uint64_t done = 0;
 	GHashTableIter it;
 	void *key, *value;
 
@@ -134,8 +135,12 @@ static int count_l2_tables(struct check *c)
 	while (g_hash_table_iter_next(&it, &key, &value)) {
 		uint64_t place = *(uint64_t *)key;
 		uint32_t refs = (uint32_t)MIN(*(uint64_t *)value, UINT32_MAX);
-		int r = file_read(q->file, place, data, q->cluster_size);
+		int r;
 
+		if (c->listener.progress)
+			c->listener.progress(c->listener.opaque, done, total);
+		done += q->cluster_size;
+		r = file_read(q->file, place, data, q->cluster_size);
 		if (r < 0)
 			return r;
 		count_range(c, "an L2 table", place, q->cluster_size, refs);
@@ -442,7 +447,7 @@ static int run(struct check *c)
 		g_hash_table_remove_all(c->pages);
 		g_hash_table_remove_all(c->l2_refs);
 		*c->result = (struct qcow2_check_result){ .fixed = c->result->fixed };
-		c->report = NULL;
+		c->listener.report = NULL;
 		r = count_references(c);
 		corruptions = c->result->corruptions;
 		if (r == 0)
@@ -463,13 +468,15 @@ static int run(struct check *c)
 	return r;
 }
 
-int qcow2_check(struct image *im, bool fix_leaks, bool fix_all, void (*report)(void *opaque, const char *line), void *opaque,
+int qcow2_check(struct image *im, bool fix_leaks, bool fix_all, const struct qcow2_check_listener *listener,
 		struct qcow2_check_result *result)
 {
 	struct qcow2 *q = im->state;
-	struct check c = { .q = q, .fix_leaks = fix_leaks, .fix_all = fix_all, .report = report, .opaque = opaque, .result = result };
+	struct check c = { .q = q, .fix_leaks = fix_leaks, .fix_all = fix_all, .result = result };
 	int r;
 
+	if (listener)
+		c.listener = *listener;
 	*result = (struct qcow2_check_result){ 0 };
 	c.pages = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
 	c.l2_refs = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);

@@ -462,7 +462,7 @@ static int apply(struct qcow2 *q, const struct snapshot *s)
 static int repair(struct qcow2 *q)
 {
 	struct qcow2_check_result result;
-	int r = q->unsettled ? qcow2_check(q->im, true, true, NULL, NULL, &result) : 0;
+	int r = q->unsettled ? qcow2_check(q->im, true, true, NULL, &result) : 0;
 
 	return r == 0 && q->unsettled ? -EIO : r;
 }

@@ -12,6 +12,7 @@
 
 #include "base/bytes.h"
 #include "cli/options.h"
+#include "cli/progress.h"
 
 /* ---- options ---- */
 
@@ -332,7 +333,13 @@ static int run_info(const struct image_options *o, GError **error)
 
 static void print_finding(void *opaque, const char *line)
 {
+	progress_end(opaque);
 	puts(line);
+}
+
+static void show_checked(void *opaque, uint64_t done, uint64_t total)
+{
+	progress_update(opaque, done, total);
 }
 
 static void print_result(const struct qcow2_check_result *r)
@@ -353,6 +360,8 @@ static int run_check(const struct image_options *o, GError **error)
 {
 	const struct image_open_options opt = { .format = o->format, .readonly = !o->repair_leaks, .no_backing = true, .unsafe_repair = true };
 	struct image *im = image_open(o->file[0], &opt, error);
+	struct progress progress;
+	const struct qcow2_check_listener listener = { o->quiet ? NULL : print_finding, show_checked, &progress };
 	struct qcow2_check_result result;
 	int r;
 
@@ -364,7 +373,9 @@ static int run_check(const struct image_options *o, GError **error)
 		image_close(im);
 		return 0;
 	}
-	r = qcow2_check(im, o->repair_leaks, o->repair_all, o->quiet ? NULL : print_finding, NULL, &result);
+	progress_begin(&progress, "checking");
+	r = qcow2_check(im, o->repair_leaks, o->repair_all, &listener, &result);
+	progress_end(&progress);
 	if (image_close(im) < 0 && r == 0)
 		r = -EIO;
 	if (r < 0) {
@@ -526,6 +537,10 @@ int image_command(int argc, char **argv)
 	verb = find_verb(argv[0]);
 	if (!verb)
 		return 2;
+	if (argc == 2 && !strcmp(argv[1], "--help")) {
+		printf("usage: guise image %s %s\n%s (guise image help lists the options)\n", verb->name, verb->args, verb->help);
+		return 0;
+	}
 	if (parse(&o, argc - 1, argv + 1, &err) && (o.files < verb->least || o.files > verb->most))
 		usage(&err, "usage: guise image %s %s", verb->name, verb->args);
 	if (!err)

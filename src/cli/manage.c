@@ -190,6 +190,10 @@ int manage_command(const char *command, int argc, char **argv)
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
 		if (strcmp(commands[i].name, command))
 			continue;
+		if (argc && !strcmp(argv[0], "--help")) {
+			printf("usage: guise %s\n", commands[i].usage);
+			return 0;
+		}
 		if (argc < commands[i].least) {
 			fprintf(stderr, "usage: guise %s\n", commands[i].usage);
 			return 2;
@@ -202,7 +206,7 @@ int manage_command(const char *command, int argc, char **argv)
 const char *const *manage_command_names(unsigned *count)
 {
 	static const char *const names[] = { "run", "ps", "stop", "pause", "resume", "reset", "screen", "screenshot",
-					     "type", "key", "monitor", "doctor", "version", "help" };
+					     "type", "key", "monitor", "image", "doctor", "version", "help" };
 
 	*count = ARRAY_LEN(names);
 	return names;

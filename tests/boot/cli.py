@@ -4,6 +4,7 @@
 usage: cli.py PATH-TO-GUISE [NAME...]
 """
 import os
+import re
 import shutil
 import signal
 import socket
@@ -54,6 +55,35 @@ def test_values():
     refused('-x', status=(2,))
     refused('--net', 'user,vhost=on', status=(2,), words=['vhost=on'])
     refused('--net', 'tap=t0,vhost=perhaps', status=(2,), words=['auto, on, off'])
+
+
+def said_by(*args):
+    p = subprocess.run([run.GUISE, *args], stdin=subprocess.DEVNULL, capture_output=True, timeout=run.patience(20))
+    check(p.returncode == 0, f'{args}: status {p.returncode}: {p.stderr!r}')
+    return p.stdout.decode()
+
+
+def test_help():
+    """Every option and command is in the manual, and the other way round; each command has its own help."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'man', 'guise.1')) as f:
+        manual = f.read().replace('\\-', '-')
+    of_run, images = manual.split('.SH DISK IMAGES')
+    for text, words in ((of_run, said_by('run', '--help')), (images, said_by('image', 'help'))):
+        options = set(re.findall(r'^ +--([a-z0-9-]+)', words, re.M))
+        check(len(options) > 5, words)
+        missing = {o for o in options if not re.search(rf'--{o}\b(?!-)', text)}
+        check(not missing, f'not in the manual: {missing}')
+    known = said_by('run', '--help') + said_by('image', 'help') + said_by('help')
+    strange = {o for o in re.findall(r'(?<![-\w])--([a-z0-9-]+)', manual) if not re.search(rf'--{o}\b', known)}
+    check(not strange, f'only in the manual: {strange}')
+    for command in re.findall(r'^(?:usage:|      ) guise ([a-z|]+)', said_by('help'), re.M):
+        for word in command.split('|'):
+            check(f'guise {word}' in manual or f'guise {command}' in manual, f'{word} is not in the manual')
+            if word not in ('run', 'image', 'doctor', 'version'):
+                check(f'usage: guise {word}' in said_by(word, '--help'), word)
+    for verb in re.findall(r'^  ([a-z]+)', said_by('image', 'help'), re.M):
+        check(f'guise image {verb}' in manual, f'image {verb} is not in the manual')
+        check(f'usage: guise image {verb}' in said_by('image', verb, '--help'), verb)
 
 
 def test_files():

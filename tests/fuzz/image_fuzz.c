@@ -65,7 +65,7 @@ static void operate(struct input *in, struct image *im)
 	case 5: im->ops->flush(im); break;
 	case 6:
 		if (image_is_qcow2(im))
-			qcow2_check(im, true, true, NULL, NULL, &result);
+			qcow2_check(im, true, true, NULL, &result);
 		break;
 	case 7:
 		if (image_is_qcow2(im))

@@ -57,6 +57,26 @@ def guise(*args, status=0):
     return p.stdout + p.stderr
 
 
+def run_on_terminal(address):
+    """Boots a disk that ends with status 0x43; what is written to the standard error, a terminal."""
+    ours, theirs = os.openpty()
+    p = subprocess.Popen([GUISE, 'run', address, '--engine', 'interp', '--debug-exit', '--display', 'none', '--serial', 'none', '--net', 'none',
+                          '--memory', '32M'], cwd=DIR, env=dict(ENV, XDG_RUNTIME_DIR=DIR), stdin=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    said = b''
+    while True:
+        try:
+            data = os.read(ours, 4096)
+        except OSError:  # the terminal's other end is closed
+            break
+        if not data:
+            break
+        said += data
+    os.close(ours)
+    assert p.wait(60) == 0x43, f'{p.returncode}: {said}'
+    return said.decode(errors='replace')
+
+
 def same(path, data):
     assert open(os.path.join(DIR, path), 'rb').read() == data, path
 
@@ -76,7 +96,7 @@ def main():
         n += 1
         print(f'ok {n} {what}')
 
-    print('1..8')
+    print('1..9')
     guise('convert', url + 'a.img', 'a.raw', '--format', 'raw')
     same('a.raw', data)
     assert len(log) < 8 and all(r for _, r in log), log
@@ -121,6 +141,17 @@ def main():
     guise('convert', 'over.qcow2', 'o.raw')
     same('o.raw', changed)
     ok('a backing image on the server')
+    # A disk whose boot sector says that it runs, by port 0xf4: mov dx,0xf4; mov al,0x21; out dx,al; hlt.
+    disk = bytes([0xBA, 0xF4, 0x00, 0xB0, 0x21, 0xEE, 0xF4]).ljust(510, b'\0') + b'\x55\xaa' + bytes(1 << 20)
+    files['boot.img'] = (disk, '"boot"')
+    log.clear()
+    said = run_on_terminal(url + 'boot.img')
+    assert '\rfetching [' in said and '%' in said, said
+    assert any(path == '/boot.img' for path, _ in log), log
+    log.clear()
+    run_on_terminal(url + 'boot.img')
+    assert all(r == 'bytes=0-0' for _, r in log), log
+    ok('a machine whose disk is an address, and once more from the cache')
     server.shutdown()
     shutil.rmtree(DIR)
 

@@ -217,8 +217,8 @@ static void judge(const struct workload *w, struct memory_file *m, guint flushed
 
 	if (!im)
 		g_error("%s: %s", what, err->message);
-	if (qcow2_check(im, false, false, NULL, NULL, &result) < 0 || result.corruptions) {
-		qcow2_check(im, false, false, print_line, NULL, &result);
+	if (qcow2_check(im, false, false, NULL, &result) < 0 || result.corruptions) {
+		qcow2_check(im, false, false, &(struct qcow2_check_listener){ .report = print_line }, &result);
 		g_error("%s: %" G_GUINT64_FORMAT " corruptions", what, result.corruptions);
 	}
 	g_assert_cmpint(image_pread(im, 0, buf, DISK_BYTES), ==, 0);

@@ -122,7 +122,7 @@ static uint64_t one_round(unsigned wait_us)
 		flushed = n;
 	close(fds[0]);
 	im = open_image(path, true);
-	g_assert_cmpint(qcow2_check(im, false, false, print_line, NULL, &result), ==, 0);
+	g_assert_cmpint(qcow2_check(im, false, false, &(struct qcow2_check_listener){ .report = print_line }, &result), ==, 0);
 	g_assert_cmpuint(result.corruptions, ==, 0);
 	check_sectors(im, flushed);
 	image_close(im);

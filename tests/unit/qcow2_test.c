@@ -74,7 +74,7 @@ static void expect_sound(const char *path)
 									 .unsafe_repair = true });
 	struct qcow2_check_result r;
 
-	g_assert_cmpint(qcow2_check(im, false, false, print_line, NULL, &r), ==, 0);
+	g_assert_cmpint(qcow2_check(im, false, false, &(struct qcow2_check_listener){ .report = print_line }, &r), ==, 0);
 	g_assert_cmpuint(r.corruptions, ==, 0);
 	g_assert_cmpuint(r.leaks, ==, 0);
 	image_close(im);
@@ -506,7 +506,7 @@ static void test_repair(void)
 	g_assert_nonnull(strstr(err->message, "--repair=all"));
 	g_error_free(err);
 	im = open_with(path, look);
-	g_assert_cmpint(qcow2_check(im, true, true, NULL, NULL, &r), ==, 0);
+	g_assert_cmpint(qcow2_check(im, true, true, NULL, &r), ==, 0);
 	g_assert_cmpuint(r.corruptions, ==, 0);
 	image_close(im);
 	expect_sound(path);

@@ -12,6 +12,7 @@
 #include <rfb/rfb.h>
 
 #include "display/vnc.h"
+#include "fake_screen.h"
 
 #define DESKTOP_SIZE (-223)
 #define EXTENDED_KEYS (-258)
@@ -19,81 +20,22 @@
 /* ---- a screen and a sink ---- */
 
 struct rig {
-	pthread_mutex_t lock;
-	unsigned width, height;
-	uint32_t colour, spot; /* all of it, and the pixel at 100, 50 */
-	int key_code, keys;
-	bool key_down;
-	int dx, dy, dz;
-	unsigned buttons, x, y;
-	bool tablet;
-	struct display_source source;
-	struct input_sink sink;
+	struct fake_screen screen;
 	struct vnc *vnc;
 	char *path;
-	unsigned renders, watches;
+	unsigned watches;
 	enum display_change change;
 };
 
-static void render(void *opaque, struct surface *s)
-{
-	struct rig *r = opaque;
-
-	if (s->width != r->width || s->height != r->height) {
-		g_free(s->pixels);
-		*s = (struct surface){ r->width, r->height, r->width * 4, g_malloc((size_t)r->width * r->height * 4) };
-	}
-	for (unsigned i = 0; i < r->width * r->height; i++)
-		st32le(s->pixels + 4 * i, r->colour);
-	st32le(s->pixels + 50 * s->stride + 400, r->spot);
-	r->renders++;
-}
-
-static void no_text(void *opaque, struct text_screen *t) { t->columns = 0; }
-
-static void key(void *opaque, int code, bool down)
-{
-	struct rig *r = opaque;
-
-	r->key_code = code;
-	r->key_down = down;
-	r->keys++;
-}
-
-static void mouse(void *opaque, int dx, int dy, int dz, unsigned buttons)
-{
-	struct rig *r = opaque;
-
-	r->dx += dx;
-	r->dy += dy;
-	r->dz += dz;
-	r->buttons = buttons;
-}
-
-static bool pointer(void *opaque, unsigned x, unsigned y, int dz, unsigned buttons)
-{
-	struct rig *r = opaque;
-
-	r->x = x;
-	r->y = y;
-	return r->tablet;
-}
-
 static void set_up(struct rig *r, const char *password)
 {
-	struct vnc_config c = { .source = &r->source, .input = &r->sink, .lock = &r->lock, .name = "machine", .password = password };
+	struct vnc_config c = { .source = &r->screen.source, .input = &r->screen.sink, .lock = &r->screen.lock, .name = "machine", .password = password };
 	g_autofree char *dir = g_dir_make_tmp("vnc-XXXXXX", NULL);
 	g_autofree char *address = NULL;
 	GError *error = NULL;
 
 	memset(r, 0, sizeof(*r));
-	pthread_mutex_init(&r->lock, NULL);
-	r->width = 640;
-	r->height = 480;
-	r->colour = 0x112233;
-	r->spot = 0x445566;
-	r->source = (struct display_source){ render, no_text, r };
-	r->sink = (struct input_sink){ key, mouse, r, pointer };
+	fake_screen_init(&r->screen);
 	r->path = g_build_filename(dir, "s", NULL);
 	address = g_strconcat("unix:", r->path, NULL);
 	c.address = address;
@@ -109,7 +51,7 @@ static void take_down(struct rig *r)
 	g_assert_false(g_file_test(r->path, G_FILE_TEST_EXISTS));
 	g_rmdir(dir);
 	g_free(r->path);
-	pthread_mutex_destroy(&r->lock);
+	fake_screen_finish(&r->screen);
 }
 
 /* Waits for what another thread does. */
@@ -117,9 +59,9 @@ static void take_down(struct rig *r)
 	gint64 end = g_get_monotonic_time() + 5 * G_USEC_PER_SEC; \
 	bool ok = false; \
 	while (!ok) { \
-		pthread_mutex_lock(&(r)->lock); \
+		pthread_mutex_lock(&(r)->screen.lock); \
 		ok = (condition); \
-		pthread_mutex_unlock(&(r)->lock); \
+		pthread_mutex_unlock(&(r)->screen.lock); \
 		g_assert_cmpint(g_get_monotonic_time(), <, end); \
 		g_usleep(2000); \
 	} \
@@ -270,17 +212,17 @@ static void test_picture(void)
 	if (u.corner != 0x112233)
 		UPDATE_UNTIL(fd, u, 640, 480, u.corner == 0x112233);
 	/* One pixel: one tile. */
-	pthread_mutex_lock(&r.lock);
-	r.spot = 0xabcdef;
-	pthread_mutex_unlock(&r.lock);
+	pthread_mutex_lock(&r.screen.lock);
+	r.screen.spot = 0xabcdef;
+	pthread_mutex_unlock(&r.screen.lock);
 	UPDATE_UNTIL(fd, u, 640, 480, u.spot == 0xabcdef);
 	g_assert_cmpuint(u.area, ==, 64 * 16);
 	/* Another size, which is no multiple of the tiles. */
-	pthread_mutex_lock(&r.lock);
-	r.width = 1366;
-	r.height = 700;
-	r.colour = 0x778899;
-	pthread_mutex_unlock(&r.lock);
+	pthread_mutex_lock(&r.screen.lock);
+	r.screen.width = 1366;
+	r.screen.height = 700;
+	r.screen.colour = 0x778899;
+	pthread_mutex_unlock(&r.screen.lock);
 	UPDATE_UNTIL(fd, u, 1366, 700, u.width == 1366);
 	g_assert_cmpuint(u.height, ==, 700);
 	UPDATE_UNTIL(fd, u, 1366, 700, u.corner == 0x778899);
@@ -298,21 +240,26 @@ static void test_idle(void)
 
 	set_up(&r, NULL);
 	g_usleep(100000);
-	g_assert_cmpuint(r.renders, ==, 0);
+	g_assert_cmpuint(r.screen.renders, ==, 0);
 	fd = join(&r);
-	WAIT_FOR(&r, r.renders > 2);
+	WAIT_FOR(&r, r.screen.renders > 2);
 	close(fd);
 	WAIT_FOR(&r, vnc_viewers(r.vnc) == 0);
 	g_usleep(50000);
-	before = r.renders;
+	before = r.screen.renders;
 	g_usleep(100000);
-	g_assert_cmpuint(r.renders, ==, before);
+	g_assert_cmpuint(r.screen.renders, ==, before);
 	take_down(&r);
+}
+
+static struct rig *rig_of(void *screen)
+{
+	return (struct rig *)((char *)screen - offsetof(struct rig, screen));
 }
 
 static void watch(void *opaque)
 {
-	struct rig *r = opaque;
+	struct rig *r = rig_of(opaque);
 
 	r->watches++;
 	r->change = DISPLAY_SAME;
@@ -320,7 +267,7 @@ static void watch(void *opaque)
 
 static enum display_change changed(void *opaque)
 {
-	struct rig *r = opaque;
+	struct rig *r = rig_of(opaque);
 	enum display_change change = r->change;
 
 	r->change = DISPLAY_SAME;
@@ -335,28 +282,28 @@ static void test_watched(void)
 	int fd;
 
 	set_up(&r, NULL);
-	pthread_mutex_lock(&r.lock);
+	pthread_mutex_lock(&r.screen.lock);
 	r.change = DISPLAY_WRITTEN;
-	r.source.watch = watch;
-	r.source.changed = changed;
-	pthread_mutex_unlock(&r.lock);
+	r.screen.source.watch = watch;
+	r.screen.source.changed = changed;
+	pthread_mutex_unlock(&r.screen.lock);
 	fd = join(&r);
 	WAIT_FOR(&r, r.watches == 1);
-	before = r.renders;
+	before = r.screen.renders;
 	g_usleep(300000);
-	g_assert_cmpuint(r.renders, <=, before + 3);
-	pthread_mutex_lock(&r.lock);
-	before = r.renders;
-	r.spot = 0x010203;
+	g_assert_cmpuint(r.screen.renders, <=, before + 3);
+	pthread_mutex_lock(&r.screen.lock);
+	before = r.screen.renders;
+	r.screen.spot = 0x010203;
 	r.change = DISPLAY_WRITTEN;
-	pthread_mutex_unlock(&r.lock);
-	WAIT_FOR(&r, r.renders > before + 5);
+	pthread_mutex_unlock(&r.screen.lock);
+	WAIT_FOR(&r, r.screen.renders > before + 5);
 	WAIT_FOR(&r, r.watches == 2);
-	pthread_mutex_lock(&r.lock);
-	before = r.renders;
-	pthread_mutex_unlock(&r.lock);
+	pthread_mutex_lock(&r.screen.lock);
+	before = r.screen.renders;
+	pthread_mutex_unlock(&r.screen.lock);
 	/* Now and then, though nothing is told. */
-	WAIT_FOR(&r, r.renders > before + 1);
+	WAIT_FOR(&r, r.screen.renders > before + 1);
 	close(fd);
 	WAIT_FOR(&r, vnc_viewers(r.vnc) == 0);
 	take_down(&r);
@@ -379,6 +326,23 @@ static void send_extended(int fd, bool down, uint32_t keysym, uint32_t code)
 	put(fd, m, sizeof(m));
 }
 
+/* Whether the last that was typed is this key, going down ('+') or up ('-'). */
+static bool typed(const struct rig *r, char way, int code)
+{
+	g_autofree char *last = g_strdup_printf("%c%02x ", way, (unsigned)code);
+
+	return g_str_has_suffix(r->screen.keys->str, last);
+}
+
+static unsigned count(const struct rig *r, char way)
+{
+	unsigned n = 0;
+
+	for (const char *at = r->screen.keys->str; *at; at++)
+		n += *at == way;
+	return n;
+}
+
 static void test_keys(void)
 {
 	static const struct { uint32_t keysym; int code; } syms[] = {
@@ -392,22 +356,22 @@ static void test_keys(void)
 	fd = join(&r);
 	for (unsigned i = 0; i < G_N_ELEMENTS(syms); i++) {
 		send_key(fd, true, syms[i].keysym);
-		WAIT_FOR(&r, r.key_down && r.key_code == syms[i].code);
+		WAIT_FOR(&r, typed(&r, '+', syms[i].code));
 		send_key(fd, false, syms[i].keysym);
-		WAIT_FOR(&r, !r.key_down && r.key_code == syms[i].code);
+		WAIT_FOR(&r, typed(&r, '-', syms[i].code));
 	}
 	/* By scancode, whatever the keysym says. */
 	send_extended(fd, true, 'q', 0x1e);
-	WAIT_FOR(&r, r.key_down && r.key_code == 0x1e);
+	WAIT_FOR(&r, typed(&r, '+', 0x1e));
 	send_extended(fd, false, 'q', 0x1e);
 	send_extended(fd, true, 0, 0x9d);
-	WAIT_FOR(&r, r.key_down && r.key_code == 0x9d);
+	WAIT_FOR(&r, typed(&r, '+', 0x9d));
 	send_extended(fd, true, 0, 0x12345);
 	send_extended(fd, true, 0, 0xc6);
-	WAIT_FOR(&r, r.key_code == INPUT_KEY_PAUSE);
+	WAIT_FOR(&r, typed(&r, '+', INPUT_KEY_PAUSE));
 	/* What is held down when the viewer goes comes up: the right control key, and pause. */
 	close(fd);
-	WAIT_FOR(&r, vnc_viewers(r.vnc) == 0 && !r.key_down && r.keys % 2 == 0);
+	WAIT_FOR(&r, vnc_viewers(r.vnc) == 0 && count(&r, '+') == count(&r, '-'));
 	take_down(&r);
 }
 
@@ -429,17 +393,17 @@ static void test_pointer(void)
 	fd = join(&r);
 	send_pointer(fd, 0, 100, 100);
 	send_pointer(fd, 5, 110, 95);
-	WAIT_FOR(&r, r.buttons == (INPUT_LEFT | INPUT_RIGHT));
-	g_assert_cmpint(r.dx, ==, 10);
-	g_assert_cmpint(r.dy, ==, -5);
+	WAIT_FOR(&r, r.screen.buttons == (INPUT_LEFT | INPUT_RIGHT));
+	g_assert_cmpint(r.screen.dx, ==, 10);
+	g_assert_cmpint(r.screen.dy, ==, -5);
 	send_pointer(fd, 16, 110, 95);
 	send_pointer(fd, 0, 110, 95);
 	send_pointer(fd, 16, 110, 95);
-	WAIT_FOR(&r, r.dz == 2);
-	r.tablet = true;
+	WAIT_FOR(&r, r.screen.dz == 2);
+	r.screen.tablet = true;
 	send_pointer(fd, 0, 639, 0);
-	WAIT_FOR(&r, r.x == INPUT_POINTER_MAX && r.y == 0);
-	g_assert_cmpint(r.dx, ==, 10);
+	WAIT_FOR(&r, r.screen.x == INPUT_POINTER_MAX && r.screen.y == 0);
+	g_assert_cmpint(r.screen.dx, ==, 10);
 	close(fd);
 	take_down(&r);
 }
@@ -469,7 +433,7 @@ static void test_password(void)
 	g_assert_cmpuint(ld32be(result), ==, 0);
 	close(fd);
 	/* The whole network without a password is refused. */
-	c.source = &r.source;
+	c.source = &r.screen.source;
 	g_assert_null(vnc_create(&c, &error));
 	g_assert_nonnull(strstr(error->message, "password-file"));
 	g_clear_error(&error);
@@ -487,8 +451,8 @@ static void test_slow_viewer(void)
 	int slow, fd;
 
 	set_up(&r, NULL);
-	r.width = 2048;
-	r.height = 1536;
+	r.screen.width = 2048;
+	r.screen.height = 1536;
 	fd = join(&r);
 	UPDATE_UNTIL(fd, u, 640, 480, u.width == 2048);
 	slow = join(&r);
@@ -496,15 +460,15 @@ static void test_slow_viewer(void)
 		request(slow, false, 2048, 1536);
 	g_usleep(100000);
 	for (unsigned i = 0; i < 5; i++) {
-		pthread_mutex_lock(&r.lock);
-		r.spot = 0x10 + i;
-		pthread_mutex_unlock(&r.lock);
+		pthread_mutex_lock(&r.screen.lock);
+		r.screen.spot = 0x10 + i;
+		pthread_mutex_unlock(&r.screen.lock);
 		UPDATE_UNTIL(fd, u, 2048, 1536, u.spot == 0x10 + i);
 	}
 	/* It is gone when the screen changes its size and it still has not read. */
-	pthread_mutex_lock(&r.lock);
-	r.width = 800;
-	pthread_mutex_unlock(&r.lock);
+	pthread_mutex_lock(&r.screen.lock);
+	r.screen.width = 800;
+	pthread_mutex_unlock(&r.screen.lock);
 	UPDATE_UNTIL(fd, u, 2048, 1536, u.width == 800);
 	WAIT_FOR(&r, vnc_viewers(r.vnc) == 1);
 	close(slow);

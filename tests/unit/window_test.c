@@ -3,90 +3,35 @@
 #include <glib.h>
 #include <string.h>
 
-#include "base/bytes.h"
 #include "display/window.h"
+#include "fake_screen.h"
 
 struct rig {
-	pthread_mutex_t lock;
-	unsigned width, height;
-	uint32_t colour;
-	GString *keys;
-	unsigned x, y, buttons, quits, renders;
-	int dx, dy, dz;
-	bool tablet;
-	struct display_source source;
-	struct input_sink sink;
+	struct fake_screen screen;
+	unsigned quits;
 	struct window *window;
 	SDL_Window *sdl;
 };
-
-/* One pixel differs from the others. */
-static void render(void *opaque, struct surface *s)
-{
-	struct rig *r = opaque;
-
-	if (s->width != r->width || s->height != r->height) {
-		g_free(s->pixels);
-		*s = (struct surface){ r->width, r->height, r->width * 4, g_malloc((size_t)r->width * r->height * 4) };
-	}
-	for (unsigned i = 0; i < r->width * r->height; i++)
-		st32le(s->pixels + 4 * i, r->colour);
-	st32le(s->pixels + 50 * s->stride + 400, ~r->colour & 0xffffff);
-	r->renders++;
-}
-
-static void no_text(void *opaque, struct text_screen *t) { t->columns = 0; }
-
-static void key(void *opaque, int code, bool down) { g_string_append_printf(((struct rig *)opaque)->keys, "%c%02x ", down ? '+' : '-', (unsigned)code); }
-
-static void mouse(void *opaque, int dx, int dy, int dz, unsigned buttons)
-{
-	struct rig *r = opaque;
-
-	r->dx += dx;
-	r->dy += dy;
-	r->dz += dz;
-	r->buttons = buttons;
-}
-
-static bool pointer(void *opaque, unsigned x, unsigned y, int dz, unsigned buttons)
-{
-	struct rig *r = opaque;
-
-	if (!r->tablet)
-		return false;
-	r->x = x;
-	r->y = y;
-	r->dz += dz;
-	r->buttons = buttons;
-	return true;
-}
 
 static void quit(void *opaque) { ((struct rig *)opaque)->quits++; }
 
 /* The main loop for some frames. */
 static void frames(struct rig *r)
 {
-	const unsigned until = r->renders + 4;
+	const unsigned until = r->screen.renders + 4;
 
-	while (r->renders != until)
+	while (r->screen.renders != until)
 		g_main_context_iteration(NULL, true);
 }
 
 static void set_up(struct rig *r, bool full_screen)
 {
-	struct window_config c = { .source = &r->source, .input = &r->sink, .lock = &r->lock, .name = "machine", .full_screen = full_screen,
+	struct window_config c = { .source = &r->screen.source, .input = &r->screen.sink, .lock = &r->screen.lock, .name = "machine", .full_screen = full_screen,
 				   .quit = quit, .opaque = r };
 	GError *error = NULL;
 
 	memset(r, 0, sizeof(*r));
-	pthread_mutex_init(&r->lock, NULL);
-	r->width = 640;
-	r->height = 480;
-	r->colour = 0x112233;
-	r->keys = g_string_new(NULL);
-	r->source = (struct display_source){ render, no_text, r };
-	r->sink = (struct input_sink){ key, mouse, r, pointer };
+	fake_screen_init(&r->screen);
 	r->window = window_create(&c, &error);
 	g_assert_no_error(error);
 	for (unsigned id = 1; id < 100 && !r->sdl; id++)
@@ -99,8 +44,7 @@ static void set_up(struct rig *r, bool full_screen)
 static void take_down(struct rig *r)
 {
 	window_destroy(r->window);
-	g_string_free(r->keys, true);
-	pthread_mutex_destroy(&r->lock);
+	fake_screen_finish(&r->screen);
 }
 
 static uint32_t shown(struct rig *r, int x, int y)
@@ -169,23 +113,24 @@ static void test_picture(void)
 	check_size(&r, 640, 480);
 	g_assert_cmphex(shown(&r, 0, 0), ==, 0x112233);
 	g_assert_cmphex(shown(&r, 639, 479), ==, 0x112233);
-	g_assert_cmphex(shown(&r, 100, 50), ==, 0xeeddcc);
+	g_assert_cmphex(shown(&r, 100, 50), ==, 0x445566);
 	g_assert_cmphex(shown(&r, 101, 50), ==, 0x112233);
-	r.colour = 0x445566;
+	r.screen.colour = 0x778899;
 	frames(&r);
-	g_assert_cmphex(shown(&r, 0, 0), ==, 0x445566);
+	g_assert_cmphex(shown(&r, 0, 0), ==, 0x778899);
 	/* Another mode of the guest's. */
-	r.width = 800;
-	r.height = 600;
+	r.screen.width = 800;
+	r.screen.height = 600;
+	r.screen.spot = 0xbbaa99;
 	frames(&r);
 	check_size(&r, 800, 600);
-	g_assert_cmphex(shown(&r, 799, 599), ==, 0x445566);
+	g_assert_cmphex(shown(&r, 799, 599), ==, 0x778899);
 	g_assert_cmphex(shown(&r, 100, 50), ==, 0xbbaa99);
 	/* Twice as large as the guest's: scaled; the shortcut brings the true size back. */
 	SDL_SetWindowSize(r.sdl, 1600, 1200);
 	frames(&r);
 	check_size(&r, 1600, 1200);
-	g_assert_cmphex(shown(&r, 1500, 1100), ==, 0x445566);
+	g_assert_cmphex(shown(&r, 1500, 1100), ==, 0x778899);
 	shortcut(&r, SDL_SCANCODE_1, SDLK_1);
 	check_size(&r, 800, 600);
 	take_down(&r);
@@ -206,25 +151,25 @@ static void test_keys(void)
 	press(&r, false, SDL_SCANCODE_PAUSE, SDLK_PAUSE, 0);
 	press(&r, true, SDL_SCANCODE_UNKNOWN, SDLK_UNKNOWN, 0);
 	frames(&r);
-	g_assert_cmpstr(r.keys->str, ==, "+15 -15 +9d -9d +100 -100 ");
+	g_assert_cmpstr(r.screen.keys->str, ==, "+15 -15 +9d -9d +100 -100 ");
 	/* What is down when the window loses the keyboard comes up. */
-	g_string_truncate(r.keys, 0);
+	g_string_truncate(r.screen.keys, 0);
 	press(&r, true, SDL_SCANCODE_LSHIFT, SDLK_LSHIFT, 0);
 	press(&r, true, SDL_SCANCODE_A, SDLK_a, 0);
 	lost.window.windowID = SDL_GetWindowID(r.sdl);
 	SDL_PushEvent(&lost);
 	press(&r, false, SDL_SCANCODE_A, SDLK_a, 0);
 	frames(&r);
-	g_assert_cmpstr(r.keys->str, ==, "+2a +1e -1e -2a ");
+	g_assert_cmpstr(r.screen.keys->str, ==, "+2a +1e -1e -2a ");
 	/* Ours never reach the guest, and leave nothing down; other letters do. */
-	g_string_truncate(r.keys, 0);
+	g_string_truncate(r.screen.keys, 0);
 	press(&r, true, SDL_SCANCODE_LCTRL, SDLK_LCTRL, KMOD_LCTRL);
 	press(&r, true, SDL_SCANCODE_LALT, SDLK_LALT, KMOD_LCTRL | KMOD_LALT);
 	shortcut(&r, SDL_SCANCODE_1, SDLK_1);
-	g_assert_cmpstr(r.keys->str, ==, "+1d +38 -1d -38 ");
-	g_string_truncate(r.keys, 0);
+	g_assert_cmpstr(r.screen.keys->str, ==, "+1d +38 -1d -38 ");
+	g_string_truncate(r.screen.keys, 0);
 	shortcut(&r, SDL_SCANCODE_DELETE, SDLK_DELETE);
-	g_assert_cmpstr(r.keys->str, ==, "+d3 -d3 ");
+	g_assert_cmpstr(r.screen.keys->str, ==, "+d3 -d3 ");
 	take_down(&r);
 }
 
@@ -234,22 +179,22 @@ static void test_tablet(void)
 	struct rig r;
 
 	set_up(&r, false);
-	r.tablet = true;
+	r.screen.tablet = true;
 	move(&r, 0, 0, 0, 0);
-	g_assert_cmpuint(r.x, ==, 0);
+	g_assert_cmpuint(r.screen.x, ==, 0);
 	move(&r, 639, 479, 0, 0);
-	g_assert_cmpuint(r.x, ==, INPUT_POINTER_MAX);
-	g_assert_cmpuint(r.y, ==, INPUT_POINTER_MAX);
+	g_assert_cmpuint(r.screen.x, ==, INPUT_POINTER_MAX);
+	g_assert_cmpuint(r.screen.y, ==, INPUT_POINTER_MAX);
 	button(&r, true, SDL_BUTTON_RIGHT, 320, 0);
-	g_assert_cmpuint(r.buttons, ==, INPUT_RIGHT);
-	g_assert_cmpuint(r.x, ==, 320u * INPUT_POINTER_MAX / 639);
+	g_assert_cmpuint(r.screen.buttons, ==, INPUT_RIGHT);
+	g_assert_cmpuint(r.screen.x, ==, 320u * INPUT_POINTER_MAX / 639);
 	button(&r, false, SDL_BUTTON_RIGHT, 320, 0);
-	g_assert_cmpuint(r.buttons, ==, 0);
+	g_assert_cmpuint(r.screen.buttons, ==, 0);
 	/* SDL counts away from the user. */
 	wheel(&r, 1);
-	g_assert_cmpint(r.dz, ==, -1);
+	g_assert_cmpint(r.screen.dz, ==, -1);
 	g_assert_null(strstr(SDL_GetWindowTitle(r.sdl), "frees"));
-	g_assert_cmpint(r.dx, ==, 0);
+	g_assert_cmpint(r.screen.dx, ==, 0);
 	take_down(&r);
 }
 
@@ -261,22 +206,22 @@ static void test_mouse(void)
 	set_up(&r, false);
 	g_assert_nonnull(strstr(SDL_GetWindowTitle(r.sdl), "machine - Ctrl-Alt-G takes the mouse, Ctrl-Alt-F full screen, Ctrl-Alt-1 true size"));
 	move(&r, 10, 10, 5, 5);
-	g_assert_cmpint(r.dx, ==, 0);
+	g_assert_cmpint(r.screen.dx, ==, 0);
 	button(&r, true, SDL_BUTTON_LEFT, 10, 10);
 	button(&r, false, SDL_BUTTON_LEFT, 10, 10);
-	g_assert_cmpuint(r.buttons, ==, 0);
+	g_assert_cmpuint(r.screen.buttons, ==, 0);
 	g_assert_nonnull(strstr(SDL_GetWindowTitle(r.sdl), "Ctrl-Alt-G frees the mouse"));
 	move(&r, 10, 10, 5, -3);
-	g_assert_cmpint(r.dx, ==, 5);
-	g_assert_cmpint(r.dy, ==, -3);
+	g_assert_cmpint(r.screen.dx, ==, 5);
+	g_assert_cmpint(r.screen.dy, ==, -3);
 	button(&r, true, SDL_BUTTON_MIDDLE, 10, 10);
-	g_assert_cmpuint(r.buttons, ==, INPUT_MIDDLE);
+	g_assert_cmpuint(r.screen.buttons, ==, INPUT_MIDDLE);
 	wheel(&r, -2);
-	g_assert_cmpint(r.dz, ==, 2);
+	g_assert_cmpint(r.screen.dz, ==, 2);
 	shortcut(&r, SDL_SCANCODE_G, SDLK_g);
 	g_assert_nonnull(strstr(SDL_GetWindowTitle(r.sdl), "takes"));
 	move(&r, 10, 10, 50, 50);
-	g_assert_cmpint(r.dx, ==, 5);
+	g_assert_cmpint(r.screen.dx, ==, 5);
 	take_down(&r);
 }
 
@@ -291,7 +236,7 @@ static void test_full_screen(void)
 	shortcut(&r, SDL_SCANCODE_F, SDLK_f);
 	g_assert_true(full(&r));
 	/* The guest's new size leaves it so. */
-	r.width = 800;
+	r.screen.width = 800;
 	frames(&r);
 	g_assert_true(full(&r));
 	shortcut(&r, SDL_SCANCODE_F, SDLK_f);
@@ -319,7 +264,7 @@ static void test_end(void)
 	g_clear_error(&error);
 	/* No desktop: what to do instead. */
 	g_setenv("SDL_VIDEODRIVER", "there-is-none", true);
-	c.source = &r.source;
+	c.source = &r.screen.source;
 	g_assert_null(window_create(&c, &error));
 	g_assert_nonnull(strstr(error->message, "--display vnc"));
 	g_clear_error(&error);

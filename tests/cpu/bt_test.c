@@ -486,6 +486,9 @@ static unsigned make_sequence(struct machine *m, bool wide)
 	for (unsigned i = 0; i < n; i++) {
 		if (pick(12) == 0)
 			put_special(&c);
+		else if (pick(200) == 0) /* long, without flags */
+			for (unsigned k = 60 + pick(36); k; k--)
+				put(&c, 0x90);
 		else
 			put_insn(&c, true);
 	}

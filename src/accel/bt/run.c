@@ -5,6 +5,7 @@
 #include "accel/bt/guest.h"
 #include "accel/bt/run.h"
 #include "accel/bt/tier.h"
+#include "accel/bt/translate.h"
 
 #include "base/log.h"
 
@@ -287,8 +288,8 @@ static void take_inbox(struct bt_cpu *b)
 	g_mutex_unlock(&in->lock);
 }
 
-/* Instructions that may pass before status flags of which nothing is known have been written or read. */
-#define CATCH_UP_MAX 64
+/* Instructions that may pass before status flags of which nothing is known have been written or read: looking ahead goes no further. */
+#define CATCH_UP_MAX ((1 + BT_LOOK_JUMPS) * BT_LOOK_AHEAD + BLOCK_INSNS)
 
 /*
  * Translated code leaves out status flags that are overwritten ahead; who is interrupted shows them all. So the

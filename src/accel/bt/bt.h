@@ -305,7 +305,9 @@ struct bt_inbox {
 };
 
 /* While the host steps: the block that has been entered, to know how many instructions were done when it is left. */
-#define BLOCK_INSNS 32
+/* More than BLOCK_USUAL are only in a block that is a loop. */
+#define BLOCK_INSNS 64
+#define BLOCK_USUAL 32
 struct bt_unit {
 	uint64_t lin;
 	unsigned insns;               /* 0: none, or the interpreter has counted */

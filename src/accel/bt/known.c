@@ -238,8 +238,7 @@ static uint16_t used(const struct tr *t, unsigned i, uint16_t small)
 /* Otherwise than by a constant. */
 static bool changes(const struct tr *t, unsigned i, unsigned guest) { return known_bit(t->changes[i], guest); }
 
-/* The last instruction that leads back to the block's beginning, or -1. */
-static int loop_end(const struct tr *t)
+int known_loop_end(const struct tr *t)
 {
 	int end = -1;
 
@@ -266,7 +265,7 @@ uint32_t known_needs(const struct tr *t)
 {
 	unsigned uses[16] = { 0 };
 	uint16_t changed = 0, small = 0;
-	int end = loop_end(t);
+	int end = known_loop_end(t);
 	bool loop = end >= 0;
 	unsigned count = loop ? (unsigned)end + 1 : t->count;
 	uint32_t set = level_bits(level_needed(t, loop));
@@ -407,7 +406,7 @@ static unsigned value_wanted(const struct tr *t, int end)
 void known_loop(struct tr *t)
 {
 	unsigned uses[16] = { 0 };
-	int end = t->homes && !t->live[0] && !t->b->cpu.stepping ? loop_end(t) : -1;
+	int end = t->homes && !t->live[0] && !t->b->cpu.stepping ? known_loop_end(t) : -1;
 
 	t->loop_held = t->loop_value = 0;
 	t->loop = end >= 0;
@@ -468,5 +467,5 @@ bool known_wanted(const struct tr *t, unsigned guest)
 	}
 	if (uses)
 		return true;
-	return known_bit(t->block->needs, guest) && loop_end(t) >= 0;
+	return known_bit(t->block->needs, guest) && known_loop_end(t) >= 0;
 }

@@ -50,6 +50,8 @@ void known_look(struct tr *t);
 uint32_t known_needs(const struct tr *t);
 /* Sums that the block's accesses count from again and again, when it is a loop; what its scratch registers should hold. */
 void known_loop(struct tr *t);
+/* The last instruction that leads back to the block's beginning, or -1. */
+int known_loop_end(const struct tr *t);
 /* The instruction's sum, or -1. */
 int known_pair(const struct tr *t, unsigned i);
 /* Whether all that is known within the loop is known here. */

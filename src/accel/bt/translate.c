@@ -140,11 +140,19 @@ static bool goes_on_elsewhere(const struct tr *t, unsigned used)
 	return false;
 }
 
+/* A block is cut, but for one that leads back to its beginning from further on. */
+static unsigned count_max(const struct tr *t)
+{
+	int end = t->count > BLOCK_USUAL ? known_loop_end(t) : -1;
+
+	return t->count <= BLOCK_USUAL ? t->count : end >= (int)BLOCK_USUAL ? (unsigned)end + 1 : BLOCK_USUAL;
+}
+
 static void decode(struct tr *t, const uint8_t *code, unsigned room)
 {
 	unsigned used = 0;
 
-	while (t->count < BLOCK_INSNS) {
+	while (t->count < (t->tier2 ? BLOCK_INSNS : BLOCK_USUAL)) {
 		struct guest_insn *g = &t->insn[t->count];
 
 		t->offset[t->count] = (uint16_t)used;
@@ -561,6 +569,7 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	*t.block = (struct bt_block){ .lin = lin, .page = (uint32_t)(page->gpa >> PAGE_SHIFT), .mode = (uint16_t)b->mode, .host = b->at, .first_exit = b->exit_count, .first_reloc = b->reloc_count };
 	t.block->small = small;
 	decode(&t, page->host + offset, PAGE_SIZE - offset);
+	t.count = count_max(&t);
 	if (!t.count) {
 		t.tier2 = false;
 		next = bt_exec_known(b, t.code32 ? (uint32_t)(lin + PAGE_SIZE - offset) : lin + PAGE_SIZE - offset);

@@ -6,7 +6,7 @@
 #include "accel/bt/guest.h"
 #include "accel/bt/known.h"
 
-#define BLOCK_LATER 96
+#define BLOCK_LATER 160
 /* No block's code is longer. */
 #define BLOCK_CODE_MAX 16384u
 #define BLOCK_RELOCS 160u

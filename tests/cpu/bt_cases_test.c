@@ -21,6 +21,7 @@ struct one {
 	unsigned crossing; /* bytes before the end of a page that the first physical one follows */
 	bool hole;         /* or none */
 	unsigned compat;   /* where its 32-bit code begins, that JMP FAR [RBX] leads to */
+	bool chain;        /* RBX leads to a chain of pointers in two windows' slots by turns */
 };
 
 #define BYTES(...) (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ })
@@ -96,6 +97,7 @@ static const struct one cases[] = {
 	{ "MOV ds:m32 over 4 GiB, 32-bit", BYTES(0x31, 0xdb, 0x8b, 0x43, 0xfe), .narrow = true },
 	{ "MOV ds:m32 over 4 GiB below 64-bit data", BYTES(0x48, 0xb8, 0, 0, 0, 0, 1, 0, 0, 0, 0x48, 0x8b, 0x08, 0xff, 0x2b, 0x31, 0xdb, 0x8b, 0x43, 0xfe),
 	  .compat = 15 },
+	{ "a loop along pointers into two slots", BYTES(0x48, 0x8b, 0x1b, 0x48, 0x03, 0x43, 0x08, 0xff, 0xc9, 0x75, 0xf5, 0xf4), .chain = true },
 };
 
 /* The page that shows the code's is the last one below the hole in the address space. */
@@ -115,6 +117,19 @@ static void map_compat(struct machine *m, unsigned offset)
 	put64(m, 0x3000 + 8 * 511, 0x200000 | 0x87);
 	put64(m, GDT + 0x18, 0x00cf9b000000ffff);
 	put64(m, DATA + 0x1000, UINT64_C(0x18) << 32 | (code_at + offset));
+}
+
+/* Eight nodes, seen at two addresses 512 GiB apart; three of one slot, then one of the other. */
+static void make_chain(struct machine *m, struct cpu_state *s)
+{
+	uint64_t first = s->gpr[RBX] = DATA + 0x1000;
+
+	memcpy(m->ram->host + 0x1008, m->ram->host + 0x1000, 8);
+	for (unsigned i = 0; i < 8; i++) {
+		put64(m, first + 16 * i, first + 16 * ((i + 1) % 8) + ((i & 3) == 3 ? UINT64_C(1) << 39 : 0));
+		put64(m, first + 16 * i + 8, i * 7 + 1);
+	}
+	s->gpr[RCX] = 100;
 }
 
 static void prepare(struct machine *m, struct cpu_state *s, const struct one *c)
@@ -137,6 +152,8 @@ static void prepare(struct machine *m, struct cpu_state *s, const struct one *c)
 		map_compat(m, c->compat);
 		s->gdtr.limit = 0x1f;
 	}
+	if (c->chain)
+		make_chain(m, s);
 	memset(code, 0xf4, 256);
 	memcpy(code, c->code, c->length);
 	if (c->crossing) {

@@ -377,6 +377,14 @@ static bool own_test(struct checker *c, struct state *s)
 		s->test = (struct test){ 0 };
 		return check_reach(c, target_of(c), s) && check_reach(c, next_at(c), s);
 	}
+	if (s->test.kind == T_GUESS) {
+		unsigned guest = (unsigned)s->test.imm;
+
+		/* Around the look-up. */
+		failed.test = s->test = (struct test){ 0 };
+		check_guessed(s, guest);
+		return c->in.mnemonic == ZYDIS_MNEMONIC_JZ ? check_reach(c, target_of(c), s) && check_reach(c, next_at(c), &failed) : check_fail(c, "a guess that is wrong");
+	}
 	if (s->test.kind == T_JUMP) {
 		uint32_t to = target_of(c);
 

@@ -33,6 +33,7 @@ enum value_kind {
 	V_WINDOW,   /* host address in a window, or one of its guard zones */
 	V_SUM_BASE, /* a base, and the delta of the sum `origin` */
 	V_BACK,     /* where a landing calls whoever has returned there */
+	V_GUESS,    /* what the home of guest register imm holds: perhaps the delta for its value */
 	V_HOME,     /* the home of guest register imm; extended: the delta for the value `origin`, and an index of 32 bits */
 };
 
@@ -46,7 +47,7 @@ struct value {
 };
 
 /* What the last comparison compared. */
-enum test_kind { T_NONE, T_OFFSET, T_TAG, T_LEVEL, T_PAGE, T_POLL, T_LANDING, T_JUMP, T_TSD, T_BASES, T_CANONICAL, T_IRQ, T_PAUSES, T_BIT };
+enum test_kind { T_NONE, T_OFFSET, T_TAG, T_LEVEL, T_PAGE, T_POLL, T_LANDING, T_JUMP, T_TSD, T_BASES, T_CANONICAL, T_IRQ, T_PAUSES, T_BIT, T_GUESS };
 struct test {
 	uint8_t kind;
 	bool write;
@@ -140,6 +141,8 @@ static inline int32_t check_tag(const struct checker *c, const struct state *s, 
 #define CHECK_TLB_MASK ((uint64_t)(TLB_SIZE - 1) * sizeof(struct tlb_entry))
 
 /* ---- check_window.c ---- */
+/* The delta in TEMP0 was found to be that for the value of guest register n: its home is good. */
+void check_guessed(struct state *s, unsigned guest);
 /* The results of turning an address until its slot is lowest, and of taking that out; false when it is neither. */
 bool check_window_value(const struct checker *c, const struct value *from, struct value *v);
 /* mov TEMP, gs:[delta] */

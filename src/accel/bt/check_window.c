@@ -7,6 +7,8 @@
 
 #define SLOT_SHIFT 39
 
+static int host_of(int guest) { return guest == RSP ? R15 : guest; }
+
 static int32_t table(const struct checker *c)
 {
 	return GS_OF(delta) + (int32_t)(mode_view(c->block->mode & ~(uint32_t)MODE_AC) * WINDOW_SLOTS * 8);
@@ -28,12 +30,34 @@ bool check_window_value(const struct checker *c, const struct value *from, struc
 	}
 }
 
+/* cmp TEMP0, gs:[slot * 8 + delta] */
+static bool guess(struct checker *c, struct state *s, const ZydisDecodedOperand *m)
+{
+	int index = check_register(m->mem.index), reg = c->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER ? check_register(c->op[0].reg.value) : -1;
+	const struct value *slot = index < 0 ? NULL : &s->reg[index];
+
+	if (reg != TEMP0 || m->size != 64 || m->mem.disp.value != table(c) || m->mem.scale != 8 || s->ac || s->reg[TEMP0].kind != V_GUESS || !slot ||
+	    slot->kind != V_SLOT || slot->origin != s->reg[host_of((int)s->reg[TEMP0].imm)].number)
+		return check_fail(c, "compares another register's home");
+	s->test = (struct test){ .kind = T_GUESS, .imm = s->reg[TEMP0].imm };
+	return true;
+}
+
+void check_guessed(struct state *s, unsigned guest)
+{
+	s->reg[TEMP0] = check_home_value((int)guest);
+	s->facts.home |= (uint16_t)(1u << guest);
+	s->facts.drift[guest] = 0;
+}
+
 bool check_window_delta(struct checker *c, struct state *s, const ZydisDecodedOperand *m)
 {
 	int to = c->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER ? check_register(c->op[0].reg.value) : -1;
 	int64_t at = m->mem.disp.value - table(c);
 	struct value v = check_data(c, 0);
 
+	if (c->in.mnemonic == ZYDIS_MNEMONIC_CMP && m == &c->op[1])
+		return guess(c, s, m);
 	if (c->in.mnemonic != ZYDIS_MNEMONIC_MOV || m != &c->op[1] || m->size != 64 || (to != TEMP0 && to != TEMP1) || s->ac)
 		return check_fail(c, "uses the windows in no known way");
 	if (m->mem.index == ZYDIS_REGISTER_NONE) {
@@ -63,8 +87,6 @@ int check_guest_register(int host)
 	default: return host;
 	}
 }
-
-static int host_of(int guest) { return guest == RSP ? R15 : guest; }
 
 uint32_t check_known(const struct state *s)
 {
@@ -191,9 +213,11 @@ bool check_home(struct checker *c, struct state *s, const ZydisDecodedOperand *m
 		home_set(s, reg, guest);
 		return true;
 	}
-	if (!(s->facts.home >> guest & 1))
-		return check_fail(c, "a home that nothing has set");
 	s->reg[reg] = check_home_value(guest);
+	if (!(s->facts.home >> guest & 1)) {
+		s->reg[reg].kind = V_GUESS;
+		return !pair || check_fail(c, "a home that nothing has set");
+	}
 	return true;
 }
 

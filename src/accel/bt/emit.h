@@ -203,15 +203,26 @@ static inline void emit_entry_host(struct emit *e, bool fold)
 	emit_op_mem(e, true, fold ? 0x03 : 0x8b, fold ? TEMP0 : TEMP1, (struct host_mem){ TEMP1, -1, 0, HOST_AT });
 }
 
-/* Where a privilege's table of windows' deltas is; temp = the delta for the address in a register: rorx temp, reg, 39; movzx; mov. */
+/* Where a privilege's table of windows' deltas is. */
 static inline int32_t delta_table(enum mmu_view view) { return GS_OF(delta) + (int32_t)view * (int32_t)(WINDOW_SLOTS * 8); }
-static inline void emit_window_delta(struct emit *e, enum mmu_view view, unsigned temp, unsigned reg)
+/* temp = the number of the slot that the address in a register is in: rorx temp, reg, 39; movzx. */
+static inline void emit_slot(struct emit *e, unsigned temp, unsigned reg)
 {
 	e1(e, 0xc4), e1(e, (temp >= 8 ? 0 : 0x80u) | 0x40 | (reg >= 8 ? 0 : 0x20u) | 3), e1(e, 0xfb), e1(e, 0xf0);
 	e1(e, 0xc0 | (temp & 7) << 3 | (reg & 7)), e1(e, 39);
 	e1(e, 0x45), e1(e, 0x0f), e1(e, 0xb6), e1(e, 0xc0 | (temp & 7) << 3 | (temp & 7));
+}
+/* op reg, gs:[slot * 8 + delta] */
+static inline void emit_op_delta(struct emit *e, enum mmu_view view, unsigned op, unsigned reg, unsigned slot)
+{
 	e1(e, 0x65);
-	emit_op_mem(e, true, 0x8b, temp, (struct host_mem){ -1, (int8_t)temp, 3, delta_table(view) });
+	emit_op_mem(e, true, op, reg, (struct host_mem){ -1, (int8_t)slot, 3, delta_table(view) });
+}
+/* temp = the delta for the address in a register. */
+static inline void emit_window_delta(struct emit *e, enum mmu_view view, unsigned temp, unsigned reg)
+{
+	emit_slot(e, temp, reg);
+	emit_op_delta(e, view, 0x8b, temp, temp);
 }
 
 /*

@@ -469,3 +469,16 @@ bool known_wanted(const struct tr *t, unsigned guest)
 		return true;
 	return known_bit(t->block->needs, guest) && known_loop_end(t) >= 0;
 }
+
+bool known_chased(const struct tr *t, unsigned guest)
+{
+	int end = known_loop_end(t);
+
+	for (int i = 0; i <= end; i++) {
+		const struct guest_insn *g = &t->insn[i];
+
+		if (g->kind == G_PLAIN && !g->map && !g->vex && (g->op == 0x8b || g->op == 0x63) && guest_mem(g) && g->opsize >= 4 && g->reg == guest && g->base == (int)guest)
+			return true;
+	}
+	return false;
+}

@@ -70,6 +70,8 @@ void known_set(struct tr *t, unsigned guest);
 void known_landing(struct tr *t);
 /* Whether setting the home pays: the register is used again before it changes. */
 bool known_wanted(const struct tr *t, unsigned guest);
+/* In the block's loop, the register is a pointer that leads to the next. */
+bool known_chased(const struct tr *t, unsigned guest);
 /* Whether the instruction may change the register; of RSP, otherwise than as the stack's pointer. */
 bool known_writes(const struct guest_insn *g, unsigned guest);
 /* A constant is added to a register of 64 bits. */

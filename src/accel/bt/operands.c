@@ -396,11 +396,38 @@ static unsigned home_of(struct tr *t, unsigned home, bool fold)
 	return temp;
 }
 
+/*
+ * The delta of a pointer that was just loaded, from its home: the one of the pointer before will do, mostly, and the
+ * comparison that tells does not keep the access waiting, as a look-up would. Destroys the flags.
+ */
+static void emit_guess(struct tr *t, unsigned guest)
+{
+	struct emit *e = &t->e;
+	uint8_t *over;
+
+	temps_used(t);
+	emit_load_gs(e, TEMP0, home_at(guest));
+	emit_slot(e, TEMP1, (unsigned)host_register(guest));
+	emit_op_delta(e, mode_view(t->mode), 0x3b, TEMP0, TEMP1);
+	e1(e, 0x70 | CC_E), e1(e, 0);
+	over = e->p;
+	emit_op_delta(e, mode_view(t->mode), 0x8b, TEMP0, TEMP1);
+	emit_store_gs(e, TEMP0, home_at(guest));
+	over[-1] = (uint8_t)(e->p - over);
+	t->flags = FLAGS_IMAGE;
+	known_set(t, guest);
+	temp_holds(t, TEMP0, guest);
+}
+
 /* The delta for the value of a register that the host keeps in one: the scratch register it is in; TEMP0 when `fold`. */
 static unsigned delta_of(struct tr *t, unsigned guest, bool fold)
 {
 	if (known_bit(t->known.home, guest))
 		return home_of(t, guest, fold);
+	if (!live_before(t) && !t->value && known_chased(t, guest)) {
+		emit_guess(t, guest);
+		return TEMP0;
+	}
 	temp_used(t, TEMP0);
 	emit_delta(t, TEMP0, (unsigned)host_register(guest));
 	if (!known_wanted(t, guest))

@@ -169,16 +169,17 @@ struct bt_pair {
 	int8_t base, index;  /* guest registers; base -1: none */
 	uint8_t scale;
 	bool used;
+	bool bounded;        /* the index is a number of 32 bits in each round, however it changes */
 };
 static inline int32_t bt_pair_pack(const struct bt_pair *p)
 {
-	return p->used ? 1 << 12 | (p->scale & 3) << 10 | (p->index & 15) << 5 | ((p->base + 1) & 31) : 0;
+	return p->used ? p->bounded << 13 | 1 << 12 | (p->scale & 3) << 10 | (p->index & 15) << 5 | ((p->base + 1) & 31) : 0;
 }
 static inline struct bt_pair bt_pair_of(const struct bt_rec *loop, unsigned n)
 {
 	unsigned v = (uint32_t)loop->disp >> (16 * n) & 0xffff;
 
-	return (struct bt_pair){ (int8_t)((int)(v & 31) - 1), (int8_t)(v >> 5 & 15), (uint8_t)(v >> 10 & 3), v >> 12 & 1 };
+	return (struct bt_pair){ (int8_t)((int)(v & 31) - 1), (int8_t)(v >> 5 & 15), (uint8_t)(v >> 10 & 3), v >> 12 & 1, v >> 13 & 1 };
 }
 
 /* What of a block's code depends on its linear address: kind, and offset from its first byte of host code. */

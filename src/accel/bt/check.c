@@ -124,6 +124,8 @@ static struct state unknown(const struct checker *c, uint32_t at, const struct r
 
 		if (check_pair(c, n, &p))
 			s.facts.home |= (uint16_t)(1u << (PAIR_HOME + n));
+		if (check_pair(c, n, &p) && p.bounded)
+			s.facts.small |= (uint16_t)(1u << p.index);
 	}
 	return s;
 }

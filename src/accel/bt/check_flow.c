@@ -296,7 +296,7 @@ static bool test_failed(struct checker *c, struct state *s, const struct way *w)
 		return c->in.mnemonic == ZYDIS_MNEMONIC_JB && rec && w->stub == b->stub_fp && r->level == s->test.imm;
 	case T_BASES: case T_PAUSES:
 		return c->in.mnemonic == ZYDIS_MNEMONIC_JZ && rec && w->stub == b->stub_insn;
-	case T_IRQ: case T_TSD: case T_CANONICAL:
+	case T_IRQ: case T_TSD: case T_CANONICAL: case T_SMALL:
 		return unequal && rec && w->stub == b->stub_insn;
 	case T_PAGE:
 		if (w->stub == b->stub_cross)
@@ -312,6 +312,13 @@ static bool test_failed(struct checker *c, struct state *s, const struct way *w)
 		return unequal && w->id < 0;
 	default: return false;
 	}
+}
+
+static uint16_t small_bit(int host)
+{
+	int guest = check_guest_register(host);
+
+	return (uint16_t)(guest < 0 ? 0 : 1u << guest);
 }
 
 /* What is known when the jump was not taken. */
@@ -338,6 +345,7 @@ static void test_passed(struct checker *c, struct state *s, const struct way *w)
 	case T_TSD: s->no_tsd = true; break;
 	case T_BASES: s->bases = true; break;
 	case T_CANONICAL: s->canonical = true; break;
+	case T_SMALL: s->facts.small |= small_bit((int)t.imm); break;
 	case T_PAGE:
 		if (w->stub == c->b->stub_exit)
 			s->page = w->id;
@@ -420,9 +428,10 @@ static bool conditional(struct checker *c, struct state *s)
 {
 	int32_t id = exit_at(c, next_at(c) - 4), behind = exit_behind(c);
 	bool landing_test = s->test.kind == T_LANDING && s->landing;
+	struct state taken;
 	struct way w;
 
-	if (landing_test || (s->test.kind && s->test.kind != T_LANDING))
+	if (landing_test || (s->test.kind && s->test.kind != T_LANDING && s->test.kind != T_BOUND))
 		return own_test(c, s);
 	if (offset_test(c, s, &w)) {
 		struct state failed = *s;
@@ -431,11 +440,14 @@ static bool conditional(struct checker *c, struct state *s)
 		failed.expect = w.stub;
 		return check_reach(c, target_of(c), &failed) && check_reach(c, next_at(c), s);
 	}
-	s->test = (struct test){ 0 };
+	taken = *s;
+	if (s->test.kind == T_BOUND && (c->in.mnemonic == ZYDIS_MNEMONIC_JB || c->in.mnemonic == ZYDIS_MNEMONIC_JBE) && s->reg[s->test.imm].number == s->test.number)
+		taken.facts.small |= small_bit((int)s->test.imm);
+	taken.test = s->test = (struct test){ 0 };
 	if (over_wait(c))
 		return check_reach(c, target_of(c), s) && check_reach(c, next_at(c), s);
 	if (c->in.raw.imm[0].size == 32 && id >= 0)
-		return exit_taken(c, s, id, target_of(c)) && check_reach(c, next_at(c), s);
+		return exit_taken(c, &taken, id, target_of(c)) && check_reach(c, next_at(c), s);
 	if (c->in.mnemonic == ZYDIS_MNEMONIC_LOOP || c->in.mnemonic == ZYDIS_MNEMONIC_LOOPE || c->in.mnemonic == ZYDIS_MNEMONIC_LOOPNE)
 		s->reg[RCX] = check_data(c, 1), s->facts.home &= ~2, s->facts.small &= ~2;
 	/* Around the way out that follows. */

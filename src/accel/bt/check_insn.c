@@ -581,8 +581,13 @@ static struct test test_of(const struct checker *c, const struct state *s)
 	if (c->in.mnemonic == ZYDIS_MNEMONIC_CMP && is_reg(c, 0, TEMP1, 64) && is_reg(c, 1, TEMP0, 64) && a->kind == V_CANONICAL &&
 	    a->origin == with->number)
 		t.kind = T_CANONICAL;
+	if (c->in.mnemonic == ZYDIS_MNEMONIC_CMP && is_gpr(c, 0) && is_imm(c, 1) && bits == 64 && c->op[1].imm.value.s >= 0 && a->kind == V_DATA &&
+	    !is_reg(c, 0, TEMP0, 64) && !is_reg(c, 0, TEMP1, 64))
+		return (struct test){ .kind = T_BOUND, .number = a->number, .imm = (uint64_t)check_register(c->op[0].reg.value) };
 	if (c->in.mnemonic != ZYDIS_MNEMONIC_CMP || !is_reg(c, 0, TEMP0, bits))
 		return t;
+	if (is_gpr(c, 1) && bits == 64 && a->kind == V_DATA && a->narrow && a->origin && a->origin == with->number)
+		return (struct test){ .kind = T_SMALL, .imm = (uint64_t)check_register(c->op[1].reg.value) };
 	if (is_imm(c, 1) && bits == 64 && a->kind == V_OFFSET)
 		t = (struct test){ .kind = T_OFFSET, .number = a->number, .imm = c->op[1].imm.value.u };
 	else if (is_imm(c, 1) && (bits == 64 || (bits == 32 && (c->block->mode & MODE_CODE32))))

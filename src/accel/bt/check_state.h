@@ -47,7 +47,7 @@ struct value {
 };
 
 /* What the last comparison compared. */
-enum test_kind { T_NONE, T_OFFSET, T_TAG, T_LEVEL, T_PAGE, T_POLL, T_LANDING, T_JUMP, T_TSD, T_BASES, T_CANONICAL, T_IRQ, T_PAUSES, T_BIT, T_GUESS };
+enum test_kind { T_NONE, T_OFFSET, T_TAG, T_LEVEL, T_PAGE, T_POLL, T_LANDING, T_JUMP, T_TSD, T_BASES, T_CANONICAL, T_IRQ, T_PAUSES, T_BIT, T_GUESS, T_SMALL, T_BOUND };
 struct test {
 	uint8_t kind;
 	bool write;

@@ -133,6 +133,8 @@ static bool is_sum(const struct checker *c, const struct state *s, unsigned n, c
 {
 	struct bt_pair p;
 
+	if (check_pair(c, n, &p) && p.bounded)
+		return v->kind == V_WINDOW && v->origin && v->origin == check_guest_value(s, p.base)->number;
 	return check_pair(c, n, &p) && v->kind == V_SUM_BASE && v->origin == s->sum.number && s->sum.scale == p.scale &&
 	       s->sum.index == s->reg[host_of(p.index)].number && s->sum.base == (p.base < 0 ? 0 : check_guest_value(s, p.base)->number);
 }
@@ -147,6 +149,8 @@ bool check_loops(const struct checker *c, const struct state *s, bool held)
 		return false;
 	for (unsigned n = 0; n < PAIRS; n++) {
 		if (check_pair(c, n, &p) && (!known_bit(s->facts.home, PAIR_HOME + n) || s->facts.drift[PAIR_HOME + n] > KNOWN_NEAR))
+			return false;
+		if (check_pair(c, n, &p) && p.bounded && !known_bit(s->facts.small, (unsigned)p.index))
 			return false;
 	}
 	for (unsigned i = 0; held && i < 2; i++) {
@@ -322,7 +326,7 @@ void check_facts(const struct checker *c, struct state *s, const struct value *r
 				continue;
 			if (p.base == guest)
 				f->home &= (uint16_t)~(1u << (PAIR_HOME + n));
-			else if (p.index == guest)
+			else if (p.index == guest && !p.bounded)
 				drift(f, PAIR_HOME + n, (uint64_t)by << p.scale);
 		}
 	}
@@ -378,7 +382,7 @@ static int pair_sum(const struct checker *c, const struct state *s, const ZydisD
 	struct bt_pair p;
 
 	if ((base != TEMP0 && base != TEMP1) || index < 0 || s->reg[base].kind != V_HOME || s->reg[base].extended || s->reg[base].imm < PAIR_HOME ||
-	    !check_pair(c, (unsigned)s->reg[base].imm - PAIR_HOME, &p) || check_guest_register(index) != p.index || m->mem.scale != 1 << p.scale)
+	    !check_pair(c, (unsigned)s->reg[base].imm - PAIR_HOME, &p) || check_guest_register(index) != p.index || m->mem.scale != 1 << p.scale || (p.bounded && !known_bit(s->facts.small, (unsigned)p.index)))
 		return -1;
 	return (int)s->reg[base].imm;
 }
@@ -461,8 +465,13 @@ bool check_window_lea(struct checker *c, struct state *s, bool *handled)
 		return true;
 	*handled = to && sum(c, s, m);
 	if (*handled) {
+		int base = check_register(m->mem.base), index = check_register(m->mem.index);
+		/* Where the base is, exactly. */
+		uint32_t origin = index >= 0 && s->reg[index].kind == V_DELTA && !m->mem.disp.value ? s->reg[base].number : 0;
+
 		s->reg[TEMP0] = check_data(c, 0);
 		s->reg[TEMP0].kind = V_WINDOW;
+		s->reg[TEMP0].origin = origin;
 	}
 	return true;
 }

@@ -127,7 +127,7 @@ void known_drift(struct tr *t, unsigned guest, int64_t by)
 	for (unsigned n = 0; n < PAIRS; n++) {
 		if (t->pair[n].base == (int)guest)
 			t->known.home &= (uint16_t)~BIT(PAIR_HOME + n);
-		else if (t->pair[n].used && t->pair[n].index == (int)guest)
+		else if (t->pair[n].used && !t->pair[n].bounded && t->pair[n].index == (int)guest)
 			drift(&t->known, PAIR_HOME + n, MIN(far, KNOWN_FAR + 1) << t->pair[n].scale);
 	}
 }
@@ -135,7 +135,7 @@ void known_drift(struct tr *t, unsigned guest, int64_t by)
 void known_pairs_lose(struct tr *t, unsigned guest)
 {
 	for (unsigned n = 0; n < PAIRS; n++) {
-		if (t->pair[n].used && (t->pair[n].base == (int)guest || t->pair[n].index == (int)guest))
+		if (t->pair[n].used && (t->pair[n].base == (int)guest || (t->pair[n].index == (int)guest && !t->pair[n].bounded)))
 			t->known.home &= (uint16_t)~BIT(PAIR_HOME + n);
 	}
 }
@@ -204,12 +204,26 @@ uint32_t known_here(const struct tr *t)
 	return set;
 }
 
+/* The branch that is instruction i is taken when the register is below a constant of 31 bits. */
+static bool bounds(const struct tr *t, unsigned i, unsigned guest)
+{
+	const struct guest_insn *g = &t->insn[i], *cmp = g - 1;
+
+	if (!i || g->kind != G_JCC || ((g->op & 15) != 2 && (g->op & 15) != 6))
+		return false;
+	if (cmp->kind != G_PLAIN || cmp->map || cmp->vex || cmp->opsize != 8 || (int64_t)cmp->imm < 0)
+		return false;
+	return cmp->op == 0x3d ? guest == RAX : (cmp->op == 0x81 || cmp->op == 0x83) && (cmp->reg & 7) == 7 && cmp->mod == 3 && cmp->rm == guest;
+}
+
 bool known_loops(const struct tr *t)
 {
 	if (!t->block->loop || (t->block->needs & ~known_here(t)))
 		return false;
 	for (unsigned n = 0; n < PAIRS; n++) {
 		if (t->pair[n].used && (!known_bit(t->known.home, PAIR_HOME + n) || t->known.drift[PAIR_HOME + n] > KNOWN_NEAR))
+			return false;
+		if (t->pair[n].bounded && !bounds(t, t->at, (unsigned)t->pair[n].index))
 			return false;
 	}
 	return true;
@@ -349,7 +363,7 @@ int known_pair(const struct tr *t, unsigned i)
 	if (!sum_of(t, i, &q))
 		return -1;
 	for (unsigned n = 0; n < PAIRS; n++) {
-		if (same_sum(&t->pair[n], &q) && known_bit(t->known.home, PAIR_HOME + n))
+		if (same_sum(&t->pair[n], &q) && known_bit(t->known.home, PAIR_HOME + n) && (!t->pair[n].bounded || known_bit(t->known.small, (unsigned)q.index)))
 			return (int)n;
 	}
 	return -1;
@@ -361,8 +375,13 @@ static void choose_pairs(struct tr *t, int end, unsigned uses[16])
 		unsigned least = uses[PAIR_HOME] > uses[PAIR_HOME + 1], n;
 		struct bt_pair q;
 
-		if (!sum_of(t, (unsigned)i, &q) || same_sum(&t->pair[0], &q) || same_sum(&t->pair[1], &q) || !lasts(t, end, &q))
+		if (!sum_of(t, (unsigned)i, &q) || same_sum(&t->pair[0], &q) || same_sum(&t->pair[1], &q))
 			continue;
+		if (!lasts(t, end, &q)) {
+			q.bounded = true;
+			if (q.base < 0 || known_bit(t->loop_writes, (unsigned)q.base) || !bounds(t, (unsigned)end, (unsigned)q.index))
+				continue;
+		}
 		n = uses_of(t, end, &q);
 		if (n <= uses[PAIR_HOME + least])
 			continue;

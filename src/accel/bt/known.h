@@ -33,7 +33,8 @@ struct tr;
 /*
  * In a loop that is a block's own, sums of two registers have homes as well: R10's and R11's, who have none themselves.
  * Such a home holds what leads from index and displacement to the host's address, the base's value and the delta of the
- * sum's slot together; it ends when the base changes.
+ * sum's slot together; it ends when the base changes. When the index changes by a register, but a comparison at the loop's
+ * end sees to it that it is a number of 32 bits when it goes round, the slot is the base's.
  */
 #define PAIR_HOME R10
 #define PAIR_HOMES (3u << R10)

@@ -465,15 +465,34 @@ static bool window_pair(struct tr *t, const struct guest_insn *g, struct host_me
 	return true;
 }
 
+/* The interpreter does the block's first instruction when the register is no number of 32 bits. Destroys the flags, which are dead. */
+static void emit_bound(struct tr *t, unsigned guest)
+{
+	unsigned host = (unsigned)host_register(guest);
+	uint32_t id;
+
+	t->lin = t->block->lin;
+	rec_new(t, &id);
+	emit_op_reg(&t->e, false, 0x8b, TEMP0, host);
+	emit_op_reg(&t->e, true, 0x3b, TEMP0, host);
+	later_add(t, LATER_INSN, emit_jcc(&t->e, CC_NE, 0), id, 0, 0);
+	t->known.small |= (uint16_t)(1u << guest);
+}
+
 /* TEMP1 = the delta of the sum of base and index, TEMP0 = base and delta; into its home. The flags stay. */
 static void emit_pair(struct tr *t, unsigned n)
 {
 	const struct bt_pair *p = &t->pair[n];
 	int8_t base = -1;
 
+	if (p->bounded)
+		emit_bound(t, (unsigned)p->index);
 	if (p->base >= 0)
 		base = (int8_t)register_get(t, (unsigned)p->base, TEMP0);
-	emit_lea(&t->e, true, TEMP0, (struct host_mem){ base, (int8_t)host_register((unsigned)p->index), p->scale, 0 });
+	if (p->bounded && base != TEMP0)
+		emit_mov(&t->e, TEMP0, (unsigned)base);
+	else if (!p->bounded)
+		emit_lea(&t->e, true, TEMP0, (struct host_mem){ base, (int8_t)host_register((unsigned)p->index), p->scale, 0 });
 	emit_delta(t, TEMP1, TEMP0);
 	if (p->base >= 0)
 		base = (int8_t)register_get(t, (unsigned)p->base, TEMP0);

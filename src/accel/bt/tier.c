@@ -300,7 +300,7 @@ static void pairs_home(struct bt_cpu *b, const struct bt_block *k)
 		uint64_t base = p.base < 0 ? 0 : s->gpr[p.base];
 
 		if (p.used)
-			b->home[PAIR_HOME + n] = base + windows_delta(b, mode_view(k->mode), base + (s->gpr[p.index] << p.scale));
+			b->home[PAIR_HOME + n] = base + windows_delta(b, mode_view(k->mode), p.bounded ? base : base + (s->gpr[p.index] << p.scale));
 	}
 }
 

@@ -26,6 +26,12 @@ struct one {
 
 #define BYTES(...) (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ })
 
+#define QUAD(v) (uint8_t)(v), (uint8_t)((v) >> 8), (uint8_t)((v) >> 16), (uint8_t)((v) >> 24), (uint8_t)(UINT64_C(v) >> 32), \
+	(uint8_t)(UINT64_C(v) >> 40), (uint8_t)(UINT64_C(v) >> 48), (uint8_t)(UINT64_C(v) >> 56)
+/* mov rcx, base; mov rdx, step; again: mov byte [rcx + rax], 1; add rax, rdx; cmp rax, 0xfff; jbe again; hlt */
+#define BOUNDED(base, step) BYTES(0x48, 0xb9, QUAD(base), 0x48, 0xba, QUAD(step), 0xc6, 0x04, 0x01, 0x01, 0x48, 0x01, 0xd0, 0x48, 0x3d, 0xff, 0x0f, 0, 0, \
+	0x76, 0xf1, 0xf4)
+
 static const struct one cases[] = {
 	{ "SHA1NEXTE, misaligned", BYTES(0x0f, 0x38, 0xc8, 0x4b, 0x08) },
 	{ "SHA256MSG2, misaligned", BYTES(0x0f, 0x38, 0xcd, 0x4b, 0x01) },
@@ -98,6 +104,10 @@ static const struct one cases[] = {
 	{ "MOV ds:m32 over 4 GiB below 64-bit data", BYTES(0x48, 0xb8, 0, 0, 0, 0, 1, 0, 0, 0, 0x48, 0x8b, 0x08, 0xff, 0x2b, 0x31, 0xdb, 0x8b, 0x43, 0xfe),
 	  .compat = 15 },
 	{ "a loop along pointers into two slots", BYTES(0x48, 0x8b, 0x1b, 0x48, 0x03, 0x43, 0x08, 0xff, 0xc9, 0x75, 0xf5, 0xf4), .chain = true },
+	{ "a loop by an index with a bound", BOUNDED(0x200000, 7) },
+	{ "a loop by an index that begins beyond its bound", BOUNDED(0xfffffffe00200000, 0x100000000), .rax = UINT64_C(0x200000000) },
+	{ "a loop by an index that begins below 0", BOUNDED(0x201000, 16), .rax = UINT64_C(0xfffffffffffffff8) },
+	{ "a loop by an index that gets beyond its bound once", BOUNDED(0x200000, 0x300000000), .rax = 1 },
 };
 
 /* The page that shows the code's is the last one below the hole in the address space. */

@@ -520,13 +520,25 @@ static inline uint8_t *bt_rec_code(struct bt_cpu *b, const struct bt_rec *r, uin
 static inline uint8_t *bt_retry(struct bt_cpu *b, const struct bt_rec *r) { return bt_rec_code(b, r, r->retry, r->held[0], r->value_retry); }
 static inline uint8_t *bt_next(struct bt_cpu *b, const struct bt_rec *r) { return bt_rec_code(b, r, r->next, r->held[1], r->value_next); }
 
+/* Of a call, and of a jump with 32 bits. */
+#define CALL_BYTES 5u
+
+/*
+ * Bytes of what sets a home, where it is no call. RSP's is the first to be set at a block's entries, and they are one when no flags matter there:
+ * who knows RSP's home alone enters behind it.
+ */
+#define HOME_BYTES 28u
+static inline uint32_t bt_behind_rsp(const struct bt_block *k) { return (k->needs >> RSP & 1) && k->direct == k->indirect ? (k->small ? CALL_BYTES : HOME_BYTES) : 0; }
+/* Where the jump cache leads: flags are in the image, RSP's home is good. */
+static inline uint8_t *bt_jump_entry(const struct bt_cpu *b, const struct bt_block *k) { return b->rx + k->host + k->indirect + bt_behind_rsp(k); }
+
 /* Where a linked jump enters: offset in the cache. */
 static inline uint32_t bt_entry(const struct bt_cpu *b, const struct bt_exit *e, const struct bt_block *to)
 {
 	if (e->loops && to == &b->blocks[e->block])
 		return to->host + to->loop + (e->held ? to->loop_loads * LOOP_LOAD : 0);
 	if (to->needs & ~e->knows)
-		return to->host + (e->saved_flags ? to->indirect : to->direct);
+		return to->host + (e->saved_flags ? to->indirect : to->direct) + (e->knows >> RSP & 1 ? bt_behind_rsp(to) : 0);
 	return to->host + (e->saved_flags ? to->known_indirect : to->known_direct);
 }
 

@@ -475,7 +475,7 @@ void bt_jump_set(struct bt_cpu *b, const struct bt_block *block)
 	if (block->mode & MODE_AC)
 		return;
 	j->tag[i] = block->lin ^ b->salt[block->mode & MODE_USER ? 1 : 0] ^ (block->direct == block->indirect ? 0 : JUMP_FLAGS);
-	j->target[i] = bt_code(b, block, block->indirect);
+	j->target[i] = bt_jump_entry(b, block);
 }
 
 /* What was never used is not even touched. */
@@ -572,7 +572,7 @@ static void drop_jump(struct bt_cpu *b, const struct bt_block *block)
 	unsigned i = bt_jump_index(block->lin);
 	struct bt_jumps *j = &b->jump[block->mode & (MODE_USER | MODE_CODE32)];
 
-	if (j->target[i] == bt_code(b, block, block->indirect))
+	if (j->target[i] == bt_jump_entry(b, block))
 		j->tag[i] = bt_jump_empty(i);
 }
 

@@ -290,7 +290,7 @@ static bool enter_all(struct checker *c)
 		c->root[behind].held = c->recs[0].held[0];
 		c->root[behind].value = c->recs[0].value_retry;
 	}
-	return enter(c, k->direct, 0) && enter(c, k->indirect, 0) && enter(c, k->known_direct, k->needs) && enter(c, k->known_indirect, k->needs);
+	return enter(c, k->direct, 0) && enter(c, k->indirect, 0) && (!bt_behind_rsp(k) || enter(c, k->indirect + bt_behind_rsp(k), 1u << RSP)) && enter(c, k->known_direct, k->needs) && enter(c, k->known_indirect, k->needs);
 }
 
 /* Code that no way leads to should not be there. */

@@ -585,6 +585,11 @@ static bool call_back(struct checker *c, struct state *s)
 	return check_reach(c, next_at(c), s);
 }
 
+static bool rsp_known(struct checker *c, const struct state *s)
+{
+	return !c->b->windows || (c->block->mode & MODE_CODE32) || known_bit(check_known(s), RSP) || check_fail(c, "goes on without a home of RSP");
+}
+
 /* By the jump cache. */
 static bool through_cache(struct checker *c, struct state *s, bool calls)
 {
@@ -596,6 +601,8 @@ static bool through_cache(struct checker *c, struct state *s, bool calls)
 		return check_fail(c, "goes by an entry whose tag has not been compared");
 	if (!s->polled && !c->block->tier2)
 		return check_fail(c, "goes on without a look at what waits");
+	if (!rsp_known(c, s))
+		return false;
 	return !calls || call_returns(c, s);
 }
 
@@ -627,8 +634,8 @@ bool check_flow(struct checker *c, struct state *s, bool *handled)
 			return c->in.opcode == 0xc3 && c->in.length == 1 && branch_known(c, s) && goes_back(c, s);
 		if (c->in.opcode != 0xc3 || c->in.length != 1 || !check_readable(&s->reg[TEMP0]))
 			return check_fail(c, "returns otherwise than with a guest address");
-		if (c->b->windows && !(c->block->mode & MODE_CODE32) && !known_bit(check_known(s), RSP))
-			return check_fail(c, "returns without a home of RSP");
+		if (!rsp_known(c, s))
+			return false;
 		return s->reg[TEMP1].kind == V_BACK || check_fail(c, "returns without a way back to it");
 	default:
 		*handled = false;

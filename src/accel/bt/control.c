@@ -366,6 +366,8 @@ static void emit_call_ind(struct tr *t, const struct guest_insn *g)
 	emit_store_gs(&t->e, TEMP0, GS_OF(scratch));
 	second = rec_new(t, &id2);
 	emit_push_return(t, second, id2);
+	if (!t->calls)
+		emit_return_home(t);
 	temp_used(t, TEMP0);
 	emit_load_gs(&t->e, TEMP0, GS_OF(scratch));
 	emit_indirect(t, true, id);
@@ -377,6 +379,8 @@ static void emit_jmp_ind(struct tr *t, const struct guest_insn *g)
 	uint32_t id;
 
 	rec = rec_branch(t, &id);
+	if (!t->calls)
+		emit_return_home(t);
 	emit_target(t, g, rec, id);
 	emit_indirect(t, false, id);
 }

@@ -251,9 +251,6 @@ static inline void emit_jump_go(struct emit *e, unsigned mode, bool call)
 	emit_op_mem(e, false, 0xff, call ? 2 : 4, (struct host_mem){ -1, TEMP1, 3, target });
 }
 
-/* Of a call, and of a jump with 32 bits. */
-#define CALL_BYTES 5u
-
 #define CC_B 2
 #define CC_E 4
 #define CC_NE 5

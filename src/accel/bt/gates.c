@@ -4,6 +4,7 @@
  * leaves to the interpreter before it has changed anything. Compiled without vector registers: the guest's stay in them.
  */
 #include "accel/bt/run.h"
+#include "accel/bt/window.h"
 #include "accel/interp/sys.h"
 #include "base/log.h"
 
@@ -23,8 +24,11 @@ static uint8_t *arrive(struct bt_cpu *b, unsigned cpl, uint64_t rip)
 	bt_mode_update(b);
 	j = &b->jump[b->mode & MODE_USER];
 	if (!(b->mode & (MODE_AC | MODE_NONE)) && (j->tag[i] ^ rip ^ b->salt[cpl == 3]) <= JUMP_FLAGS &&
-	    !atomic_load_explicit(&cpu->poll, memory_order_acquire))
+	    !atomic_load_explicit(&cpu->poll, memory_order_acquire)) {
+		if (b->windows)
+			b->home[RSP] = windows_delta(b, mode_view(b->mode), cpu->s.gpr[RSP]);
 		return j->target[i];
+	}
 	return bt_continue(b);
 }
 

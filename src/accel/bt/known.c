@@ -302,6 +302,9 @@ uint32_t known_needs(const struct tr *t)
 		if (kept && (uses[r] > 1 || (uses[r] && (loop || r == RSP))))
 			set |= BIT(r);
 	}
+	/* It has to be known there, and is known to all who come by the jump cache. */
+	if (t->count && t->insn[t->count - 1].kind == G_JMP_IND && !known_bit(changed, RSP))
+		set |= BIT(RSP);
 	return set;
 }
 

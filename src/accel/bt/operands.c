@@ -348,10 +348,10 @@ static struct host_mem window_at(struct tr *t, unsigned reg, int32_t disp, bool 
 
 static int32_t home_at(unsigned guest) { return GS_OF(home) + (int32_t)guest * 8; }
 
-void emit_homes(struct tr *t)
+void emit_homes(struct tr *t, uint32_t set)
 {
 	for (unsigned r = 0; r < 16; r++) {
-		if (!known_bit(t->block->needs, r))
+		if (!known_bit(set, r))
 			continue;
 		if (t->block->small) {
 			emit_call(&t->e, t->b->stub_home[mode_view(t->mode)][r]);
@@ -364,7 +364,7 @@ void emit_homes(struct tr *t)
 
 void emit_return_home(struct tr *t)
 {
-	if (!t->b->windows || t->code32 || (known_bit(t->known.home, RSP) && t->known.drift[RSP] <= KNOWN_NEAR))
+	if (!t->b->windows || t->code32 || (t->mode & MODE_AC) || (known_bit(t->known.home, RSP) && t->known.drift[RSP] <= KNOWN_NEAR))
 		return;
 	temp_used(t, TEMP0);
 	emit_delta(t, TEMP0, HOST_SP);

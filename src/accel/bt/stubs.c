@@ -112,6 +112,10 @@ static uint32_t emit_lookup(struct emit *e, struct bt_cpu *b, unsigned mode)
 
 	emit_cmp_gs8(e, GS_OF(cpu.poll), 0);
 	emit_jcc(e, CC_NE, b->stub_miss);
+	if (b->windows && !(mode & MODE_CODE32)) {
+		emit_window_delta(e, mode_view(mode), TEMP1, HOST_SP);
+		emit_store_gs(e, TEMP1, GS_OF(home) + RSP * 8);
+	}
 	emit_jump_compare(e, mode);
 	found = emit_jcc(e, CC_E, 0);
 	emit_op_reg(e, true, 0x83, 6, TEMP0); /* xor */

@@ -267,9 +267,10 @@ static void emit_entries(struct tr *t)
 	save |= known_level(k->needs) > 0;
 	emit_entries_of(t, t->live[0], save, &k->direct, &k->indirect);
 	if (k->needs) {
+		emit_homes(t, k->needs & 1u << RSP);
 		if (known_level(k->needs))
 			emit_level(t);
-		emit_homes(t);
+		emit_homes(t, k->needs & ~(1u << RSP));
 		if (t->live[0])
 			over = emit_jmp(&t->e, 0);
 		emit_entries_of(t, t->live[0], save, &k->known_direct, &k->known_indirect);

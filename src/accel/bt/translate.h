@@ -146,13 +146,13 @@ struct host_mem emit_probe(struct tr *t, struct bt_rec *rec, uint32_t id, unsign
 /* Address and probe of the instruction's memory operand. */
 struct host_mem emit_operand(struct tr *t, const struct guest_insn *g, struct bt_rec *rec, uint32_t id, unsigned size, bool write, bool fold);
 
-/* Sets the homes that the block needs. Destroys TEMP0. */
-void emit_homes(struct tr *t);
+/* Sets homes at the block's entries. Destroys TEMP0. */
+void emit_homes(struct tr *t, uint32_t set);
 
 /* Sets the homes of the loop's sums, and loads the scratch registers at the entry of its own jumps. */
 void emit_loop(struct tr *t);
 
-/* Sets RSP's home, as all who return do. Destroys TEMP0. */
+/* Sets RSP's home, as all who return or go by the jump cache do. Destroys TEMP0. */
 void emit_return_home(struct tr *t);
 
 /* The same for what is at a frame's register and a displacement. */

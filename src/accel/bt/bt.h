@@ -84,7 +84,7 @@ struct bt_rec {
 	uint16_t retry, next; /* its code: to start over, and where it ends */
 	uint16_t guest;      /* offset in the block's guest code */
 	union {
-		uint16_t x87;      /* what FOP becomes; above it the operand's segment, and whether there is one */
+		uint16_t x87;      /* what FOP becomes */
 		uint16_t released; /* by a return, of the stack behind the address */
 		uint16_t leaves;   /* where an indirect jump leaves for the look-up in C's reach: a JNE */
 	};
@@ -120,8 +120,6 @@ enum { STRING_MOVES = 1, STRING_LOADS = 2, STRING_COMPARES = 4, STRING_SCANS = 8
 #define REC_BYTES_MAX 24u           /* packed */
 /* Those that were needed last. */
 #define RECS_OPEN 1024u
-#define X87_SEG 11
-#define X87_OPERAND 0x8000u
 
 /*
  * Blocks with one hash are chained by links: a block's number, and above it some bits that are of its address and mode
@@ -382,7 +380,9 @@ struct bt_cpu {
 	uint32_t branch;     /* the record of the indirect jump that is looked up; REC_NONE: a return, known by */
 	uint64_t returned;   /* where in its block it called from */
 	uint32_t x87_last;   /* of the last x87 instruction since the state was loaded, or REC_NONE */
-	uint64_t x87_data;   /* and its operand's address */
+	uint64_t x87_data;   /* the address of the last operand of one in memory, */
+	uint32_t x87_segment; /* and in which segment; SEG_COUNT: none since then */
+	uint64_t overwritten; /* what was on the stack where the last indirect call has put its return address */
 	uint64_t c_rsp, return_sp;
 	uint8_t *lookup;     /* the mode's indirect look-up */
 	uint32_t mapped[EXEC_SIZE]; /* by a page's number: the number while the page is where it was */

@@ -222,7 +222,7 @@ static bool may_write(const struct checker *c, const struct state *s, int64_t di
 
 	if (disp == GS_OF(flags))
 		return size == 4;
-	if (disp == GS_OF(scratch) || disp == GS_OF(x87_data))
+	if (disp == GS_OF(scratch) || disp == GS_OF(x87_data) || disp == GS_OF(overwritten))
 		return size == 8;
 	if (is_base(disp))
 		return size == 8 && wide && (swapgs || s->bases);
@@ -329,6 +329,8 @@ static bool member(struct checker *c, struct state *s, const ZydisDecodedOperand
 	}
 	if ((disp == GS_OF(branch) || disp == GS_OF(x87_last)) && size == 4)
 		return note(c, s, m);
+	if (disp == GS_OF(x87_segment) && m == &c->op[0] && size == 4 && c->in.mnemonic == ZYDIS_MNEMONIC_MOV && is_imm(c, 1) && c->op[1].imm.value.u < SEG_COUNT)
+		return true;
 	switch (c->in.mnemonic) {
 	case ZYDIS_MNEMONIC_MOV: return move_member(c, s, m);
 	case ZYDIS_MNEMONIC_CMP: case ZYDIS_MNEMONIC_TEST: return compare_member(c, s, disp, size);

@@ -476,6 +476,18 @@ bool check_window_lea(struct checker *c, struct state *s, bool *handled)
 	return true;
 }
 
+/* mov TEMP1, [...] and mov gs:[overwritten], TEMP1: what a return address is about to be stored over. */
+static bool keeps(const struct checker *c)
+{
+	static const uint8_t store[] = { 0x65, 0x4c, 0x89, 0x1c, 0x25 };
+	const uint8_t *next = c->b->rw + c->block->host + c->at + c->in.length;
+	int32_t disp;
+
+	memcpy(&disp, next + sizeof(store), sizeof(disp));
+	return c->in.mnemonic == ZYDIS_MNEMONIC_MOV && c->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && check_register(c->op[0].reg.value) == TEMP1 &&
+	       !memcmp(next, store, sizeof(store)) && disp == GS_OF(overwritten);
+}
+
 bool check_window_operand(struct checker *c, struct state *s, const ZydisDecodedOperand *m, bool *handled)
 {
 	int base = check_register(m->mem.base), index = check_register(m->mem.index);
@@ -491,7 +503,7 @@ bool check_window_operand(struct checker *c, struct state *s, const ZydisDecoded
 	/* Several accesses of one record lie side by side: in a frame, or from where its address was folded to. */
 	if (r && !folded)
 		from = r->frame == FRAME_NONE || (c->block->mode & MODE_CODE32) ? 0 : from - r->disp;
-	if (!r || from < 0 || !size || from + size > r->size || write != r->write)
+	if (!r || from < 0 || !size || from + size > r->size || (write != r->write && !keeps(c)))
 		return check_fail(c, "a window without a record of the access");
 	if (pair >= 0)
 		touch_home(s, pair, m->mem.disp.value);

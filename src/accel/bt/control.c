@@ -298,7 +298,7 @@ static void emit_call_insn(struct tr *t, const struct guest_insn *g)
 		flags_in_image(t);
 	t->flags = FLAGS_IMAGE;
 	rec = rec_new(t, &id);
-	emit_push_return(t, rec, id);
+	emit_push_return(t, rec, id, false);
 	if (!paired(t)) {
 		emit_exit(t, to, back, live);
 		return;
@@ -360,12 +360,17 @@ static void emit_call_ind(struct tr *t, const struct guest_insn *g)
 	struct bt_rec *rec, *second;
 	uint32_t id, id2;
 
+	bool wide = !t->code32;
+
 	rec = rec_branch(t, &id);
 	rec->is_call = true;
 	emit_target(t, g, rec, id);
+	/* To an address that is not canonical it faults before it pushes; in a window, what was there is put back. */
+	if (wide && !t->window)
+		emit_canonical(t, id);
 	emit_store_gs(&t->e, TEMP0, GS_OF(scratch));
 	second = rec_new(t, &id2);
-	emit_push_return(t, second, id2);
+	emit_push_return(t, second, id2, wide && t->window);
 	if (!t->calls)
 		emit_return_home(t);
 	temp_used(t, TEMP0);

@@ -145,6 +145,15 @@ uint8_t *bt_help_exit(struct bt_cpu *b, uint64_t id, uint64_t unused, uint64_t u
 	return bt_code(b, block, block->indirect);
 }
 
+static void undo_push(struct bt_cpu *b, const struct bt_rec *rec)
+{
+	struct cpu_state *s = &b->cpu.s;
+
+	s->gpr[RSP] += 8;
+	s->rip = bt_rip_of(b, rec);
+	cpu_store(&b->cpu, s->gpr[RSP] - 8, 8, b->overwritten);
+}
+
 /* The branch faults, not what is fetched: it is undone and left to the interpreter. */
 static uint8_t *branch_out(struct bt_cpu *b)
 {
@@ -153,7 +162,7 @@ static uint8_t *branch_out(struct bt_cpu *b)
 	if (rec->is_return)
 		b->cpu.s.gpr[RSP] -= 8u + rec->released;
 	else if (rec->is_call)
-		b->cpu.s.gpr[RSP] += 8;
+		undo_push(b, rec);
 	return bt_interp_rec(b, rec);
 }
 

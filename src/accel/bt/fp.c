@@ -24,6 +24,7 @@ unsigned bt_fp_load(struct bt_cpu *b)
 		return 0;
 	b->xsave_bv = x[AT_BV];
 	b->x87_last = REC_NONE;
+	b->x87_segment = SEG_COUNT;
 	__asm__ volatile("xrstor64 %0" : : "m"(*x), "a"(7), "d"(0) : "memory");
 	b->fp_level = bt_of(b)->avx && (cpu->s.cr4 & CR4_OSXSAVE) && (cpu->s.xcr0 & 6) == 6 ? 2 : 1;
 	b->stats.fp_loads++;
@@ -38,12 +39,13 @@ static void note_x87(struct bt_cpu *b, uint8_t *x)
 	const struct bt_block *k = bt_rec_block(b, rec);
 	uint64_t lin = k->lin + rec->guest;
 
-	st16le(x + AT_FOP, rec->x87 & 0x7ff);
+	st16le(x + AT_FOP, rec->x87);
 	st64le(x + AT_FIP, k->mode & MODE_CODE32 ? (uint32_t)lin : lin);
 	st16le(x + AT_FCS, seg[SEG_CS].selector);
-	if (rec->x87 & X87_OPERAND) {
+	/* Instructions without an operand leave these. */
+	if (b->x87_segment < SEG_COUNT) {
 		st64le(x + AT_FDP, b->x87_data);
-		st16le(x + AT_FDS, seg[rec->x87 >> X87_SEG & 7].selector);
+		st16le(x + AT_FDS, seg[b->x87_segment].selector);
 	}
 }
 

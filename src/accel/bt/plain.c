@@ -226,10 +226,10 @@ static void emit_x87_note(struct tr *t, const struct guest_insn *g, struct bt_re
 	if (guest_mem(g)) {
 		struct guest_insn offset = *g;
 
-		rec->x87 |= (uint16_t)(X87_OPERAND | guest_segment(g) << X87_SEG);
 		offset.seg = -1;
 		emit_address(t, &offset);
 		emit_store_gs(&t->e, TEMP0, GS_OF(x87_data));
+		emit_note(t, GS_OF(x87_segment), guest_segment(g));
 	}
 	emit_note(t, GS_OF(x87_last), id);
 }

@@ -118,15 +118,20 @@ void emit_push_mem(struct tr *t, const struct guest_insn *g)
 	rec_goes_on(t, rec);
 }
 
-void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id)
+void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id, bool kept)
 {
 	uint64_t back = next_lin(t);
 	unsigned size = word(t);
 	struct host_mem m;
 	bool small = t->code32 || back == (uint64_t)(int64_t)(int32_t)back;
 
-	m = emit_frame(t, rec, id, FRAME_RSP, -(int)size, size, true, !small);
+	m = emit_frame(t, rec, id, FRAME_RSP, -(int)size, size, true, !small || kept);
 	access_begin(t, rec);
+	if (kept) {
+		temp_used(t, TEMP1);
+		emit_op_mem(&t->e, true, 0x8b, TEMP1, m);
+		emit_store_gs(&t->e, TEMP1, GS_OF(overwritten));
+	}
 	if (small) {
 		store_imm(t, m, (uint32_t)back);
 		if (t->code32)

@@ -179,8 +179,8 @@ unsigned emit_pop_run(struct tr *t);
 void emit_push_mem(struct tr *t, const struct guest_insn *g);
 void emit_pushf(struct tr *t);
 void emit_leave(struct tr *t);
-/* The return address onto the guest's stack. */
-void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id);
+/* The return address onto the guest's stack; `kept`: what was there before can be put back. */
+void emit_push_return(struct tr *t, struct bt_rec *rec, uint32_t id, bool kept);
 
 /* ---- control.c ---- */
 /* What of the flags matters is found by looking ahead, no more than so many bytes. */

@@ -83,6 +83,11 @@ static bool load_rom(struct pc *pc, GError **error)
 	return true;
 }
 
+uint64_t pc_memory_end(uint64_t memory)
+{
+	return memory <= LOW_MAX ? HIGH_BASE : HIGH_BASE + (memory - LOW_MAX);
+}
+
 bool pc_memory_create(struct pc *pc, GError **error)
 {
 	uint64_t memory = pc->vm->config.memory;

@@ -5,6 +5,8 @@
 #include "machine/pc.h"
 #include "mem/mem.h"
 
+/* The first address behind a guest's memory of that size, or behind the ROM. */
+uint64_t pc_memory_end(uint64_t memory);
 bool pc_memory_create(struct pc *pc, GError **error);
 /* NULL pieces are accepted. Unmaps everything. */
 void pc_memory_destroy(struct pc *pc);

@@ -1,6 +1,7 @@
 /* Lifecycle: vCPU threads, holding and releasing them, carrying out requests. */
 #include "machine/vm.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/sysinfo.h>
@@ -11,6 +12,7 @@
 #include "base/tsc.h"
 #include "machine/pc.h"
 #include "machine/pc_drives.h"
+#include "machine/pc_memory.h"
 
 void vm_config_finish(struct vm_config *c)
 {
@@ -448,11 +450,31 @@ void vm_set_listener(struct vm *vm, const struct vm_listener *l)
 
 /* ---- making and ending ---- */
 
+/* How many bits of physical address a guest's memory takes, and how many the host's processor has. */
+static unsigned address_bits(uint64_t memory)
+{
+	return 64 - (unsigned)__builtin_clzll(pc_memory_end(memory) - 1);
+}
+
+static unsigned host_address_bits(void)
+{
+	unsigned eax, ebx, ecx, edx;
+
+	return __get_cpuid(0x80000008, &eax, &ebx, &ecx, &edx) ? eax & 0xff : 36;
+}
+
 static bool check_memory(uint64_t memory, GError **error)
 {
 	struct sysinfo si;
 
-	if (sysinfo(&si) == 0 && memory > (uint64_t)si.totalram * si.mem_unit) {
+	if (pc_memory_end(memory) < memory || address_bits(memory) > host_address_bits()) {
+		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM,
+			    "--memory: %" G_GUINT64_FORMAT " MiB are more than this processor's physical addresses reach (%u bits); ask for less",
+			    memory >> 20, host_address_bits());
+		return false;
+	}
+	/* Guests that touch little of it are for tests. */
+	if (!g_getenv("GUISE_OVERCOMMIT") && sysinfo(&si) == 0 && memory > (uint64_t)si.totalram * si.mem_unit) {
 		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM,
 			    "--memory: %" G_GUINT64_FORMAT " MiB is more than this host has (%" G_GUINT64_FORMAT
 			    " MiB); ask for less",
@@ -496,6 +518,7 @@ static bool open_engine(struct vm *vm, const struct accel_host *bridge, GError *
 		words[i] &= vm->config.cpu_limit[i];
 	if (!cpu_model_parse(vm->config.cpu, words, vm->cpus, &vm->cpu_model, error))
 		return false;
+	vm->cpu_model.phys_bits = MAX(vm->cpu_model.phys_bits, address_bits(vm->config.memory));
 	/* Paravirtual clocks follow the host's time. */
 	vm->cpu_model.hypervisor &= !vm->config.stepped;
 	vm->accel = vm->ops->open(&ac, error);

@@ -70,9 +70,10 @@ def patience(seconds):
     return seconds * (4 if os.environ.get('GUISE_ENGINE') == 'interp' else 1) * int(os.environ.get('GUISE_TEST_PATIENCE', 1))
 
 
-def guise(*args, timeout=60):
+def guise(*args, timeout=60, environment=None):
     """Runs guise to its end; (status, stdout, stderr)."""
-    p = subprocess.run([GUISE, *args, *(engine(args) if args[0] == 'run' else [])], stdin=subprocess.DEVNULL, capture_output=True, timeout=patience(timeout))
+    p = subprocess.run([GUISE, *args, *(engine(args) if args[0] == 'run' else [])], stdin=subprocess.DEVNULL, capture_output=True,
+                       timeout=patience(timeout), env={**os.environ, **(environment or {})})
     return p.returncode, p.stdout.decode(errors='replace'), p.stderr.decode(errors='replace')
 
 
@@ -214,6 +215,19 @@ def boot_sector(code):
     return path
 
 
+def assembled(name, *defines):
+    """A disk that begins with a program of this folder, linked for where the BIOS loads it."""
+    image = os.path.join(WORK, name + '.img')
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + '.S')
+    try:
+        subprocess.run(['gcc', '-m32', '-nostdlib', '-static', '-Wl,-Ttext=0x7c00,--oformat=binary,--build-id=none', *defines, '-o', image,
+                        source], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as e:
+        raise Skip(f'no 32-bit assembler: {e}')
+    os.truncate(image, 1 << 20)
+    return image
+
+
 def print_and_exit(text, port_value):
     """16-bit code: prints by the BIOS and to the debug console, then writes debug-exit."""
     head = bytes([0x31, 0xC0, 0x8E, 0xD8, 0xBE])  # xor ax,ax; mov ds,ax; mov si,
@@ -233,6 +247,23 @@ def test_boot_sector():
     text = open(con, 'rb').read().decode(errors='replace')
     check('boot sector here' in text, f'debugcon: {text[-400:]!r}; {err}')
     check(status == 0x15 * 2 + 1, f'status {status}; {err}')
+
+
+def test_memory_end():
+    """Guests with more memory than the host, who touch their last page: 20 GiB, and 2 and 60 TiB, whose addresses are longer."""
+    if os.environ.get('GUISE_ENGINE') == 'kvm':
+        raise Skip('slots of KVM are smaller, and the program is for the other engines')
+    with open('/proc/cpuinfo') as f:
+        host = int(re.search(r'address sizes\s*: (\d+)', f.read())[1])
+    for gib, bits in ((20, 40), (2 << 10, 42), (60 << 10, 46)):
+        if bits > host:
+            continue
+        image = assembled('memory_end', f'-DLAST_PAGE={(gib + 1 << 30) - (2 << 20):#x}')
+        status, _, err = guise('run', image, '--display', 'none', '--serial', 'none', '--net', 'none', '--debug-exit', '--memory', f'{gib}G',
+                               environment={'GUISE_OVERCOMMIT': '1'})
+        check(status == bits * 2 + 1, f'{gib} GiB: status {status}; {err}')
+    status, _, err = guise('run', image, '--display', 'none', '--memory', f'{1 << host - 30}G', environment={'GUISE_OVERCOMMIT': '1'})
+    check(status == 1 and 'physical addresses' in err, f'status {status}; {err}')
 
 
 def test_boot_sector_screen():
@@ -311,14 +342,7 @@ def test_input_refused():
 
 def test_vm86():
     """The video BIOS called in virtual-8086 mode: VBE's modes, the banked window, the linear frame buffer, text again."""
-    image, con = os.path.join(WORK, 'vm86.img'), os.path.join(WORK, 'vm86.con')
-    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'vm86.S')
-    try:
-        subprocess.run(['gcc', '-m32', '-nostdlib', '-static', '-Wl,-Ttext=0x7c00,--oformat=binary,--build-id=none', '-o', image, source],
-                       check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as e:
-        raise Skip(f'no 32-bit assembler: {e}')
-    os.truncate(image, 1 << 20)
+    image, con = assembled('vm86'), os.path.join(WORK, 'vm86.con')
     with Machine('vm86', '--disk', image + ',format=raw', '--memory', '64M', '--net', 'none', '--debugcon', con) as m:
         def said():
             return open(con, 'rb').read().decode(errors='replace') if os.path.exists(con) else ''
@@ -644,7 +668,7 @@ def test_same_name_twice():
         m.end()
 
 
-TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_sector, test_boot_sector_screen, test_slow_typing, test_input_refused, test_vm86,
+TESTS = [test_bad_input, test_diffrun, test_kvm, test_multiboot, test_boot_sector, test_memory_end, test_boot_sector_screen, test_slow_typing, test_input_refused, test_vm86,
          test_reset_ends_with_no_reboot, test_same_name_twice, test_virtio_boot, test_text_monitor, test_linux, test_linux_small_cache, test_linux_windows_checked, test_linux_smp, test_virtio]
 TESTS += vnc.tests(sys.modules[__name__])
 TESTS += drives.tests(sys.modules[__name__]) + kernels.tests(sys.modules[__name__])

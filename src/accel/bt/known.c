@@ -105,8 +105,8 @@ static bool results_small(const struct guest_insn *g)
 		return true;
 	if (g->map == 1 && (g->op == 0xb6 || g->op == 0xb7))
 		return g->opsize >= 4;
-	/* BSF and BSR of nothing leave the register as it is, and CMPXCHG may do so. */
-	return g->opsize == 4 && !(g->map == 1 && (g->op == 0xbc || g->op == 0xbd || g->op == 0xb1 || g->op == 0xc7));
+	/* BSF and BSR of nothing leave the register as it is, but not TZCNT and LZCNT, and CMPXCHG may do so. */
+	return g->opsize == 4 && !(g->map == 1 && (((g->op == 0xbc || g->op == 0xbd) && g->rep != 0xf3) || g->op == 0xb1 || g->op == 0xc7));
 }
 
 static void drift(struct known *k, unsigned home, uint64_t by)

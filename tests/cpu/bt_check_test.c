@@ -19,9 +19,9 @@ struct line {
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 };
 
-enum mutation { M_BASE, M_WIDEN, M_DROP, M_RETARGET, M_GS, M_SWAP, M_STORED, M_FORBIDDEN, M_KINDS };
+enum mutation { M_BASE, M_WIDEN, M_DROP, M_RETARGET, M_GS, M_SWAP, M_STORED, M_FORBIDDEN, M_UNPROVEN, M_KINDS };
 static const char *const kind_name[M_KINDS] = {
-	"address register", "widened", "test dropped", "jump elsewhere", "gs offset", "store into load", "stored register", "forbidden instruction",
+	"address register", "widened", "test dropped", "jump elsewhere", "gs offset", "store into load", "stored register", "forbidden instruction", "proof dropped",
 };
 
 struct suite {
@@ -324,6 +324,37 @@ static void forbid(struct suite *s, struct line *l)
 	try_bytes(s, M_FORBIDDEN, l, l->at, bytes, l->in.length);
 }
 
+static bool register_is(const struct line *l, unsigned n, ZydisRegister reg)
+{
+	return l->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER && l->op[n].reg.value == reg;
+}
+
+/*
+ * A guessed delta is not compared; an index without a bound is taken for one that has it; a return leads its landing elsewhere.
+ */
+static void drop_proof(struct suite *s, struct line *l)
+{
+	static const uint8_t nops[15] = { 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90 };
+	bool compares = l->in.mnemonic == ZYDIS_MNEMONIC_CMP && register_is(l, 0, ZYDIS_REGISTER_R10);
+	const ZydisDecodedOperand *m = operand(l, true);
+
+	if (compares && m && m->mem.index == ZYDIS_REGISTER_R11 && m->mem.disp.value >= GS_OF(delta) && m->mem.disp.value < GS_OF(home))
+		try_bytes(s, M_UNPROVEN, l, l->at, nops, l->in.length);
+	if (compares && l->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER && l[1].in.mnemonic == ZYDIS_MNEMONIC_JNZ &&
+	    stub_behind(s, branch_to(l + 1)) == s->b->stub_insn) {
+		try_bytes(s, M_UNPROVEN, l, l->at, nops, l->in.length);
+		try_bytes(s, M_UNPROVEN, l + 1, l[1].at, nops, l[1].in.length);
+	}
+	if (l->in.mnemonic == ZYDIS_MNEMONIC_LEA && register_is(l, 0, ZYDIS_REGISTER_R11) && l->op[1].mem.base == ZYDIS_REGISTER_RIP) {
+		for (unsigned i = 0; i < 8; i++) {
+			int32_t disp = (int32_t)(s->line[pick(s->lines)].at - (l->at + l->in.length)) + (pick(3) == 0);
+
+			if (disp != (int32_t)l->op[1].mem.disp.value)
+				try_bytes(s, M_UNPROVEN, l, l->at + l->in.raw.disp.offset, (const uint8_t *)&disp, 4);
+		}
+	}
+}
+
 static void mutate_block(struct suite *s)
 {
 	decode_block(s);
@@ -335,6 +366,7 @@ static void mutate_block(struct suite *s)
 		drop_test(s, l);
 		swap_store(s, l);
 		change_stored(s, l);
+		drop_proof(s, l);
 		if (pick(4) == 0) {
 			retarget(s, l);
 			change_gs(s, l);
@@ -436,6 +468,46 @@ static void lock_sequence(struct machine *m)
 	run_sequence(m, &start);
 }
 
+/* Loops along a chain of pointers, and by an index with a bound; a call, a return and a jump with flags that are made again. */
+static void fixed_sequence(struct machine *m, const uint8_t *code, unsigned length)
+{
+	struct cpu_state start;
+
+	code_at = CODE;
+	make_tables(m, true);
+	make_gates(m, true);
+	start_state(&start, true);
+	put64(m, start.gpr[RBX], start.gpr[RBX]);
+	start.gpr[RAX] = 0;
+	start.gpr[RCX] = DATA;
+	start.gpr[RDX] = 7;
+	memcpy(m->ram->host + CODE, code, length);
+	run_sequence(m, &start);
+}
+
+static unsigned fixed_sequences(struct suite *s, struct machine *m, unsigned *blocks)
+{
+	static const struct { unsigned length; uint8_t code[32]; } fixed[] = {
+		{ 12, { 0x48, 0x8b, 0x1b, 0x48, 0x03, 0x43, 0x08, 0xff, 0xc9, 0x75, 0xf5, 0xf4 } },
+		{ 16, { 0xc6, 0x04, 0x01, 0x01, 0x48, 0x01, 0xd0, 0x48, 0x3d, 0xff, 0x0f, 0, 0, 0x76, 0xf1, 0xf4 } },
+		/* call over; test eax, eax; hlt; over: add rax, 8; ret. And mov edi, on; add rax, 8; jmp rdi; on: test eax, eax; hlt */
+		{ 14, { 0xe8, 0x04, 0, 0, 0, 0x85, 0xc0, 0xf4, 0x90, 0x48, 0x83, 0xc0, 0x08, 0xc3 } },
+		{ 14, { 0xbf, 0x0b, 0, 0x10, 0, 0x48, 0x83, 0xc0, 0x08, 0xff, 0xe7, 0x85, 0xc0, 0xf4 } },
+	};
+	unsigned bad = 0;
+
+	for (unsigned n = 0; n < G_N_ELEMENTS(fixed); n++) {
+		fixed_sequence(m, fixed[n].code, fixed[n].length);
+		bad += check_all(s->b, blocks) + (s->b->block_count < 2);
+		for (unsigned i = 1; i < s->b->block_count && i < 8; i++) {
+			s->block = &s->b->blocks[i];
+			mutate_block(s);
+		}
+		bt_cache_flush(s->b);
+	}
+	return bad;
+}
+
 static bool waits_for_lock(const struct bt_cpu *b, const struct bt_block *block)
 {
 	static struct suite s;
@@ -492,6 +564,7 @@ int main(int argc, char **argv)
 		}
 		bt_cache_flush(s.b);
 	}
+	bad += fixed_sequences(&s, &m, &blocks);
 	lock_sequence(&m);
 	bad += check_all(s.b, &blocks);
 	bad += s.b->block_count < 2 || !waits_for_lock(s.b, &s.b->blocks[1]);

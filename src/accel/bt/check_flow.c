@@ -4,7 +4,7 @@
  */
 #include "accel/bt/check_state.h"
 
-enum { PUSH_SIZE = 5, JUMP_BYTES = 5, CALL_BACK_BYTES = 3, LITERAL_BYTES = 10 };
+enum { PUSH_SIZE = 5, JUMP_BYTES = 5, CALL_BACK_BYTES = 3, LITERAL_BYTES = 10, LOOK_UP_BYTES = 18 };
 
 static uint32_t next_at(const struct checker *c) { return c->block->host + c->at + c->in.length; }
 
@@ -388,10 +388,12 @@ static bool own_test(struct checker *c, struct state *s)
 	if (s->test.kind == T_GUESS) {
 		unsigned guest = (unsigned)s->test.imm;
 
-		/* Around the look-up. */
+		/* Around the look-up and the store of its result. */
+		if (c->in.mnemonic != ZYDIS_MNEMONIC_JZ || target_of(c) != next_at(c) + LOOK_UP_BYTES)
+			return check_fail(c, "leads elsewhere than around a look-up");
 		failed.test = s->test = (struct test){ 0 };
 		check_guessed(s, guest);
-		return c->in.mnemonic == ZYDIS_MNEMONIC_JZ ? check_reach(c, target_of(c), s) && check_reach(c, next_at(c), &failed) : check_fail(c, "a guess that is wrong");
+		return check_reach(c, target_of(c), s) && check_reach(c, next_at(c), &failed);
 	}
 	if (s->test.kind == T_JUMP) {
 		uint32_t to = target_of(c);

@@ -80,6 +80,18 @@ static int cmd_ps(int argc, char **argv)
 	return 0;
 }
 
+/* Its socket is gone a moment before the process is: who starts another of that name, or takes its disks, must not meet it. */
+static void wait_gone(const char *name)
+{
+	for (unsigned i = 0; i < 1000; i++) {
+		g_auto(GStrv) names = runtime_names(NULL);
+
+		if (!names || !g_strv_contains((const char *const *)names, name))
+			return;
+		g_usleep(10000);
+	}
+}
+
 static int cmd_stop(int argc, char **argv)
 {
 	bool force = argc > 1 && !strcmp(argv[1], "--force");
@@ -105,6 +117,7 @@ static int cmd_stop(int argc, char **argv)
 		return 1;
 	}
 	client_close(c);
+	wait_gone(argv[0]);
 	return 0;
 }
 

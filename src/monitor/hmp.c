@@ -434,6 +434,6 @@ char *hmp_execute(struct vm *vm, const char *line)
 		g_string_free(out, TRUE);
 		return hmp_execute(vm, spaced);
 	}
-	g_string_append_printf(out, "unknown command: '%s'; help lists them\n", words[0]);
+	g_string_append_printf(out, "unknown command: '%s%s%s'; help lists them\n", words[0], n > 1 ? " " : "", n > 1 ? words[1] : "");
 	return g_string_free(out, FALSE);
 }

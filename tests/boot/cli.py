@@ -193,6 +193,19 @@ def test_killed():
             m.process.wait()
 
 
+def test_stop_waits():
+    """A machine that was stopped is gone: its name and its disk are free."""
+    disk = run.boot_sector(b'\xf4')
+    for _ in range(3):
+        p = subprocess.run([run.GUISE, 'run', '--disk', disk + ',format=raw', '--display', 'none', '--serial', 'none', '--memory', '32M', '--name',
+                            'stopped', '--detach'], stdin=subprocess.DEVNULL, capture_output=True, timeout=run.patience(30))
+        check(p.returncode == 0, f'status {p.returncode}: {p.stderr!r}')
+        check('stopped' in said_by('ps'), 'not there')
+        check('info vga' in said_by('monitor', 'stopped', 'info vga'), 'what is unknown is not named')
+        said_by('stop', 'stopped', '--force')
+        check('stopped' not in said_by('ps') and not left_behind(), 'still there')
+
+
 def test_signals():
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         with Machine(f'signal{number}', run.boot_sector(b'\xeb\xfe'), '--memory', '32M') as m:

@@ -191,7 +191,11 @@ static CURL *make_curl(struct http *h)
 		return NULL;
 	curl_easy_setopt(c, CURLOPT_URL, h->file.path);
 	curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https");
-	curl_easy_setopt(c, CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
+	/* What was to come encrypted is not taken plain. */
+	curl_easy_setopt(c, CURLOPT_REDIR_PROTOCOLS_STR, g_ascii_strncasecmp(h->file.path, "https:", 6) ? "http,https" : "https");
+	/* As the program curl has it. */
+	if (g_getenv("CURL_CA_BUNDLE"))
+		curl_easy_setopt(c, CURLOPT_CAINFO, g_getenv("CURL_CA_BUNDLE"));
 	curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 1L);
 	curl_easy_setopt(c, CURLOPT_MAXREDIRS, 8L);
 	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);

@@ -4,6 +4,7 @@ import http.server
 import os
 import random
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         log.append((self.path, rng))
         if self.path.startswith('/moved'):
             return self.answer(302, b'', Location='/' + self.path[7:])
+        if self.path.startswith('/elsewhere/'):
+            return self.answer(302, b'', Location=self.elsewhere + self.path[11:])
         name = self.path.lstrip('/')
         if name not in files:
             return self.answer(404, b'no such page')
@@ -51,8 +54,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(206, data[a:b + 1], ETag=tag, Content_Range=f'bytes {a}-{b}/{len(data)}')
 
 
-def guise(*args, status=0):
-    p = subprocess.run([GUISE, 'image', *args], cwd=DIR, env=ENV, capture_output=True, text=True, timeout=60)
+def guise(*args, status=0, **env):
+    p = subprocess.run([GUISE, 'image', *args], cwd=DIR, env=dict(ENV, **env), capture_output=True, text=True, timeout=60)
     assert p.returncode == status, f'{args}: status {p.returncode}\n{p.stdout}{p.stderr}'
     return p.stdout + p.stderr
 
@@ -77,6 +80,30 @@ def run_on_terminal(address):
     return said.decode(errors='replace')
 
 
+def over_tls(n, plain, data):
+    """A certificate is checked, and what is to come by TLS comes by it."""
+    cert, key = os.path.join(DIR, 'cert.pem'), os.path.join(DIR, 'key.pem')
+    subprocess.run(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', key, '-out', cert, '-days', '2', '-subj', '/CN=localhost',
+                    '-addext', 'subjectAltName=IP:127.0.0.1'], check=True, capture_output=True)
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *args: None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f'https://127.0.0.1:{server.server_address[1]}/'
+    files['s.img'] = (data, '"s"')
+    assert 'certificate' in guise('convert', url + 's.img', 's.raw', status=1)
+    guise('convert', url + 's.img', 's.raw', CURL_CA_BUNDLE=cert)
+    same('s.raw', data)
+    Handler.elsewhere = plain
+    guise('info', url + 'elsewhere/s.img', status=1, CURL_CA_BUNDLE=cert)
+    Handler.elsewhere = url
+    guise('info', url + 'elsewhere/s.img', CURL_CA_BUNDLE=cert)
+    server.shutdown()
+    print(f'ok {n} by TLS')
+
+
 def same(path, data):
     assert open(os.path.join(DIR, path), 'rb').read() == data, path
 
@@ -96,7 +123,7 @@ def main():
         n += 1
         print(f'ok {n} {what}')
 
-    print('1..9')
+    print('1..10')
     guise('convert', url + 'a.img', 'a.raw', '--format', 'raw')
     same('a.raw', data)
     assert len(log) < 8 and all(r for _, r in log), log
@@ -152,6 +179,11 @@ def main():
     run_on_terminal(url + 'boot.img')
     assert all(r == 'bytes=0-0' for _, r in log), log
     ok('a machine whose disk is an address, and once more from the cache')
+    n += 1
+    if shutil.which('openssl'):
+        over_tls(n, url, data)
+    else:
+        print(f'ok {n} # SKIP no openssl to make a certificate')
     server.shutdown()
     shutil.rmtree(DIR)
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 
+from terminal import on_terminal
+
 GUISE = os.path.abspath(sys.argv[1])
 DIR = tempfile.mkdtemp(prefix='guise-image-', dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None)
 SIZE = 6 << 20
@@ -202,37 +204,19 @@ def test_messages():
     assert 'usage: guise image' in guise('help')
 
 
-def on_terminal(*args):
-    """What a command writes to its standard error when that is a terminal."""
-    ours, theirs = os.openpty()
-    p = subprocess.Popen([GUISE, 'image', *args], cwd=DIR, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs)
-    os.close(theirs)
-    said = b''
-    while True:
-        try:
-            data = os.read(ours, 4096)
-        except OSError:  # the terminal's other end is closed
-            break
-        if not data:
-            break
-        said += data
-    os.close(ours)
-    assert p.wait(60) == 0, f'{args}: {said}'
-    return said.decode()
-
-
 def test_progress():
     """A line on a terminal that is gone at the end, and nothing elsewhere."""
     random_raw('p.raw', 5)
     for what, args in (('converting', ('convert', 'p.raw', 'p.qcow2', '--force')), ('checking', ('check', 'p.qcow2')),
                        ('comparing', ('compare', 'p.raw', 'p.qcow2'))):
-        said = on_terminal(*args)
-        assert f'\r{what} [' in said and '%' in said and said.endswith('\r\x1b[K'), f'{args}: {said!r}'
+        status, said = on_terminal([GUISE, 'image', *args], cwd=DIR)
+        assert status == 0 and f'\r{what} [' in said and '%' in said and said.endswith('\r\x1b[K'), f'{args}: {said!r}'
         assert what not in guise(*args), args
     guise('create', 'pb.qcow2', '6M')
     guise('create', 'pt.qcow2', '--backing', 'pb.qcow2')
     qemu_io('pt.qcow2', 'write -P 7 1M 3M')
-    assert '\rcommitting [' in on_terminal('commit', 'pt.qcow2')
+    status, said = on_terminal([GUISE, 'image', 'commit', 'pt.qcow2'], cwd=DIR)
+    assert status == 0 and '\rcommitting [' in said, said
     qemu('compare', '-q', 'pb.qcow2', 'pt.qcow2')
 
 

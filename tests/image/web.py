@@ -10,6 +10,8 @@ import sys
 import tempfile
 import threading
 
+from terminal import on_terminal
+
 GUISE = os.path.abspath(sys.argv[1])
 DIR = tempfile.mkdtemp(prefix='guise-http-', dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None)
 ENV = dict(os.environ, XDG_CACHE_HOME=os.path.join(DIR, 'cache'), no_proxy='127.0.0.1')
@@ -60,24 +62,12 @@ def guise(*args, status=0, **env):
     return p.stdout + p.stderr
 
 
-def run_on_terminal(address):
-    """Boots a disk that ends with status 0x43; what is written to the standard error, a terminal."""
-    ours, theirs = os.openpty()
-    p = subprocess.Popen([GUISE, 'run', address, '--engine', 'interp', '--debug-exit', '--display', 'none', '--serial', 'none', '--net', 'none',
-                          '--memory', '32M'], cwd=DIR, env=dict(ENV, XDG_RUNTIME_DIR=DIR), stdin=subprocess.DEVNULL, stderr=theirs)
-    os.close(theirs)
-    said = b''
-    while True:
-        try:
-            data = os.read(ours, 4096)
-        except OSError:  # the terminal's other end is closed
-            break
-        if not data:
-            break
-        said += data
-    os.close(ours)
-    assert p.wait(60) == 0x43, f'{p.returncode}: {said}'
-    return said.decode(errors='replace')
+def boot(address):
+    """Boots a disk that ends with status 0x43; what is written to the terminal."""
+    status, said = on_terminal([GUISE, 'run', address, '--engine', 'interp', '--debug-exit', '--display', 'none', '--serial', 'none', '--net', 'none',
+                                '--memory', '32M'], cwd=DIR, env=dict(ENV, XDG_RUNTIME_DIR=DIR))
+    assert status == 0x43, f'{status}: {said}'
+    return said
 
 
 def over_tls(n, plain, data):
@@ -172,11 +162,11 @@ def main():
     disk = bytes([0xBA, 0xF4, 0x00, 0xB0, 0x21, 0xEE, 0xF4]).ljust(510, b'\0') + b'\x55\xaa' + bytes(1 << 20)
     files['boot.img'] = (disk, '"boot"')
     log.clear()
-    said = run_on_terminal(url + 'boot.img')
+    said = boot(url + 'boot.img')
     assert '\rfetching [' in said and '%' in said, said
     assert any(path == '/boot.img' for path, _ in log), log
     log.clear()
-    run_on_terminal(url + 'boot.img')
+    boot(url + 'boot.img')
     assert all(r == 'bytes=0-0' for _, r in log), log
     ok('a machine whose disk is an address, and once more from the cache')
     n += 1

@@ -155,6 +155,18 @@ static bool is_any(const uint8_t *f, size_t len) { return true; }
 
 /* ---- user ---- */
 
+static void learn_gateway(struct card *c, uint8_t *gateway)
+{
+	uint8_t f[60];
+	GBytes *b;
+
+	card_send(c, f, make_arp(f, 0x0a000202));
+	b = card_expect(c, is_arp_reply);
+	g_assert_cmphex(ld32be((const uint8_t *)g_bytes_get_data(b, NULL) + 28), ==, 0x0a000202);
+	memcpy(gateway, (const uint8_t *)g_bytes_get_data(b, NULL) + 22, 6);
+	g_bytes_unref(b);
+}
+
 static void test_user_arp_and_ping(void)
 {
 	const struct net_config config = { .kind = NET_USER };
@@ -163,11 +175,7 @@ static void test_user_arp_and_ping(void)
 	GBytes *b;
 
 	card_open(&c, &config);
-	card_send(&c, f, make_arp(f, 0x0a000202));
-	b = card_expect(&c, is_arp_reply);
-	memcpy(gateway, (const uint8_t *)g_bytes_get_data(b, NULL) + 22, 6);
-	g_assert_cmphex(ld32be((const uint8_t *)g_bytes_get_data(b, NULL) + 28), ==, 0x0a000202);
-	g_bytes_unref(b);
+	learn_gateway(&c, gateway);
 	put_eth(f, gateway, 0x0800);
 	put_ip(f + 14, 1, 0x0a00020f, 0x0a000202, 64);
 	memset(f + 34, 0xa5, 64);
@@ -299,17 +307,6 @@ static void put_transport_sum(uint8_t *f, size_t payload, unsigned at)
 	st16be(pseudo + 10, (uint16_t)payload);
 	st16be(f + 34 + at, 0);
 	st16be(f + 34 + at, net_sum_finish(net_sum(net_sum(0, pseudo, 12), f + 34, payload)));
-}
-
-static void learn_gateway(struct card *c, uint8_t *gateway)
-{
-	uint8_t f[60];
-	GBytes *b;
-
-	card_send(c, f, make_arp(f, 0x0a000202));
-	b = card_expect(c, is_arp_reply);
-	memcpy(gateway, (const uint8_t *)g_bytes_get_data(b, NULL) + 22, 6);
-	g_bytes_unref(b);
 }
 
 /* Whether a connection of the guest's gets to a server on the host. */

@@ -469,7 +469,7 @@ static bool check_memory(uint64_t memory, GError **error)
 
 	if (pc_memory_end(memory) < memory || address_bits(memory) > host_address_bits()) {
 		g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM,
-			    "--memory: %" G_GUINT64_FORMAT " MiB are more than this processor's physical addresses reach (%u bits); ask for less",
+			    "--memory: %" G_GUINT64_FORMAT " MiB is more than this host's physical addresses reach (%u bits); ask for less",
 			    memory >> 20, host_address_bits());
 		return false;
 	}

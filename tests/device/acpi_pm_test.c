@@ -2,6 +2,7 @@
 #include <glib.h>
 
 #include "dev/acpi_pm.h"
+#include "device_state.h"
 
 #define DEVFN (1 << 3 | 3)
 
@@ -162,11 +163,9 @@ static void test_smbus(void)
 
 static void test_state(void)
 {
+	g_autoptr(GByteArray) saved = NULL;
 	struct rig r;
 	struct device *d;
-	struct state *save = state_save_new(), *load, *again = state_save_new();
-	const void *a, *b;
-	size_t la, lb;
 
 	rig_init(&r);
 	d = acpi_pm_device(r.pm);
@@ -174,20 +173,13 @@ static void test_state(void)
 	out(&r, PM + 2, 2, 0x100);
 	pci_config_write(r.bus, DEVFN, 0x40, 4, 0xb000);
 	acpi_pm_power_button(r.pm);
-	g_assert_cmpint(d->ops->state(d, save), ==, 0);
-	a = state_data(save, &la);
+	saved = device_save(d);
 	d->ops->reset(d);
 	g_assert_false(r.sci);
-	load = state_load_new(a, la);
-	g_assert_cmpint(d->ops->state(d, load), ==, 0);
+	g_assert_cmpint(device_restore(d, saved), ==, 0);
 	g_assert_true(r.sci);
 	g_assert_cmphex(in(&r, 0xb002, 2), ==, 0x100);
-	g_assert_cmpint(d->ops->state(d, again), ==, 0);
-	b = state_data(again, &lb);
-	g_assert_cmpmem(a, la, b, lb);
-	state_free(save);
-	state_free(load);
-	state_free(again);
+	device_check_saved(d, saved);
 	rig_finish(&r);
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/bytes.h"
 #include "dev/ahci.h"
+#include "device_state.h"
 #include "fake_blk.h"
 
 #define BAR 0xfeb00000u
@@ -359,52 +360,23 @@ static void test_bad_structures(void)
 	board_unmake(&b);
 }
 
-static GBytes *save(struct board *b)
-{
-	struct state *s = state_save_new();
-	struct device *d = ahci_device(b->ahci);
-	const void *data;
-	GBytes *bytes;
-	size_t len;
-
-	g_assert_cmpint(d->ops->state(d, s), ==, 0);
-	data = state_data(s, &len);
-	bytes = g_bytes_new(data, len);
-	state_free(s);
-	return bytes;
-}
-
 static void test_state(void)
 {
+	g_autoptr(GByteArray) saved = NULL;
 	struct board b, c;
-	struct device *d;
-	struct state *s;
-	g_autoptr(GBytes) saved = NULL, again = NULL;
-	gsize len;
-	const void *data;
 
 	board_make(&b);
 	board_make(&c);
 	queue(&b, 1, 0x60, 500, 400, DATA);
 	queue(&b, 2, 0x60, 900, 8, DATA + 0x40000);
-	saved = save(&b);
+	saved = device_save(ahci_device(b.ahci));
 	g_assert_cmpuint(fake_blk_waiting(b.disk), ==, 0);
 	g_assert_true(b.line);
-	data = g_bytes_get_data(saved, &len);
-	d = ahci_device(c.ahci);
-	s = state_load_new(data, len);
-	g_assert_cmpint(d->ops->state(d, s), ==, 0);
-	state_free(s);
+	g_assert_cmpint(device_restore(ahci_device(c.ahci), saved), ==, 0);
 	g_assert_true(c.line);
-	again = save(&c);
-	g_assert_true(g_bytes_equal(saved, again));
-	for (size_t i = 0; i < len; i++) {
-		g_autofree uint8_t *bent = g_memdup2(data, len);
-
-		bent[i] ^= (uint8_t)(1 + i % 255);
-		s = state_load_new(bent, len);
-		device_load(d, s);
-		state_free(s);
+	device_check_saved(ahci_device(c.ahci), saved);
+	for (size_t i = 0; i < saved->len; i++) {
+		device_restore_bent(ahci_device(c.ahci), saved, i, (uint8_t)(1 + i % 255));
 		pset(&c, 0, P_CI, 2);
 		run(&c);
 	}

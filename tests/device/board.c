@@ -199,7 +199,7 @@ static void step_hostile(struct board *b, struct bytes *in)
 	}
 	if (changes == 8)
 		g_byte_array_set_size(saved, saved->len / 2);
-	device_restore(b->device, saved);
+	device_restore_bytes(b->device, saved->data, saved->len, NULL);
 	g_byte_array_unref(saved);
 }
 

@@ -1,10 +1,10 @@
 /* The floppy controller with the DMA controller: resets, seeks, reads and writes by DMA and by bytes, formatting,
  * errors, disk change, state. */
-#include <errno.h>
 #include <string.h>
 
 #include "base/bytes.h"
 #include "dev/fdc.h"
+#include "device_state.h"
 #include "fake_blk.h"
 
 #define RAM_SIZE (1u << 20)
@@ -375,35 +375,10 @@ static void test_odds(void)
 	board_unmake(&b);
 }
 
-static GBytes *save(struct device *d)
-{
-	struct state *s = state_save_new();
-	const void *data;
-	GBytes *bytes;
-	size_t len;
-
-	g_assert_cmpint(d->ops->state(d, s), ==, 0);
-	data = state_data(s, &len);
-	bytes = g_bytes_new(data, len);
-	state_free(s);
-	return bytes;
-}
-
-static int load(struct device *d, const void *data, size_t len)
-{
-	struct state *s = state_load_new(data, len);
-	int err = device_load(d, s);
-
-	state_free(s);
-	return err;
-}
-
 static void test_state(void)
 {
+	g_autoptr(GByteArray) saved = NULL, dma = NULL;
 	struct board b, c;
-	g_autoptr(GBytes) saved = NULL, again = NULL, dma = NULL;
-	const void *data;
-	gsize len;
 
 	board_make(&b);
 	board_make(&c);
@@ -413,25 +388,19 @@ static void test_state(void)
 	command(&b, (const uint8_t[]){ 0x45, 0, 0, 0, 18, 2, 18, 0x1b, 0xff }, 9);
 	for (unsigned i = 0; i < 100; i++)
 		out(&b, 0x3f5, (uint8_t)i);
-	dma = save(dma8237_device(b.dma));
-	data = g_bytes_get_data(dma, &len);
-	g_assert_cmpint(load(dma8237_device(c.dma), data, len), ==, 0);
-	saved = save(fdc_device(b.fdc));
-	data = g_bytes_get_data(saved, &len);
-	g_assert_cmpint(load(fdc_device(c.fdc), data, len), ==, 0);
-	again = save(fdc_device(c.fdc));
-	g_assert_true(g_bytes_equal(saved, again));
+	dma = device_save(dma8237_device(b.dma));
+	g_assert_cmpint(device_restore(dma8237_device(c.dma), dma), ==, 0);
+	saved = device_save(fdc_device(b.fdc));
+	g_assert_cmpint(device_restore(fdc_device(c.fdc), saved), ==, 0);
+	device_check_saved(fdc_device(c.fdc), saved);
 	for (unsigned i = 100; i < 512; i++)
 		out(&c, 0x3f5, (uint8_t)i);
 	fake_blk_run(c.disk);
 	g_assert_cmphex(fake_blk_data(c.disk)[17 * 512 + 99], ==, 99);
 	/* Bent anywhere: refused or harmless. */
-	for (size_t i = 0; i < len; i++) {
+	for (size_t i = 0; i < saved->len; i++) {
 		for (unsigned bit = 0; bit < 8; bit += 3) {
-			g_autofree uint8_t *bent = g_memdup2(data, len);
-
-			bent[i] ^= (uint8_t)(1u << bit);
-			load(fdc_device(c.fdc), bent, len);
+			device_restore_bent(fdc_device(c.fdc), saved, i, (uint8_t)(1u << bit));
 			for (unsigned n = 0; n < 520; n++)
 				out(&c, 0x3f5, (uint8_t)n);
 			fake_blk_run(c.disk);

@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "dev/fw_cfg.h"
+#include "device_state.h"
 
 struct rig {
 	struct space *ports;
@@ -93,29 +94,21 @@ static void test_dma(void)
 static void test_state(void)
 {
 	struct rig a, b;
-	struct state *save = state_save_new(), *load;
-	struct device *da, *db;
-	const void *p;
+	g_autoptr(GByteArray) saved = NULL;
 	uint8_t rest[3];
 	size_t len;
 
 	rig_init(&a);
 	rig_init(&b);
-	da = fw_cfg_device(a.fw);
-	db = fw_cfg_device(b.fw);
 	memcpy(a.ram->host + 0x2000, "OTHER", 5);
 	dma(&a, 0x21u << 16 | 8 | 16, 5, 0x2000);
 	data_in(&a, 0x20, rest, 2);
-	g_assert_cmpint(da->ops->state(da, save), ==, 0);
-	p = state_data(save, &len);
-	load = state_load_new(p, len);
-	g_assert_cmpint(db->ops->state(db, load), ==, 0);
+	saved = device_save(fw_cfg_device(a.fw));
+	g_assert_cmpint(device_restore(fw_cfg_device(b.fw), saved), ==, 0);
 	for (unsigned i = 0; i < 3; i++)
 		rest[i] = (uint8_t)space_read(b.ports, FW_CFG_PORT + 1, 1);
 	g_assert_cmpmem(rest, 3, "avo", 3);
 	g_assert_cmpmem(fw_cfg_file(b.fw, "opt/a", &len), 5, "OTHER", 5);
-	state_free(load);
-	state_free(save);
 	rig_finish(&a);
 	rig_finish(&b);
 }

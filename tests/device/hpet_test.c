@@ -2,6 +2,7 @@
 #include <glib.h>
 
 #include "dev/hpet.h"
+#include "device_state.h"
 
 #define BASE UINT64_C(0xfed00000)
 #define US 1000
@@ -178,32 +179,22 @@ static void test_state(void)
 {
 	struct rig r;
 	struct device *d;
-	struct state *save = state_save_new(), *load, *again = state_save_new();
-	const void *a, *b;
-	size_t la, lb;
+	GByteArray *saved;
 
 	rig_init(&r);
 	d = hpet_device(r.hpet);
 	put(&r, 0x10, 4, 1);
 	clock_advance(r.clock, 123 * US);
 	set_periodic(&r, 0x120, 18 << 9 | 1 << 1, 200 * US / 10, 1000 * US / 10);
-	g_assert_cmpint(d->ops->state(d, save), ==, 0);
-	a = state_data(save, &la);
+	saved = device_save(d);
 	d->ops->reset(d);
 	clock_advance(r.clock, 1 * US);
 	g_assert_cmpuint(get(&r, 0xf0, 8), ==, 0);
-	load = state_load_new(a, la);
-	g_assert_cmpint(d->ops->state(d, load), ==, 0);
-	g_assert_cmpint(d->ops->state(d, again), ==, 0);
-	b = state_data(again, &lb);
-	g_assert_cmpmem(a, la, b, lb);
+	device_check_restore(d, saved);
 	clock_advance(r.clock, 75 * US);
 	g_assert_false(r.level[18]);
 	clock_advance(r.clock, 1 * US);
 	g_assert_true(r.level[18]);
-	state_free(save);
-	state_free(load);
-	state_free(again);
 	rig_finish(&r);
 }
 

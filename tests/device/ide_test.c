@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "dev/ide.h"
+#include "device_state.h"
 #include "fake_blk.h"
 
 #define BM 0xc000
@@ -725,38 +726,11 @@ static void test_media(void)
 
 /* ---- state ---- */
 
-static GBytes *save(struct board *b)
-{
-	struct state *s = state_save_new();
-	struct device *d = ide_device(b->ide);
-	const void *data;
-	GBytes *bytes;
-	size_t len;
-
-	g_assert_cmpint(d->ops->state(d, s), ==, 0);
-	data = state_data(s, &len);
-	bytes = g_bytes_new(data, len);
-	state_free(s);
-	return bytes;
-}
-
-static int load(struct board *b, const void *data, size_t len)
-{
-	struct state *s = state_load_new(data, len);
-	struct device *d = ide_device(b->ide);
-	int err = device_load(d, s);
-
-	state_free(s);
-	return err;
-}
-
 static void test_state(void)
 {
+	g_autoptr(GByteArray) saved = NULL;
 	struct board b, c;
 	uint8_t one[2048], two[2048];
-	g_autoptr(GBytes) saved = NULL, again = NULL;
-	const uint8_t *data;
-	size_t len;
 
 	board_make(&b, 1000);
 	board_make(&c, 1000);
@@ -766,13 +740,11 @@ static void test_state(void)
 	read_words(&b, 0x1f0, one, 700);
 	packet(&b, (const uint8_t[12]){ 0x28, 0, 0, 0, 0, 10, 0, 0, 1 }, 0, 0);
 	g_assert_cmpuint(fake_blk_waiting(b.cd), ==, 1);
-	saved = save(&b);
+	saved = device_save(ide_device(b.ide));
 	g_assert_cmpuint(fake_blk_waiting(b.cd), ==, 0);
-	data = g_bytes_get_data(saved, &len);
-	g_assert_cmpint(load(&c, data, len), ==, 0);
+	g_assert_cmpint(device_restore(ide_device(c.ide), saved), ==, 0);
 	g_assert_true(c.line[0]);
-	again = save(&c);
-	g_assert_true(g_bytes_equal(saved, again));
+	device_check_saved(ide_device(c.ide), saved);
 	read_words(&c, 0x1f0, one + 700, 2048 - 700);
 	g_assert_cmpmem(one, 2048, fake_blk_data(c.disk) + 100 * 512, 2048);
 	g_assert_cmphex(in(&c, 0x1f7), ==, 0x50);
@@ -780,13 +752,10 @@ static void test_state(void)
 	read_words(&c, 0x170, two, 2048);
 	g_assert_cmpmem(two, 2048, fake_blk_data(c.cd) + 10 * 2048, 2048);
 	/* Cut short, or bent anywhere: refused or harmless, never a crash. */
-	for (size_t i = 0; i < len; i += 7)
-		g_assert_cmpint(load(&c, data, i), <, 0);
-	for (size_t i = 0; i < len; i++) {
-		g_autofree uint8_t *bent = g_memdup2(data, len);
-
-		bent[i] ^= (uint8_t)(1 + i % 255);
-		load(&c, bent, len);
+	for (size_t i = 0; i < saved->len; i += 7)
+		g_assert_cmpint(device_restore_bytes(ide_device(c.ide), saved->data, i, NULL), <, 0);
+	for (size_t i = 0; i < saved->len; i++) {
+		device_restore_bent(ide_device(c.ide), saved, i, (uint8_t)(1 + i % 255));
 		for (unsigned n = 0; n < 600; n++)
 			space_read(c.ports, 0x1f0, 4);
 		run(&c);

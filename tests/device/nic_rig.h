@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "bus/pci.h"
+#include "device_state.h"
 #include "host/clock.h"
 #include "mem/mem.h"
 #include "net/netdev.h"
@@ -108,21 +109,10 @@ static inline const uint8_t *rig_frame(struct rig *r, unsigned i, size_t *len)
 static inline void rig_round_trip(struct rig *r)
 {
 	struct device *d = &r->pci->device;
-	struct state *save = state_save_new(), *load, *again = state_save_new();
-	const void *a, *b;
-	size_t la, lb;
+	GByteArray *saved = device_save(d);
 
-	g_assert_cmpint(d->ops->state(d, save), ==, 0);
-	a = state_data(save, &la);
 	d->ops->reset(d);
-	load = state_load_new(a, la);
-	g_assert_cmpint(d->ops->state(d, load), ==, 0);
-	g_assert_cmpint(d->ops->state(d, again), ==, 0);
-	b = state_data(again, &lb);
-	g_assert_cmpmem(a, la, b, lb);
-	state_free(save);
-	state_free(load);
-	state_free(again);
+	device_check_restore(d, saved);
 }
 
 #endif

@@ -2,6 +2,7 @@
 #include <glib.h>
 
 #include "dev/pic.h"
+#include "device_state.h"
 
 static bool intr;
 
@@ -82,25 +83,16 @@ static void test_state(void)
 	struct space *s = space_create("ports", 0xffff);
 	struct pic *p = pic_create(s, (struct irq){ set_intr, NULL, 0 });
 	struct device *d = pic_device(p);
-	struct state *save = state_save_new(), *load, *again = state_save_new();
-	const void *a, *b;
-	size_t la, lb;
+	g_autoptr(GByteArray) saved = NULL;
 
 	initialise(s);
 	pic_set_irq(p, 3, true);
-	g_assert_cmpint(d->ops->state(d, save), ==, 0);
-	a = state_data(save, &la);
+	saved = device_save(d);
 	d->ops->reset(d);
 	out(s, 0x21, 0xff);
-	load = state_load_new(a, la);
-	g_assert_cmpint(d->ops->state(d, load), ==, 0);
+	g_assert_cmpint(device_restore(d, saved), ==, 0);
 	g_assert_true(intr);
-	g_assert_cmpint(d->ops->state(d, again), ==, 0);
-	b = state_data(again, &lb);
-	g_assert_cmpmem(a, la, b, lb);
-	state_free(save);
-	state_free(load);
-	state_free(again);
+	device_check_saved(d, saved);
 	d->ops->destroy(d);
 	space_destroy(s);
 }

@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "dev/vga.h"
+#include "device_state.h"
 
 #define DEVFN (2 << 3)
 
@@ -481,10 +482,8 @@ static void test_retrace(void)
 
 static void test_state(void)
 {
+	g_autoptr(GByteArray) saved = NULL;
 	struct rig a, b;
-	struct state *save, *load, *again;
-	const void *p, *q;
-	size_t n, m;
 
 	rig_init(&a);
 	rig_init(&b);
@@ -494,26 +493,15 @@ static void test_state(void)
 	dispi(&a, 1, 800);
 	set_mode(&b, &mode13);
 	poke(&b, 0xaffff, 1);
-	save = state_save_new();
-	g_assert_cmpint(vga_device(a.v)->ops->state(vga_device(a.v), save), ==, 0);
-	p = state_data(save, &n);
-	load = state_load_new(p, n);
-	g_assert_cmpint(vga_device(b.v)->ops->state(vga_device(b.v), load), ==, 0);
-	again = state_save_new();
-	vga_device(b.v)->ops->state(vga_device(b.v), again);
-	q = state_data(again, &m);
-	g_assert_cmpmem(p, n, q, m);
+	saved = device_save(vga_device(a.v));
+	g_assert_cmpint(device_restore(vga_device(b.v), saved), ==, 0);
+	device_check_saved(vga_device(b.v), saved);
 	a.d->render(a.d->opaque, &a.s);
 	b.d->render(b.d->opaque, &b.s);
 	g_assert_cmpmem(a.s.pixels, a.s.stride * a.s.height, b.s.pixels, b.s.stride * b.s.height);
-	state_free(load);
 	/* Cut short: refused. */
-	load = state_load_new(p, n / 2);
-	g_assert_cmpint(vga_device(b.v)->ops->state(vga_device(b.v), load), !=, 0);
+	g_assert_cmpint(device_restore_bytes(vga_device(b.v), saved->data, saved->len / 2, NULL), !=, 0);
 	b.d->render(b.d->opaque, &b.s);
-	state_free(load);
-	state_free(save);
-	state_free(again);
 	rig_finish(&a);
 	rig_finish(&b);
 }

@@ -5,6 +5,7 @@
 
 #include "base/bytes.h"
 #include "dev/virtio_balloon.h"
+#include "device_state.h"
 #include "virtio_driver.h"
 
 #define DEVFN (4 << 3)
@@ -171,10 +172,8 @@ static void test_state(void)
 {
 	struct rig r;
 	struct device *dev;
-	struct state *save, *load, *again;
+	GByteArray *saved;
 	const struct drv_buf b = { 0x1000, 30, false };
-	const void *data, *data2;
-	size_t len, len2;
 
 	set_up(&r, F_STATS | F_REPORTING);
 	dev = virtio_balloon_device(r.b);
@@ -182,20 +181,10 @@ static void test_state(void)
 	drv_kick(&r.d, 2);
 	virtio_balloon_set_target(r.b, DRV_RAM / 2);
 	space_write(r.d.mmio, r.d.config + 4, 4, 100);
-	save = state_save_new();
-	g_assert_cmpint(dev->ops->state(dev, save), ==, 0);
-	data = state_data(save, &len);
+	saved = device_save(dev);
 	dev->ops->reset(dev);
-	load = state_load_new(data, len);
-	g_assert_cmpint(dev->ops->state(dev, load), ==, 0);
-	again = state_save_new();
-	g_assert_cmpint(dev->ops->state(dev, again), ==, 0);
-	data2 = state_data(again, &len2);
-	g_assert_cmpmem(data, len, data2, len2);
+	device_check_restore(dev, saved);
 	g_assert_cmpuint(virtio_balloon_size(r.b), ==, DRV_RAM - 100 * 4096);
-	state_free(save);
-	state_free(load);
-	state_free(again);
 	take_down(&r);
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/bytes.h"
 #include "dev/virtio_blk.h"
+#include "device_state.h"
 #include "virtio_driver.h"
 
 #define DEVFN (4 << 3)
@@ -290,9 +291,7 @@ static void test_reset_and_state(void)
 	struct device *dev;
 	const struct drv_buf b[] = { { 0, 16, false }, { 0, 65536, true }, { 0, 1, true } };
 	struct drv_buf buf[3];
-	struct state *save, *load, *again;
-	const void *data, *data2;
-	size_t len, len2;
+	GByteArray *saved;
 	uint32_t id, written;
 
 	set_up(&r, false, 1);
@@ -310,21 +309,11 @@ static void test_reset_and_state(void)
 	start(&r, 0, 1);
 	drv_add(&r.d, 0, buf, 3, false);
 	drv_kick(&r.d, 0);
-	save = state_save_new();
-	g_assert_cmpint(dev->ops->state(dev, save), ==, 0);
+	saved = device_save(dev);
 	g_assert_true(drv_used(&r.d, 0, &id, &written));
-	data = state_data(save, &len);
 	dev->ops->reset(dev);
-	load = state_load_new(data, len);
-	g_assert_cmpint(dev->ops->state(dev, load), ==, 0);
-	again = state_save_new();
-	g_assert_cmpint(dev->ops->state(dev, again), ==, 0);
-	data2 = state_data(again, &len2);
-	g_assert_cmpmem(data, len, data2, len2);
+	device_check_restore(dev, saved);
 	g_assert_cmpuint(transfer(&r, 0, T_IN, 3, 512, false), ==, OK);
-	state_free(save);
-	state_free(load);
-	state_free(again);
 	take_down(&r);
 }
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "dev/virtio_console.h"
+#include "device_state.h"
 #include "virtio_driver.h"
 
 #define DEVFN (4 << 3)
@@ -155,30 +156,18 @@ static void test_size(void)
 static void test_state(void)
 {
 	struct rig r;
-	struct state *save, *load, *again;
-	const void *data, *data2;
-	size_t len, len2;
+	GByteArray *saved;
 	struct device *dev;
 
 	set_up(&r);
 	dev = virtio_console_device(r.c);
 	start(&r, 0);
 	give_room(&r, 0, 64);
-	save = state_save_new();
-	g_assert_cmpint(dev->ops->state(dev, save), ==, 0);
-	data = state_data(save, &len);
+	saved = device_save(dev);
 	dev->ops->reset(dev);
-	load = state_load_new(data, len);
-	g_assert_cmpint(dev->ops->state(dev, load), ==, 0);
-	again = state_save_new();
-	g_assert_cmpint(dev->ops->state(dev, again), ==, 0);
-	data2 = state_data(again, &len2);
-	g_assert_cmpmem(data, len, data2, len2);
+	device_check_restore(dev, saved);
 	chardev_input(r.cd, (const uint8_t *)"back", 4);
 	expect_input(&r, 0, "back");
-	state_free(save);
-	state_free(load);
-	state_free(again);
 	take_down(&r);
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "dev/virtio_net.h"
+#include "device_state.h"
 #include "net/backend.h"
 #include "net/offload.h"
 #include "virtio_driver.h"
@@ -475,12 +476,10 @@ static void test_pairs(void)
 static void test_state(void)
 {
 	struct rig r;
-	struct state *save, *load, *again;
+	GByteArray *saved;
 	struct device *dev;
 	uint8_t off = 0, mine[60], others[60], pairs[2] = { 2, 0 };
 	static const uint8_t other[6] = { 0x52, 0x54, 0, 1, 2, 3 };
-	const void *data, *data2;
-	size_t len, len2;
 
 	set_up(&r, 2);
 	dev = virtio_net_device(r.n);
@@ -488,35 +487,21 @@ static void test_state(void)
 	give_buffer(&r, 0, 0, 2048);
 	g_assert_cmpuint(command(&r, 0, 0, &off, 1), ==, 0);
 	g_assert_cmpuint(command(&r, 4, 0, pairs, 2), ==, 0);
-	save = state_save_new();
-	g_assert_cmpint(dev->ops->state(dev, save), ==, 0);
-	data = state_data(save, &len);
+	saved = device_save(dev);
 	dev->ops->reset(dev);
-	load = state_load_new(data, len);
-	g_assert_cmpint(dev->ops->state(dev, load), ==, 0);
-	again = state_save_new();
-	g_assert_cmpint(dev->ops->state(dev, again), ==, 0);
-	data2 = state_data(again, &len2);
-	g_assert_cmpmem(data, len, data2, len2);
+	device_check_restore(dev, saved);
 	make_frame(mine, 60, mac);
 	make_frame(others, 60, other);
 	g_assert_false(passes(&r, others, 60));
 	g_assert_true(passes(&r, mine, 60));
-	state_free(again);
-	state_free(load);
 	/* Where the driver can announce itself, it is asked to. */
 	start(&r, F_CTRL | F_ANNOUNCE | F_STATUS, 1);
-	state_free(save);
-	save = state_save_new();
-	g_assert_cmpint(dev->ops->state(dev, save), ==, 0);
-	data = state_data(save, &len);
-	load = state_load_new(data, len);
-	g_assert_cmpint(dev->ops->state(dev, load), ==, 0);
+	saved = device_save(dev);
+	g_assert_cmpint(device_restore(dev, saved), ==, 0);
+	g_byte_array_unref(saved);
 	g_assert_cmpuint(drv_config_read(&r.d, 6, 2), ==, 3);
 	g_assert_cmpuint(command(&r, 3, 0, NULL, 0), ==, 0);
 	g_assert_cmpuint(drv_config_read(&r.d, 6, 2), ==, 1);
-	state_free(load);
-	state_free(save);
 	take_down(&r);
 }
 

@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "dev/virtio.h"
 #include "dev/virtio_rng.h"
+#include "device_state.h"
 #include "virtio_driver.h"
 
 #define DEVFN (4 << 3)
@@ -646,9 +647,7 @@ static void state_round(uint64_t features)
 	struct drv d;
 	struct mirror *m = set_up(&d, F_VERSION_1 | features, 8);
 	uint64_t at = drv_alloc(&d, 0x200, 16);
-	struct state *save, *load, *again;
-	const void *data, *data2;
-	size_t len, len2;
+	GByteArray *saved;
 	uint16_t head = 0;
 
 	for (unsigned i = 0; i < 4; i++) {
@@ -660,23 +659,13 @@ static void state_round(uint64_t features)
 	}
 	g_assert_nonnull(m->held);
 	m->hold = false;
-	save = state_save_new();
-	g_assert_cmpint(mirror_state(&m->v.pci.device, save), ==, 0);
-	data = state_data(save, &len);
+	saved = device_save(&m->v.pci.device);
 	mirror_reset(&m->v.pci.device);
 	g_assert_cmphex(drv_status(&d), ==, 0xff); /* nothing decodes */
-	load = state_load_new(data, len);
-	g_assert_cmpint(mirror_state(&m->v.pci.device, load), ==, 0);
-	again = state_save_new();
-	g_assert_cmpint(mirror_state(&m->v.pci.device, again), ==, 0);
-	data2 = state_data(again, &len2);
-	g_assert_cmpmem(data, len, data2, len2);
+	device_check_restore(&m->v.pci.device, saved);
 	/* The buffer that was being worked on is found again without a kick. */
 	clock_advance(d.clock, 1);
 	check_hello(&d, at, head);
-	state_free(load);
-	state_free(again);
-	state_free(save);
 	take_down(&d, m);
 }
 

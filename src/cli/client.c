@@ -5,7 +5,7 @@
 #include <gio/gunixsocketaddress.h>
 #include <string.h>
 
-#include "cli/options.h"
+#include "cli/arguments.h"
 #include "host/runtime.h"
 
 struct client {

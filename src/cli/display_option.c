@@ -3,21 +3,9 @@
 
 #include <string.h>
 
-#include "cli/options.h"
+#include "cli/arguments.h"
 
 static const char *const kinds[] = { "auto", "none", "text", "window", "vnc" };
-
-static bool fail(GError **error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static bool fail(GError **error, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	if (error)
-		*error = g_error_new_valist(cli_error_quark(), 2, fmt, ap);
-	va_end(ap);
-	return false;
-}
 
 static bool take_vnc_word(struct display_option *d, const char *word)
 {
@@ -48,9 +36,9 @@ static bool take_word(struct display_option *d, const char *word, GError **error
 	}
 	if (vnc && take_vnc_word(d, word))
 		return true;
-	return fail(error, "--display %s: '%s' is not known there; %s", d->kind, word,
-		    vnc ? "it takes password-file=FILE, tls-cert=FILE, tls-key=FILE, tls=anonymous and allow-plain"
-			: "window takes full-screen");
+	return cli_fail(error, "--display %s: '%s' is not known there; %s", d->kind, word,
+			vnc ? "it takes password-file=FILE, tls-cert=FILE, tls-key=FILE, tls=anonymous and allow-plain"
+			    : "window takes full-screen");
 }
 
 bool display_option_parse(struct display_option *d, const char *text, GError **error)
@@ -61,27 +49,27 @@ bool display_option_parse(struct display_option *d, const char *text, GError **e
 
 	display_option_finish(d);
 	if (!words[0])
-		return fail(error, "--display: one of auto, none, text, window, vnc");
+		return cli_fail(error, "--display: one of auto, none, text, window, vnc");
 	equals = strchr(words[0], '=');
 	if (equals)
 		*equals = 0;
 	if (!g_strv_contains((const char *const[]){ "auto", "none", "text", "window", "vnc", NULL }, words[0])) {
 		near = nearest_word(words[0], kinds, G_N_ELEMENTS(kinds));
-		return near ? fail(error, "--display %s: did you mean %s?", words[0], near)
-			    : fail(error, "--display %s: one of auto, none, text, window, vnc", words[0]);
+		return near ? cli_fail(error, "--display %s: did you mean %s?", words[0], near)
+			    : cli_fail(error, "--display %s: one of auto, none, text, window, vnc", words[0]);
 	}
 	d->kind = g_strdup(words[0]);
 	if (equals && strcmp(d->kind, "vnc"))
-		return fail(error, "--display %s takes no address", d->kind);
+		return cli_fail(error, "--display %s takes no address", d->kind);
 	if (equals)
 		d->address = g_strdup(equals + 1);
 	for (char **w = words + 1; *w; w++)
 		if (!take_word(d, *w, error))
 			return false;
 	if (!d->tls_certificate != !d->tls_key)
-		return fail(error, "--display vnc: tls-cert and tls-key go together");
+		return cli_fail(error, "--display vnc: tls-cert and tls-key go together");
 	if (d->allow_plain && !d->tls_certificate && !d->tls_anonymous)
-		return fail(error, "--display vnc: allow-plain goes with tls-cert or tls=anonymous; without these nothing is encrypted");
+		return cli_fail(error, "--display vnc: allow-plain goes with tls-cert or tls=anonymous; without these nothing is encrypted");
 	return true;
 }
 

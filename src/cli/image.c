@@ -11,7 +11,7 @@
 #include <time.h>
 
 #include "base/bytes.h"
-#include "cli/options.h"
+#include "cli/arguments.h"
 #include "cli/progress.h"
 
 /* ---- options ---- */
@@ -21,10 +21,7 @@ enum option_id {
 	OPT_FORCE, OPT_SHRINK, OPT_STRICT, OPT_QUIET, OPT_JSON, OPT_REPAIR,
 };
 
-static const struct image_option {
-	const char *name, *value, *help;
-	enum option_id id;
-} options[] = {
+static const struct cli_option options[] = {
 	{ "format", "raw|qcow2", "the (first) image's format", OPT_FORMAT },
 	{ "to", "raw|qcow2", "convert, compare: the second image's format", OPT_TO },
 	{ "backing", "FILE", "create: what is not written yet is read from there", OPT_BACKING },
@@ -43,17 +40,6 @@ static const struct image_option {
 	{ "repair", "leaks|all", "check: put right what can be", OPT_REPAIR },
 };
 
-static bool usage(GError **error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static bool usage(GError **error, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	*error = g_error_new_valist(cli_error_quark(), 2, fmt, ap);
-	va_end(ap);
-	return false;
-}
-
 static bool parse_format(const char *name, const char *value, enum blk_format *out, GError **error)
 {
 	if (!strcmp(value, "raw"))
@@ -61,7 +47,7 @@ static bool parse_format(const char *name, const char *value, enum blk_format *o
 	else if (!strcmp(value, "qcow2"))
 		*out = BLK_QCOW2;
 	else
-		return usage(error, "--%s %s: guise has raw and qcow2", name, value);
+		return cli_fail(error, "--%s %s: guise has raw and qcow2", name, value);
 	return true;
 }
 
@@ -80,7 +66,7 @@ static bool parse_bytes(const char *what, const char *text, uint64_t *out, GErro
 		end++;
 	}
 	if (errno || end == text || *end || text[0] == '-' || n > UINT64_MAX >> shift)
-		return usage(error, "%s %s: not a size; write it as 512, 64K, 20G", what, text);
+		return cli_fail(error, "%s %s: not a size; write it as 512, 64K, 20G", what, text);
 	*out = n << shift;
 	return true;
 }
@@ -92,26 +78,26 @@ static bool parse_cluster(const char *value, struct qcow2_create *c, GError **er
 	if (!parse_bytes("--cluster-size", value, &n, error))
 		return false;
 	if (n < 512 || n > 2 << 20 || (n & (n - 1)))
-		return usage(error, "--cluster-size %s: a power of two from 512 to 2M", value);
+		return cli_fail(error, "--cluster-size %s: a power of two from 512 to 2M", value);
 	c->cluster_bits = (unsigned)__builtin_ctzll(n);
 	return true;
 }
 
-static bool take(struct image_options *o, enum option_id id, const char *name, const char *value, GError **error)
+static bool take(struct image_options *o, const struct cli_option *opt, const char *value, GError **error)
 {
-	switch (id) {
-	case OPT_FORMAT: return parse_format(name, value, &o->format, error);
-	case OPT_TO: return parse_format(name, value, &o->to, error);
+	switch ((enum option_id)opt->id) {
+	case OPT_FORMAT: return parse_format(opt->name, value, &o->format, error);
+	case OPT_TO: return parse_format(opt->name, value, &o->to, error);
 	case OPT_BACKING: o->backing = value; return true;
-	case OPT_BACKING_FORMAT: return parse_format(name, value, &o->backing_format, error);
+	case OPT_BACKING_FORMAT: return parse_format(opt->name, value, &o->backing_format, error);
 	case OPT_CLUSTER: return parse_cluster(value, &o->create, error);
 	case OPT_REFCOUNT: o->create.refcount_bits = (unsigned)atoi(value); return true;
 	case OPT_VERSION:
 		o->create.version2 = !strcmp(value, "2");
-		return o->create.version2 || !strcmp(value, "3") || usage(error, "--compat %s: 2 or 3", value);
+		return o->create.version2 || !strcmp(value, "3") || cli_fail(error, "--compat %s: 2 or 3", value);
 	case OPT_COMPRESSION:
 		o->create.compression = !strcmp(value, "zstd") ? COMPRESSION_ZSTD : COMPRESSION_ZLIB;
-		return o->create.compression || !strcmp(value, "zlib") || usage(error, "--compression %s: zlib or zstd", value);
+		return o->create.compression || !strcmp(value, "zlib") || cli_fail(error, "--compression %s: zlib or zstd", value);
 	case OPT_LAZY: o->create.lazy = true; return true;
 	case OPT_COMPRESS: o->compress = true; return true;
 	case OPT_FORCE: o->force = true; return true;
@@ -122,57 +108,28 @@ static bool take(struct image_options *o, enum option_id id, const char *name, c
 	case OPT_REPAIR:
 		o->repair_leaks = true;
 		o->repair_all = !strcmp(value, "all");
-		return o->repair_all || !strcmp(value, "leaks") || usage(error, "--repair %s: leaks or all", value);
+		return o->repair_all || !strcmp(value, "leaks") || cli_fail(error, "--repair %s: leaks or all", value);
 	}
 	return false;
-}
-
-static const struct image_option *find_option(const char *name, GError **error)
-{
-	const char *names[ARRAY_LEN(options)], *near;
-
-	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
-		if (!strcmp(options[i].name, name))
-			return &options[i];
-		names[i] = options[i].name;
-	}
-	near = nearest_word(name, names, ARRAY_LEN(names));
-	if (near)
-		usage(error, "unknown option --%s; did you mean --%s?", name, near);
-	else
-		usage(error, "unknown option --%s; `guise image help` lists them", name);
-	return NULL;
 }
 
 static bool parse(struct image_options *o, int argc, char **argv, GError **error)
 {
 	for (int i = 0; i < argc; i++) {
-		g_autofree char *name = NULL;
-		const struct image_option *opt;
-		const char *value = strchr(argv[i], '=');
+		const struct cli_option *opt;
+		const char *value;
 
 		/* "-1G" is a size. */
 		if (strncmp(argv[i], "--", 2)) {
 			if (argv[i][0] == '-' && !g_ascii_isdigit(argv[i][1]))
-				return usage(error, "%s: options have two dashes; `guise image help` lists them", argv[i]);
+				return cli_fail(error, "%s: options have two dashes; `guise image help` lists them", argv[i]);
 			if (o->files == ARRAY_LEN(o->file))
-				return usage(error, "%s: one argument too many", argv[i]);
+				return cli_fail(error, "%s: one argument too many", argv[i]);
 			o->file[o->files++] = argv[i];
 			continue;
 		}
-		name = value ? g_strndup(argv[i] + 2, (gsize)(value - argv[i] - 2)) : g_strdup(argv[i] + 2);
-		opt = find_option(name, error);
-		if (!opt)
-			return false;
-		if (!opt->value && value)
-			return usage(error, "--%s takes no value", name);
-		if (value)
-			value++;
-		else if (opt->value && i + 1 == argc)
-			return usage(error, "--%s needs a value: %s", name, opt->value);
-		else if (opt->value)
-			value = argv[++i];
-		if (!take(o, opt->id, name, value, error))
+		opt = cli_option_next(options, ARRAY_LEN(options), "guise image help", argc, argv, &i, &value, error);
+		if (!opt || !take(o, opt, value, error))
 			return false;
 	}
 	return true;
@@ -218,13 +175,13 @@ static int run_create(const struct image_options *o, GError **error)
 		return 2;
 	c.size = (c.size + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
 	if (o->files == 1 && !o->backing)
-		return !usage(error, "create: a size is missing, such as 20G");
+		return !cli_fail(error, "create: a size is missing, such as 20G");
 	if (o->backing && format == BLK_RAW)
-		return !usage(error, "create: a raw image has no backing image; add --format qcow2");
+		return !cli_fail(error, "create: a raw image has no backing image; add --format qcow2");
 	if (o->backing && !look_at_backing(o, &c, error))
 		return 1;
 	if (!c.size)
-		return !usage(error, "create: a disk of 0 bytes is of no use");
+		return !cli_fail(error, "create: a disk of 0 bytes is of no use");
 	if (!image_make(o->file[0], format, &c, o->force, error))
 		return 1;
 	size = g_format_size_full(c.size, G_FORMAT_SIZE_IEC_UNITS);
@@ -397,11 +354,11 @@ static bool new_size(const struct image *im, const char *text, uint64_t *size, G
 	if (!parse_bytes("size", text + (sign == '+' || sign == '-'), &n, error))
 		return false;
 	if (sign == '-' && n >= im->size)
-		return usage(error, "size %s: that is the whole disk", text);
+		return cli_fail(error, "size %s: that is the whole disk", text);
 	*size = sign == '+' ? im->size + n : sign == '-' ? im->size - n : n;
 	*size = (*size + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
 	if (!*size || n > IMAGE_MAX_SIZE || *size > IMAGE_MAX_SIZE)
-		return usage(error, "size %s: a disk has 512 bytes to 1 EiB", text);
+		return cli_fail(error, "size %s: a disk has 512 bytes to 1 EiB", text);
 	return true;
 }
 
@@ -417,7 +374,7 @@ static int run_resize(const struct image_options *o, GError **error)
 		return 1;
 	ok = new_size(im, o->file[1], &size, error);
 	if (ok && size < im->size && !o->shrink)
-		ok = usage(error, "%s: would lose what is behind the new end; add --shrink if that is what you want", o->file[0]);
+		ok = cli_fail(error, "%s: would lose what is behind the new end; add --shrink if that is what you want", o->file[0]);
 	if (ok)
 		r = im->ops->resize(im, size);
 	closed = image_close(im);
@@ -445,7 +402,7 @@ static int run_snapshot(const struct image_options *o, GError **error)
 	bool ok = list;
 
 	if (o->files != (list ? 2u : 3u))
-		return !usage(error, "snapshot: list FILE, or create|apply|delete FILE NAME");
+		return !cli_fail(error, "snapshot: list FILE, or create|apply|delete FILE NAME");
 	im = image_open(o->file[1], &opt, error);
 	if (!im)
 		return 1;
@@ -463,7 +420,7 @@ static int run_snapshot(const struct image_options *o, GError **error)
 	if (image_close(im) < 0 && ok)
 		ok = blk_fail(error, "%s: closing it failed", o->file[1]);
 	if (!ok && !*error)
-		usage(error, "snapshot %s: there are list, create, apply, delete", o->file[0]);
+		cli_fail(error, "snapshot %s: there are list, create, apply, delete", o->file[0]);
 	return !ok;
 }
 
@@ -475,7 +432,7 @@ static int run_convert(const struct image_options *o, GError **error)
 
 	with.to = format_for(o->to, o->file[1]);
 	if (o->compress && with.to == BLK_RAW)
-		return !usage(error, "convert: a raw image cannot be compressed; add --to qcow2");
+		return !cli_fail(error, "convert: a raw image cannot be compressed; add --to qcow2");
 	return image_convert(&with, error);
 }
 
@@ -500,11 +457,7 @@ static int help(FILE *to)
 	for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
 		fprintf(to, "  %-9s %-38s %s\n", verbs[i].name, verbs[i].args, verbs[i].help);
 	fputs("\n", to);
-	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
-		g_autofree char *left = g_strdup_printf("--%s %s", options[i].name, options[i].value ? options[i].value : "");
-
-		fprintf(to, "  %-32s %s\n", left, options[i].help);
-	}
+	cli_options_print(options, ARRAY_LEN(options), 32, to);
 	return to == stderr ? 2 : 0;
 }
 
@@ -542,7 +495,7 @@ int image_command(int argc, char **argv)
 		return 0;
 	}
 	if (parse(&o, argc - 1, argv + 1, &err) && (o.files < verb->least || o.files > verb->most))
-		usage(&err, "usage: guise image %s %s", verb->name, verb->args);
+		cli_fail(&err, "usage: guise image %s %s", verb->name, verb->args);
 	if (!err)
 		status = verb->run(&o, &err);
 	if (err) {

@@ -4,10 +4,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/arguments.h"
 #include "cli/doctor.h"
 #include "cli/image.h"
 #include "cli/manage.h"
-#include "cli/options.h"
 #include "cli/run.h"
 
 static int help(FILE *to)

@@ -8,7 +8,6 @@
 
 #include "base/bytes.h"
 #include "cli/client.h"
-#include "cli/options.h"
 #include "host/runtime.h"
 
 static int report(GError *err)
@@ -18,8 +17,8 @@ static int report(GError *err)
 	return 1;
 }
 
-/* Runs one command without a reply that matters. */
-static int simple(const char *name, const char *command, JsonObject *args)
+/* Runs one command; its reply, or NULL when it failed and the user has been told. */
+static JsonNode *execute(const char *name, const char *command, JsonObject *args)
 {
 	GError *err = NULL;
 	struct client *c = client_open(name, &err);
@@ -29,7 +28,17 @@ static int simple(const char *name, const char *command, JsonObject *args)
 		json_object_unref(args);
 	client_close(c);
 	if (!n)
-		return report(err);
+		report(err);
+	return n;
+}
+
+/* Runs one command without a reply that matters. */
+static int simple(const char *name, const char *command, JsonObject *args)
+{
+	JsonNode *n = execute(name, command, args);
+
+	if (!n)
+		return 1;
 	json_node_unref(n);
 	return 0;
 }
@@ -37,15 +46,10 @@ static int simple(const char *name, const char *command, JsonObject *args)
 /* Runs one command and prints the text it returns. */
 static int print_text(const char *name, const char *command, JsonObject *args)
 {
-	GError *err = NULL;
-	struct client *c = client_open(name, &err);
-	JsonNode *n = c ? client_execute(c, command, args, &err) : NULL;
+	JsonNode *n = execute(name, command, args);
 
-	if (!c && args)
-		json_object_unref(args);
-	client_close(c);
 	if (!n)
-		return report(err);
+		return 1;
 	fputs(json_node_get_string(n) ? json_node_get_string(n) : "", stdout);
 	json_node_unref(n);
 	return 0;

@@ -8,21 +8,9 @@
 #include <string.h>
 
 #include "base/bytes.h"
-#include "cli/options.h"
+#include "cli/arguments.h"
 
 #define DEFAULT_FORWARD "tcp:2222:22"
-
-static bool fail(GError **error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static bool fail(GError **error, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	if (error)
-		*error = g_error_new_valist(cli_error_quark(), 2, fmt, ap);
-	va_end(ap);
-	return false;
-}
 
 static bool parse_kind(struct net_config *c, const char *text, GError **error)
 {
@@ -40,7 +28,7 @@ static bool parse_kind(struct net_config *c, const char *text, GError **error)
 		c->target = g_strdup(text + 7);
 		return true;
 	}
-	return fail(error, "--net %s: one of none, user, tap=IF, socket=PATH", text);
+	return cli_fail(error, "--net %s: one of none, user, tap=IF, socket=PATH", text);
 }
 
 static bool parse_model(struct vm_nic *n, const char *text, GError **error)
@@ -53,7 +41,7 @@ static bool parse_model(struct vm_nic *n, const char *text, GError **error)
 			return true;
 		}
 	}
-	return fail(error, "--net: model=%s: one of virtio, e1000, rtl8139", text);
+	return cli_fail(error, "--net: model=%s: one of virtio, e1000, rtl8139", text);
 }
 
 static bool parse_mac(struct vm_nic *n, const char *text, GError **error)
@@ -62,9 +50,9 @@ static bool parse_mac(struct vm_nic *n, const char *text, GError **error)
 	char rest;
 
 	if (strlen(text) != 17 || sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &rest) != 6)
-		return fail(error, "--net: mac=%s: write it as 52:54:00:12:34:56", text);
+		return cli_fail(error, "--net: mac=%s: write it as 52:54:00:12:34:56", text);
 	if (b[0] & 1)
-		return fail(error, "--net: mac=%s: a group address; the first byte must be even", text);
+		return cli_fail(error, "--net: mac=%s: a group address; the first byte must be even", text);
 	for (unsigned i = 0; i < 6; i++)
 		n->mac[i] = (uint8_t)b[i];
 	n->mac_given = true;
@@ -81,7 +69,7 @@ static bool parse_vhost(struct net_config *c, const char *text, GError **error)
 			return true;
 		}
 	}
-	return fail(error, "--net: vhost=%s: one of auto, on, off", text);
+	return cli_fail(error, "--net: vhost=%s: one of auto, on, off", text);
 }
 
 static bool parse_boot_index(struct vm_nic *n, const char *text, GError **error)
@@ -89,7 +77,7 @@ static bool parse_boot_index(struct vm_nic *n, const char *text, GError **error)
 	guint64 index;
 
 	if (!g_ascii_string_to_unsigned(text, 10, 0, VM_MAX_BOOT_INDEX - 1, &index, NULL))
-		return fail(error, "--net: bootindex=%s: a number up to %d", text, VM_MAX_BOOT_INDEX - 1);
+		return cli_fail(error, "--net: bootindex=%s: a number up to %d", text, VM_MAX_BOOT_INDEX - 1);
 	n->boot_index = (unsigned)index + 1;
 	return true;
 }
@@ -118,8 +106,8 @@ static bool parse_key(struct vm_nic *n, const char *key, const char *value, GErr
 		return true;
 	}
 	if (!value)
-		return fail(error, "--net: unknown part \"%s\"; there are model=, mac=, capture=, bootindex=, for tap vhost=, and for user forward=, restrict, "
-				   "tftp=, bootfile=, hostname=", key);
+		return cli_fail(error, "--net: unknown part \"%s\"; there are model=, mac=, capture=, bootindex=, for tap vhost=, and for user forward=, restrict, "
+				"tftp=, bootfile=, hostname=", key);
 	if (!strcmp(key, "model"))
 		return parse_model(n, value, error);
 	if (!strcmp(key, "mac"))
@@ -142,7 +130,7 @@ static bool parse_key(struct vm_nic *n, const char *key, const char *value, GErr
 			return true;
 		}
 		if (!net_forward_check(value, &why)) {
-			fail(error, "--net: %s", why->message);
+			cli_fail(error, "--net: %s", why->message);
 			g_error_free(why);
 			return false;
 		}
@@ -161,9 +149,9 @@ static bool parse_key(struct vm_nic *n, const char *key, const char *value, GErr
 		set_string(&n->net.hostname, value);
 		return true;
 	}
-	return fail(error, "--net: %s=%s: %s", key, value,
-		    user ? "no such part; there are model=, mac=, capture=, bootindex=, forward=, restrict, tftp=, bootfile=, hostname="
-			 : "not here; tap and socket take model=, mac=, capture=, bootindex=, and tap vhost=");
+	return cli_fail(error, "--net: %s=%s: %s", key, value,
+			user ? "no such part; there are model=, mac=, capture=, bootindex=, forward=, restrict, tftp=, bootfile=, hostname="
+			     : "not here; tap and socket take model=, mac=, capture=, bootindex=, and tap vhost=");
 }
 
 bool net_option_parse(struct vm_config *c, bool *none, const char *text, GError **error)
@@ -176,7 +164,7 @@ bool net_option_parse(struct vm_config *c, bool *none, const char *text, GError 
 		return true;
 	}
 	if (c->nics == VM_MAX_NICS)
-		return fail(error, "--net: at most %d network cards", VM_MAX_NICS);
+		return cli_fail(error, "--net: at most %d network cards", VM_MAX_NICS);
 	memset(n, 0, sizeof(*n));
 	c->nics++;
 	if (!parse_kind(&n->net, part[0] ? part[0] : "", error))
@@ -195,7 +183,7 @@ bool net_option_parse(struct vm_config *c, bool *none, const char *text, GError 
 bool net_option_settle(struct vm_config *c, bool none, const char *capture, GError **error)
 {
 	if (none && c->nics)
-		return fail(error, "--net none goes with no other --net");
+		return cli_fail(error, "--net none goes with no other --net");
 	if (!none && !c->nics)
 		c->nic[c->nics++] = (struct vm_nic){ .net.kind = NET_USER };
 	for (unsigned i = 0; i < c->nics; i++) {
@@ -211,7 +199,7 @@ bool net_option_settle(struct vm_config *c, bool none, const char *capture, GErr
 	if (!capture)
 		return true;
 	if (!c->nics)
-		return fail(error, "--capture needs a network card");
+		return cli_fail(error, "--capture needs a network card");
 	set_string(&c->nic[0].capture, capture);
 	return true;
 }

@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "base/log.h"
 #include "block/file_http.h"
+#include "cli/arguments.h"
 #include "cli/net_option.h"
 #include "cli/progress.h"
 #include "dev/fdc.h"
@@ -21,10 +22,7 @@ enum option_id {
 	OPT_NO_REBOOT, OPT_ON_PANIC, OPT_TABLET, OPT_TRACE, OPT_TRACE_FILE, OPT_STATS, OPT_PAUSED, OPT_HELP,
 };
 
-static const struct option {
-	const char *name, *value, *help;
-	enum option_id id;
-} options[] = {
+static const struct cli_option options[] = {
 	{ "engine", "auto|kvm|bt|interp", "what runs the guest's instructions (auto)", OPT_ENGINE },
 	{ "cpu", "MODEL[,+feat,-feat]", "host, max, x86-64-v1..v3, qemu64, qemu32 (max)", OPT_CPU },
 	{ "cpus", "N", "virtual CPUs (1)", OPT_CPUS },
@@ -60,81 +58,6 @@ static const struct option {
 	{ "help", NULL, "this list", OPT_HELP },
 };
 
-GQuark cli_error_quark(void)
-{
-	return g_quark_from_static_string("guise-cli");
-}
-
-static bool fail(GError **error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static bool fail(GError **error, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	if (error)
-		*error = g_error_new_valist(cli_error_quark(), 2, fmt, ap);
-	va_end(ap);
-	return false;
-}
-
-static unsigned edit_distance(const char *a, const char *b)
-{
-	size_t la = strlen(a), lb = strlen(b);
-	unsigned row[64];
-
-	if (lb >= ARRAY_LEN(row))
-		return 99;
-	for (size_t j = 0; j <= lb; j++)
-		row[j] = (unsigned)j;
-	for (size_t i = 1; i <= la; i++) {
-		unsigned diagonal = row[0];
-
-		row[0] = (unsigned)i;
-		for (size_t j = 1; j <= lb; j++) {
-			unsigned best = diagonal + (a[i - 1] != b[j - 1]);
-
-			diagonal = row[j];
-			best = MIN(best, row[j] + 1);
-			row[j] = MIN(best, row[j - 1] + 1);
-		}
-	}
-	return row[lb];
-}
-
-const char *nearest_word(const char *word, const char *const *candidates, size_t count)
-{
-	const char *best = NULL;
-	unsigned least = 4;
-
-	for (size_t i = 0; i < count; i++) {
-		unsigned d = edit_distance(word, candidates[i]);
-
-		if (d < least) {
-			least = d;
-			best = candidates[i];
-		}
-	}
-	return best;
-}
-
-static const struct option *find_option(const char *name, GError **error)
-{
-	const char *names[ARRAY_LEN(options)];
-	const char *near;
-
-	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
-		if (!strcmp(options[i].name, name))
-			return &options[i];
-		names[i] = options[i].name;
-	}
-	near = nearest_word(name, names, ARRAY_LEN(names));
-	if (near)
-		fail(error, "unknown option --%s; did you mean --%s?", name, near);
-	else
-		fail(error, "unknown option --%s; `guise run --help` lists them", name);
-	return NULL;
-}
-
 static bool parse_size(const char *option, const char *text, uint64_t *out, GError **error)
 {
 	char *end;
@@ -151,10 +74,10 @@ static bool parse_size(const char *option, const char *text, uint64_t *out, GErr
 	default: break;
 	}
 	if (errno || end == text || *end || text[0] == '-' || n > UINT64_MAX >> shift)
-		return fail(error, "--%s %s: not a size; write it as 512M or 2G", option, text);
+		return cli_fail(error, "--%s %s: not a size; write it as 512M or 2G", option, text);
 	n <<= shift;
 	if (n < 1 << 20)
-		return fail(error, "--%s %s: the smallest is 1M", option, text);
+		return cli_fail(error, "--%s %s: the smallest is 1M", option, text);
 	*out = n & ~UINT64_C(0xfff);
 	return true;
 }
@@ -165,7 +88,7 @@ static bool parse_cpus(const char *text, unsigned *out, GError **error)
 	unsigned long n = strtoul(text, &end, 10);
 
 	if (*end || end == text || n < 1 || n > VM_MAX_CPUS)
-		return fail(error, "--cpus %s: a number from 1 to %d", text, VM_MAX_CPUS);
+		return cli_fail(error, "--cpus %s: a number from 1 to %d", text, VM_MAX_CPUS);
 	*out = (unsigned)n;
 	return true;
 }
@@ -219,7 +142,7 @@ static bool parse_image(struct vm_disk *d, const char *option, const char *text,
 	bool has_bus = !strcmp(option, "disk");
 
 	if (!parts[0] || !*parts[0])
-		return fail(error, "--%s: a file name is missing", option);
+		return cli_fail(error, "--%s: a file name is missing", option);
 	memset(d, 0, sizeof(*d));
 	for (char **p = parts + 1; *p; p++) {
 		if (!strcmp(*p, "format=raw"))
@@ -231,9 +154,9 @@ static bool parse_image(struct vm_disk *d, const char *option, const char *text,
 		else if (!strcmp(*p, "snapshot"))
 			d->snapshot = true;
 		else if (!parse_on_error(d, *p) && !parse_boot_index(d, *p) && (!has_bus || !g_str_has_prefix(*p, "bus=") || !parse_bus(d, *p + 4)))
-			return fail(error, "--%s: unknown part \"%s\"; there are format=raw|qcow2, %sreadonly, snapshot, "
-				    "werror=report|stop|enospc, rerror=report|stop|enospc, bootindex=N", option, *p,
-				    has_bus ? "bus=ide|virtio|sata, " : "");
+			return cli_fail(error, "--%s: unknown part \"%s\"; there are format=raw|qcow2, %sreadonly, snapshot, "
+					"werror=report|stop|enospc, rerror=report|stop|enospc, bootindex=N", option, *p,
+					has_bus ? "bus=ide|virtio|sata, " : "");
 	}
 	d->path = g_strdup(parts[0]);
 	return true;
@@ -242,7 +165,7 @@ static bool parse_image(struct vm_disk *d, const char *option, const char *text,
 static bool parse_disk(struct vm_config *c, const char *text, GError **error)
 {
 	if (c->disks == VM_MAX_DISKS)
-		return fail(error, "--disk: at most %d disks", VM_MAX_DISKS);
+		return cli_fail(error, "--disk: at most %d disks", VM_MAX_DISKS);
 	if (!parse_image(&c->disk[c->disks], "disk", text, error))
 		return false;
 	c->disks++;
@@ -259,7 +182,7 @@ static bool parse_cdrom(struct vm_config *c, const char *text, GError **error)
 	while ((part = strrchr(path, ',')) && (parse_boot_index(&d, part + 1) || (g_str_has_prefix(part, ",bus=") && parse_bus(&d, part + 5))))
 		*part = 0;
 	if (d.bus == DISK_VIRTIO)
-		return fail(error, "--cdrom: a CD-ROM drive is on bus=ide or bus=sata");
+		return cli_fail(error, "--cdrom: a CD-ROM drive is on bus=ide or bus=sata");
 	g_free(c->cdrom.path);
 	c->cdrom = d;
 	c->cdrom.path = g_steal_pointer(&path);
@@ -269,7 +192,7 @@ static bool parse_cdrom(struct vm_config *c, const char *text, GError **error)
 static bool parse_floppy(struct vm_config *c, const char *text, GError **error)
 {
 	if (c->floppies == VM_MAX_FLOPPIES)
-		return fail(error, "--floppy: at most %d drives", VM_MAX_FLOPPIES);
+		return cli_fail(error, "--floppy: at most %d drives", VM_MAX_FLOPPIES);
 	if (!parse_image(&c->floppy[c->floppies], "floppy", text, error))
 		return false;
 	c->floppies++;
@@ -283,7 +206,7 @@ static bool one_of(const char *name, const char *value, const char *const *words
 	if (g_strv_contains(words, value))
 		return true;
 	list = g_strjoinv(", ", (char **)words);
-	return fail(error, "--%s %s: this build has %s", name, value, list);
+	return cli_fail(error, "--%s %s: this build has %s", name, value, list);
 }
 
 static bool check_boot(const char *text, GError **error)
@@ -302,7 +225,7 @@ static bool check_stream(const char *option, const char *spec, GError **error)
 	if (!strcmp(spec, "stdio") || !strcmp(spec, "none") || !strcmp(spec, "pty") || g_str_has_prefix(spec, "file:") ||
 	    g_str_has_prefix(spec, "unix:"))
 		return true;
-	return fail(error, "--%s %s: one of stdio, none, pty, file:F, unix:F", option, spec);
+	return cli_fail(error, "--%s %s: one of stdio, none, pty, file:F, unix:F", option, spec);
 }
 
 static bool parse_panic(const char *value, enum panic_action *action, GError **error)
@@ -333,7 +256,7 @@ static bool parse_firmware(struct vm_config *c, const char *value, GError **erro
 		return true;
 	}
 	if (!g_str_has_prefix(value, "uefi,vars=") || !value[strlen("uefi,vars=")])
-		return fail(error, "--firmware %s: after \"uefi\" there is vars=FILE", value);
+		return cli_fail(error, "--firmware %s: after \"uefi\" there is vars=FILE", value);
 	set_string(&c->firmware, "uefi");
 	set_string(&c->uefi_vars, value + strlen("uefi,vars="));
 	return true;
@@ -350,11 +273,11 @@ static void settle_uefi(struct vm_config *c)
 	c->uefi_vars = g_build_filename(g_get_user_data_dir(), "guise", file, NULL);
 }
 
-static bool take(struct run_options *o, const struct option *opt, const char *value, unsigned *serials, GError **error)
+static bool take(struct run_options *o, const struct cli_option *opt, const char *value, unsigned *serials, GError **error)
 {
 	struct vm_config *c = &o->vm;
 
-	switch (opt->id) {
+	switch ((enum option_id)opt->id) {
 	case OPT_ENGINE:
 		set_string(&c->engine, value);
 		return one_of("engine", value, (const char *const[]){ "auto", "kvm", "bt", "interp", NULL }, error);
@@ -378,19 +301,19 @@ static bool take(struct run_options *o, const struct option *opt, const char *va
 	case OPT_DISPLAY: return display_option_parse(&o->display, value, error);
 	case OPT_SERIAL:
 		if (*serials == VM_MAX_SERIAL)
-			return fail(error, "--serial: at most %d serial ports", VM_MAX_SERIAL);
+			return cli_fail(error, "--serial: at most %d serial ports", VM_MAX_SERIAL);
 		set_string(&c->serial[(*serials)++], value);
 		return check_stream("serial", value, error);
 	case OPT_CONSOLE: set_string(&c->console, value); return check_stream("console", value, error);
 	case OPT_NAME:
 		if (!*value || strchr(value, '/') || strlen(value) > 64)
-			return fail(error, "--name %s: up to 64 characters, no slash", value);
+			return cli_fail(error, "--name %s: up to 64 characters, no slash", value);
 		set_string(&c->name, value);
 		return true;
 	case OPT_DETACH: o->detach = true; return true;
 	case OPT_QMP:
 		if (!g_str_has_prefix(value, "unix:"))
-			return fail(error, "--qmp %s: write unix:PATH", value);
+			return cli_fail(error, "--qmp %s: write unix:PATH", value);
 		set_string(&o->qmp, value + 5);
 		return true;
 	case OPT_DEBUGCON:
@@ -404,7 +327,7 @@ static bool take(struct run_options *o, const struct option *opt, const char *va
 	case OPT_NO_REBOOT: c->no_reboot = true; return true;
 	case OPT_TRACE:
 		if (trace_parse(value, &o->trace))
-			return fail(error, "--trace %s: a list of exec,int,io,mmio,irq,cpu,bt,dev", value);
+			return cli_fail(error, "--trace %s: a list of exec,int,io,mmio,irq,cpu,bt,dev", value);
 		return true;
 	case OPT_TRACE_FILE: set_string(&o->trace_file, value); return true;
 	case OPT_STATS: o->stats = true; return true;
@@ -475,11 +398,11 @@ static bool take_image(struct run_options *o, const char *path, GError **error)
 		/* fall through */
 	case IMAGE_QCOW2:
 		if (c->disks == VM_MAX_DISKS)
-			return fail(error, "at most %d disks", VM_MAX_DISKS);
+			return cli_fail(error, "at most %d disks", VM_MAX_DISKS);
 		c->disk[c->disks++] = (struct vm_disk){ .path = g_strdup(path), .snapshot = url };
 		return true;
 	}
-	return fail(error, "%s: not an image that can be booted", path);
+	return cli_fail(error, "%s: not an image that can be booted", path);
 }
 
 /* Where things go by default: the terminal shows the serial line with a directly booted kernel, the
@@ -503,34 +426,20 @@ bool run_options_parse(struct run_options *o, int argc, char **argv, GError **er
 	memset(o, 0, sizeof(*o));
 	set_defaults(o);
 	for (int i = 0; i < argc; i++) {
-		g_autofree char *name = NULL;
-		const struct option *opt;
+		const struct cli_option *opt;
 		const char *value;
 
 		if (strncmp(argv[i], "--", 2)) {
 			if (argv[i][0] == '-' && argv[i][1])
-				return fail(error, "%s: options have two dashes; `guise run --help` lists them", argv[i]);
+				return cli_fail(error, "%s: options have two dashes; `guise run --help` lists them", argv[i]);
 			if (image)
-				return fail(error, "%s: one image only (%s was given before); more go with --disk or --cdrom",
-					    argv[i], image);
+				return cli_fail(error, "%s: one image only (%s was given before); more go with --disk or --cdrom",
+						argv[i], image);
 			image = argv[i];
 			continue;
 		}
-		value = strchr(argv[i], '=');
-		name = value ? g_strndup(argv[i] + 2, (gsize)(value - argv[i] - 2)) : g_strdup(argv[i] + 2);
-		opt = find_option(name, error);
-		if (!opt)
-			return false;
-		if (!opt->value && value)
-			return fail(error, "--%s takes no value", name);
-		if (value)
-			value++;
-		else if (opt->value) {
-			if (i + 1 == argc)
-				return fail(error, "--%s needs a value: %s", name, opt->value);
-			value = argv[++i];
-		}
-		if (!take(o, opt, value, &serials, error))
+		opt = cli_option_next(options, ARRAY_LEN(options), "guise run --help", argc, argv, &i, &value, error);
+		if (!opt || !take(o, opt, value, &serials, error))
 			return false;
 	}
 	if (o->help)
@@ -538,7 +447,7 @@ bool run_options_parse(struct run_options *o, int argc, char **argv, GError **er
 	if (image && !take_image(o, image, error))
 		return false;
 	if (o->vm.initrd && !o->vm.kernel)
-		return fail(error, "--initrd goes with --kernel");
+		return cli_fail(error, "--initrd goes with --kernel");
 	settle_uefi(&o->vm);
 	if (!o->vm.name)
 		o->vm.name = g_strdup_printf("guise-%d", (int)getpid());
@@ -557,10 +466,6 @@ void run_options_finish(struct run_options *o)
 
 void run_options_help(void)
 {
-	g_print("usage: guise run [IMAGE] [options]\n\nIMAGE is an ISO, a hard or floppy disk image, a bzImage or an ELF kernel,\nor the http(s) address of one.\n\n");
-	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
-		g_autofree char *left = g_strdup_printf("--%s %s", options[i].name, options[i].value ? options[i].value : "");
-
-		g_print("  %-42s %s\n", left, options[i].help);
-	}
+	fputs("usage: guise run [IMAGE] [options]\n\nIMAGE is an ISO, a hard or floppy disk image, a bzImage or an ELF kernel,\nor the http(s) address of one.\n\n", stdout);
+	cli_options_print(options, ARRAY_LEN(options), 42, stdout);
 }

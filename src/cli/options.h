@@ -22,9 +22,5 @@ struct run_options {
 bool run_options_parse(struct run_options *o, int argc, char **argv, GError **error);
 void run_options_finish(struct run_options *o);
 void run_options_help(void);
-/* The candidate nearest to `word` by edit distance (at most 3), or NULL. */
-const char *nearest_word(const char *word, const char *const *candidates, size_t count);
-
-GQuark cli_error_quark(void);
 
 #endif

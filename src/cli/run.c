@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "cli/arguments.h"
 #include "cli/front_end.h"
 #include "cli/escape.h"
 #include "cli/options.h"

@@ -175,6 +175,19 @@ void cpu_check_io(struct icpu *cpu, uint16_t port, unsigned len);
 uint64_t cpu_port_in(struct icpu *cpu, uint16_t port, unsigned len);
 void cpu_port_out(struct icpu *cpu, uint16_t port, unsigned len, uint64_t value);
 
+/* The segment of a memory operand. */
+static inline enum x86_seg insn_segment(ZydisRegister r)
+{
+	switch (r) {
+	case ZYDIS_REGISTER_ES: return SEG_ES;
+	case ZYDIS_REGISTER_CS: return SEG_CS;
+	case ZYDIS_REGISTER_SS: return SEG_SS;
+	case ZYDIS_REGISTER_FS: return SEG_FS;
+	case ZYDIS_REGISTER_GS: return SEG_GS;
+	default: return SEG_DS;
+	}
+}
+
 /*
  * ---- instruction families: each looks at the Zydis decode once, at decode time, and either fills
  * in->fn (and aux) and returns true, or returns false when the mnemonic is not its own. ----

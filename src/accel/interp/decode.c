@@ -16,18 +16,6 @@ static void decoder_init(ZydisDecoder *d, unsigned bits)
 	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
 }
 
-static enum x86_seg segment_number(ZydisRegister r)
-{
-	switch (r) {
-	case ZYDIS_REGISTER_ES: return SEG_ES;
-	case ZYDIS_REGISTER_CS: return SEG_CS;
-	case ZYDIS_REGISTER_SS: return SEG_SS;
-	case ZYDIS_REGISTER_FS: return SEG_FS;
-	case ZYDIS_REGISTER_GS: return SEG_GS;
-	default: return SEG_DS;
-	}
-}
-
 /* AH..BH stand at 4..7 of Zydis' byte registers, SPL and later follow at 8. */
 static void set_register(ZydisRegister r, uint8_t *kind, uint8_t *number)
 {
@@ -59,7 +47,7 @@ static void set_memory(struct insn *in, const ZydisDecodedOperand *op)
 	in->index = address_register(op->mem.index);
 	in->scale = op->mem.scale ? (uint8_t)__builtin_ctz(op->mem.scale) : 0;
 	in->disp = op->mem.disp.has_displacement ? op->mem.disp.value : 0;
-	in->seg = (uint8_t)segment_number(op->mem.segment);
+	in->seg = (uint8_t)insn_segment(op->mem.segment);
 	in->mem_size = (uint8_t)(op->size / 8);
 }
 

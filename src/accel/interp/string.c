@@ -211,18 +211,6 @@ static int string_op(unsigned mnemonic, unsigned *size)
 #undef WIDTHS
 }
 
-static enum x86_seg segment_number(ZydisRegister r)
-{
-	switch (r) {
-	case ZYDIS_REGISTER_ES: return SEG_ES;
-	case ZYDIS_REGISTER_CS: return SEG_CS;
-	case ZYDIS_REGISTER_SS: return SEG_SS;
-	case ZYDIS_REGISTER_FS: return SEG_FS;
-	case ZYDIS_REGISTER_GS: return SEG_GS;
-	default: return SEG_DS;
-	}
-}
-
 bool string_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
 {
 	unsigned size = 0;
@@ -240,7 +228,7 @@ bool string_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedInstructio
 	for (unsigned i = 0; i < zi->operand_count; i++) {
 		ZydisRegister base = ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY ? ops[i].mem.base : ZYDIS_REGISTER_NONE;
 		if (base == ZYDIS_REGISTER_RSI || base == ZYDIS_REGISTER_ESI || base == ZYDIS_REGISTER_SI)
-			in->seg = (uint8_t)segment_number(ops[i].mem.segment);
+			in->seg = (uint8_t)insn_segment(ops[i].mem.segment);
 	}
 	in->prefixes &= (uint8_t)~(PFX_REP | PFX_REPNE);
 	for (unsigned i = 0; i < zi->raw.prefix_count; i++) {

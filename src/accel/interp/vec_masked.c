@@ -180,18 +180,6 @@ static void do_gather(struct icpu *cpu, const struct insn *in)
 
 static uint8_t number(const ZydisDecodedOperand *op) { return (uint8_t)ZydisRegisterGetId(op->reg.value); }
 
-static uint8_t segment_of(ZydisRegister r)
-{
-	switch (r) {
-	case ZYDIS_REGISTER_ES: return SEG_ES;
-	case ZYDIS_REGISTER_CS: return SEG_CS;
-	case ZYDIS_REGISTER_SS: return SEG_SS;
-	case ZYDIS_REGISTER_FS: return SEG_FS;
-	case ZYDIS_REGISTER_GS: return SEG_GS;
-	default: return SEG_DS;
-	}
-}
-
 static unsigned element_size(ZydisMnemonic mnemonic)
 {
 	switch (mnemonic) {
@@ -245,7 +233,7 @@ static void maskmov_bind(struct icpu *cpu, struct insn *in, const ZydisDecodedIn
 	in->seg = SEG_DS;
 	for (unsigned i = 0; i < zi->operand_count; i++) {
 		if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
-			in->seg = segment_of(ops[i].mem.segment);
+			in->seg = (uint8_t)insn_segment(ops[i].mem.segment);
 	}
 	in->fn = vec_feature(cpu, feature) ? fn : vec_undefined;
 }

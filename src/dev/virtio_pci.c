@@ -282,20 +282,20 @@ static unsigned window(const struct virtio_dev *v, uint32_t *offset)
 	return len;
 }
 
-static bool touches_window(const struct virtio_dev *v, unsigned offset, unsigned len)
+/* How many bytes at *at the access moves through the window; 0 where it moves none. */
+static unsigned through_window(const struct virtio_dev *v, unsigned offset, unsigned len, uint32_t *at)
 {
-	return offset < v->pci_cfg + CAP_DATA + 4 && offset + len > v->pci_cfg + CAP_DATA;
+	bool touched = offset < v->pci_cfg + CAP_DATA + 4 && offset + len > v->pci_cfg + CAP_DATA;
+
+	return touched ? window(v, at) : 0;
 }
 
 static void config_reading(struct pci_dev *p, unsigned offset, unsigned len)
 {
 	struct virtio_dev *v = (struct virtio_dev *)p;
 	uint32_t at;
-	unsigned width;
+	unsigned width = through_window(v, offset, len, &at);
 
-	if (!touches_window(v, offset, len))
-		return;
-	width = window(v, &at);
 	if (width)
 		st_le(&p->config[v->pci_cfg + CAP_DATA], width, regs_read(v, at, width));
 }
@@ -304,11 +304,8 @@ static void config_written(struct pci_dev *p, unsigned offset, unsigned len)
 {
 	struct virtio_dev *v = (struct virtio_dev *)p;
 	uint32_t at;
-	unsigned width;
+	unsigned width = through_window(v, offset, len, &at);
 
-	if (!touches_window(v, offset, len))
-		return;
-	width = window(v, &at);
 	if (width)
 		regs_write(v, at, width, ld_le(&p->config[v->pci_cfg + CAP_DATA], width));
 }

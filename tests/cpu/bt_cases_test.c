@@ -194,24 +194,20 @@ static unsigned memory_first(const struct machine *a, const struct machine *b)
 
 static bool case_agrees(struct machine *in, struct machine *bt, const struct one *c)
 {
-	static struct cpu_state start, a, b;
-	struct vcpu_exit ea, eb;
+	static struct cpu_state start;
+	static struct compared o;
 	unsigned where;
 
 	prepare(in, &start, c);
 	mem_write(bt->mem, 0, in->ram->host, 0x220000);
 	mem_write(in->mem, CODE, in->ram->host + CODE, 0x2000);
-	accel_interp_ops.set_state(in->vcpu, &start);
-	accel_bt_ops.set_state(bt->vcpu, &start);
-	run(in->vcpu, &ea);
-	run(bt->vcpu, &eb);
-	accel_interp_ops.get_state(in->vcpu, &a);
-	accel_bt_ops.get_state(bt->vcpu, &b);
+	run_both(in, bt, &start, &o);
 	where = memory_first(in, bt);
-	if (ea.kind == eb.kind && !where && !different(&a, &b, false) && !memcmp(a.xsave, b.xsave, 24) && !memcmp(a.xsave + 32, b.xsave + 32, 128))
+	if (o.ea.kind == o.eb.kind && !where && !different(&o.a, &o.b, false) && !memcmp(o.a.xsave, o.b.xsave, 24) &&
+	    !memcmp(o.a.xsave + 32, o.b.xsave + 32, 128))
 		return true;
-	printf("# exits %d %d, memory at %x\n", ea.kind, eb.kind, where);
-	show(&a, &b, in, 16);
+	printf("# exits %d %d, memory at %x\n", o.ea.kind, o.eb.kind, where);
+	show(&o.a, &o.b, in, 16);
 	return false;
 }
 

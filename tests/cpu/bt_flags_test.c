@@ -267,8 +267,8 @@ static void make_loop(struct machine *m)
 
 static bool agrees(struct machine *in, struct machine *bt)
 {
-	struct cpu_state start, a, b;
-	struct vcpu_exit ea, eb;
+	struct cpu_state start;
+	struct compared o;
 
 	code64 = pick(3);
 	code_at = CODE;
@@ -280,16 +280,11 @@ static bool agrees(struct machine *in, struct machine *bt)
 	make_loop(in);
 	mem_write(bt->mem, 0, in->ram->host, 0x220000);
 	mem_write(in->mem, CODE, in->ram->host + CODE, 0x1000);
-	accel_interp_ops.set_state(in->vcpu, &start);
-	accel_bt_ops.set_state(bt->vcpu, &start);
-	run(in->vcpu, &ea);
-	run(bt->vcpu, &eb);
-	accel_interp_ops.get_state(in->vcpu, &a);
-	accel_bt_ops.get_state(bt->vcpu, &b);
-	if (ea.kind == eb.kind && !different(&a, &b, false))
+	run_both(in, bt, &start, &o);
+	if (o.ea.kind == o.eb.kind && !different(&o.a, &o.b, false))
 		return true;
-	printf("# exits %d %d, %u bits\n", ea.kind, eb.kind, code64 ? 64 : 32);
-	show(&a, &b, in, 128);
+	printf("# exits %d %d, %u bits\n", o.ea.kind, o.eb.kind, code64 ? 64 : 32);
+	show(&o.a, &o.b, in, 128);
 	return false;
 }
 

@@ -612,15 +612,20 @@ struct compared {
 	bool bad;
 };
 
-static void run_case(struct machine *in, struct machine *bt, const struct cpu_state *start, struct compared *o)
+static void run_both(struct machine *in, struct machine *bt, const struct cpu_state *start, struct compared *o)
 {
-	keep_tables(in);
 	accel_interp_ops.set_state(in->vcpu, start);
 	accel_bt_ops.set_state(bt->vcpu, start);
 	run(in->vcpu, &o->ea);
 	run(bt->vcpu, &o->eb);
 	accel_interp_ops.get_state(in->vcpu, &o->a);
 	accel_bt_ops.get_state(bt->vcpu, &o->b);
+}
+
+static void run_case(struct machine *in, struct machine *bt, const struct cpu_state *start, struct compared *o)
+{
+	keep_tables(in);
+	run_both(in, bt, start, o);
 	o->faulted = o->a.rip < CODE || o->ea.kind != VCPU_EXIT_HALT;
 	o->says_nothing = o->ea.kind == VCPU_EXIT_KICKED || tables_changed(in);
 	o->ended = !o->says_nothing && o->eb.kind != VCPU_EXIT_KICKED;

@@ -28,6 +28,22 @@
 99:	jmp 99b
 .endm
 
+/* A stub of 16 bytes for each of 32 vectors: its number and an error code on the stack, then to `fault`. */
+.macro FAULT_STUBS fault
+	.balign 16, 0x90
+.set vector, 0
+.rept 32
+	.balign 16, 0x90
+	.if vector == 8 || (vector >= 10 && vector <= 14) || vector == 17
+	.else
+	push $0x5a5a
+	.endif
+	push $vector
+	jmp \fault
+.set vector, vector + 1
+.endr
+.endm
+
 /* ---- real mode: arithmetic, strings, interrupts, ports, MMIO, ROM ---- */
 .code16
 GUEST guest_real
@@ -231,17 +247,7 @@ prot_syscall:
 	FINISH
 	.balign 16, 0x90
 prot_stubs:
-.set vector, 0
-.rept 32
-	.balign 16, 0x90
-	.if vector == 8 || (vector >= 10 && vector <= 14) || vector == 17
-	.else
-	pushl $0x5a5a
-	.endif
-	pushl $vector
-	jmp prot_fault
-.set vector, vector + 1
-.endr
+	FAULT_STUBS prot_fault
 	.balign 16, 0x90
 prot_fault:
 	/* A record of vector, error code, eip, cs and cr2. */
@@ -457,17 +463,7 @@ long_int:
 	FINISH
 	.balign 16, 0x90
 long_stubs:
-.set vector, 0
-.rept 32
-	.balign 16, 0x90
-	.if vector == 8 || (vector >= 10 && vector <= 14) || vector == 17
-	.else
-	pushq $0x5a5a
-	.endif
-	pushq $vector
-	jmp long_fault
-.set vector, vector + 1
-.endr
+	FAULT_STUBS long_fault
 	.balign 16, 0x90
 long_fault:
 	popq (%rbp)

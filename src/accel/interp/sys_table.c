@@ -174,28 +174,31 @@ static void answer(struct icpu *cpu, const struct insn *in, uint64_t v)
 		cpu->s.gpr[in->dst_reg] = v;
 }
 
-static void do_lar(struct icpu *cpu, const struct insn *in)
+/* Whether LAR or LSL may answer for the selector; ZF says so. */
+static bool may_answer(struct icpu *cpu, const struct insn *in, unsigned types, struct descriptor *d)
 {
-	struct descriptor d;
 	bool yes;
 
 	require_protected(cpu);
-	yes = ask(cpu, source_word(cpu, in), LAR_TYPES, &d);
-	if (yes)
-		answer(cpu, in, d.high & 0x00ffff00);
+	yes = ask(cpu, source_word(cpu, in), types, d);
 	set_zf(cpu, yes);
+	return yes;
+}
+
+static void do_lar(struct icpu *cpu, const struct insn *in)
+{
+	struct descriptor d;
+
+	if (may_answer(cpu, in, LAR_TYPES, &d))
+		answer(cpu, in, d.high & 0x00ffff00);
 }
 
 static void do_lsl(struct icpu *cpu, const struct insn *in)
 {
 	struct descriptor d;
-	bool yes;
 
-	require_protected(cpu);
-	yes = ask(cpu, source_word(cpu, in), LSL_TYPES, &d);
-	if (yes)
+	if (may_answer(cpu, in, LSL_TYPES, &d))
 		answer(cpu, in, d.limit);
-	set_zf(cpu, yes);
 }
 
 static void do_verr(struct icpu *cpu, const struct insn *in)

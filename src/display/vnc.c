@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <gio/gio.h>
+#include <linux/sockios.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -21,7 +23,10 @@
 #define MAX_VIEWERS 16
 #define LOGIN_PATIENCE (120 * G_USEC_PER_SEC) /* a person may have to look for the password */
 #define FRAME_NS 33000000
-#define RESIZE_PATIENCE 2 /* seconds that a viewer in the middle of an update may hold up a new size */
+/* Seconds that a viewer in the middle of an update may hold up a new size: one that takes nothing, and one that does. */
+#define RESIZE_PATIENCE 2
+#define RESIZE_LIMIT 20
+#define RESIZE_LOOK_NS 20000000
 #define TILE_W 64u
 #define TILE_H 16u
 /* Frames without a change until the guest's writes are watched instead of its picture; more after each that came to nothing. */
@@ -152,20 +157,47 @@ static bool cut_all(struct vnc *v)
 	return any;
 }
 
+/* Waits until what is being sent to a viewer is sent. False: it has taken nothing since `until` and for a while, or the limit
+ * is reached. That it takes something shows in what waits in its socket. */
+static bool sent(rfbClientPtr cl, gint64 until, gint64 limit)
+{
+	int waiting = -1;
+
+	for (;;) {
+		int fd = cl->sock, now_waiting = 0;
+		gint64 now = g_get_monotonic_time();
+		struct timespec look;
+
+		clock_gettime(CLOCK_REALTIME, &look);
+		look.tv_nsec += RESIZE_LOOK_NS;
+		if (look.tv_nsec >= 1000000000) {
+			look.tv_sec++;
+			look.tv_nsec -= 1000000000;
+		}
+		if (!pthread_mutex_timedlock(&cl->sendMutex, &look)) {
+			pthread_mutex_unlock(&cl->sendMutex);
+			return true;
+		}
+		if (fd < 0 || ioctl(fd, SIOCOUTQ, &now_waiting) < 0)
+			now_waiting = waiting;
+		if (now_waiting != waiting && waiting >= 0)
+			until = MAX(until, now + RESIZE_PATIENCE * G_USEC_PER_SEC);
+		waiting = now_waiting;
+		if (now > MIN(until, limit))
+			return false;
+	}
+}
+
 /* A new size waits for what is being sent to each viewer; one that takes nothing must not keep it from the others. */
 static void drop_stuck_viewers(struct vnc *v)
 {
+	const gint64 start = g_get_monotonic_time();
 	rfbClientIteratorPtr i = rfbGetClientIterator(v->screen);
-	struct timespec until;
 	rfbClientPtr cl;
 
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += RESIZE_PATIENCE;
 	while ((cl = rfbClientIteratorNext(i))) {
-		if (pthread_mutex_timedlock(&cl->sendMutex, &until))
+		if (!sent(cl, start + RESIZE_PATIENCE * G_USEC_PER_SEC, start + RESIZE_LIMIT * G_USEC_PER_SEC))
 			cut(cl);
-		else
-			pthread_mutex_unlock(&cl->sendMutex);
 	}
 	rfbReleaseClientIterator(i);
 }

@@ -325,6 +325,7 @@ struct bt_heat {
 	uint64_t hot[HEAT_WORDS], cold[HEAT_WORDS], poor[HEAT_WORDS];
 	uint8_t page[HEAT_PAGES];                   /* samples by a hash of the page of code */
 	uint64_t lasting[HEAT_SPACES];              /* a set of bits by a hash of CR3 */
+	unsigned fast_left;                         /* blocks of the program that was met last that are fast without */
 	_Atomic uint32_t count;                     /* written by the signal's handler, emptied by the vCPU */
 	uint32_t sample[HEAT_SAMPLES];              /* offsets in the cache */
 	uint64_t taken, taken_hot;                  /* samples; of them in tier 2 */

@@ -144,6 +144,7 @@ static void make_lasting(struct bt_cpu *b)
 		return;
 	b->heat.lasting[n / 64 % HEAT_SPACES] |= UINT64_C(1) << (n % 64);
 	b->stats.lasting++;
+	b->heat.fast_left = FAST_FIRST;
 	bt_forget_jumps(b, true);
 }
 

@@ -7,7 +7,8 @@
  * many that live for a millisecond never are, and share what is translated of libraries with the soft TLB, to which a
  * new page is a fraction of a microsecond, to windows ten.
  *
- * There is much of it, and most of it runs little: it is made small. A block that a sample has met is made once more, to be fast.
+ * Of a large program there is much, and most of it runs little: behind the first blocks it is made small. A block that a sample
+ * has met is made once more, to be fast.
  *
  * Of supervisor code, which serves them all, the blocks of a page that is met again, and those that they lead to, are
  * translated once more. An instruction that keeps missing goes back to the soft TLB.
@@ -22,6 +23,8 @@ void tier_init(struct bt *bt);
 /* The samples of the thread that is about to run this vCPU. */
 void tier_thread_enter(struct bt_cpu *b);
 void tier_thread_leave(struct bt_cpu *b);
+/* Blocks of a program that are made fast before any sample has met them: small programs are so as a whole. */
+#define FAST_FIRST 4096u
 /* What has been sampled makes blocks hot. From the run loop. */
 void tier_work(struct bt_cpu *b);
 /* The sets of struct bt_heat. */
@@ -48,7 +51,7 @@ static inline bool tier_is_small(const struct bt_cpu *b, uint64_t gpa, uint32_t 
 {
 	if (bt_of(b)->tier2 == TIER2_ALWAYS)
 		return gpa >> 4 & 1; /* both are tried */
-	return (mode & MODE_USER) && !tier_bit(b->heat.hot, tier_hash(gpa, mode));
+	return (mode & MODE_USER) && !b->heat.fast_left && !tier_bit(b->heat.hot, tier_hash(gpa, mode));
 }
 /* Whether the instruction at gpa is to use the soft TLB even so. */
 bool tier_is_cold(const struct bt_cpu *b, uint64_t gpa);

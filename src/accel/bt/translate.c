@@ -562,6 +562,8 @@ struct bt_block *bt_translate(struct bt_cpu *b, uint64_t lin, const struct bt_ex
 	t.bmi2 = bt_of(b)->bmi2;
 	t.tier2 = tier_is_hot(b, page->gpa + offset, b->mode);
 	small = t.tier2 && tier_is_small(b, page->gpa + offset, b->mode);
+	if (t.tier2 && (b->mode & MODE_USER) && b->heat.fast_left)
+		b->heat.fast_left--;
 	/* What runs much begins where the host fetches. */
 	if (t.tier2 && !small)
 		b->at = (b->at + 15) & ~15u;

@@ -147,10 +147,13 @@ static void pump(struct i8042 *c)
 		timer_arm(c->byte_timer, c->next_byte);
 		return;
 	}
-	if (kbd && take_key_byte(c, &byte))
+	if (kbd && take_key_byte(c, &byte)) {
 		fill(c, byte, false);
-	else if (aux)
+	} else if (aux) {
 		fill(c, ps2_queue_take(&c->mouse.queue), true);
+		/* That may have been the last of a report, and another one may be due. */
+		pump_mouse(c);
+	}
 }
 
 static void timer_due(void *opaque)

@@ -129,6 +129,14 @@ static void put_ip(uint8_t *ip, unsigned protocol, uint32_t from, uint32_t to, s
 	st16be(ip + 10, net_sum_finish(net_sum(0, ip, 20)));
 }
 
+/* Its checksum is to be put in. */
+static void put_udp(uint8_t *udp, unsigned from, unsigned to, size_t len)
+{
+	st16be(udp, (uint16_t)from);
+	st16be(udp + 2, (uint16_t)to);
+	st16be(udp + 4, (uint16_t)len);
+}
+
 static const uint8_t broadcast[6] = { 255, 255, 255, 255, 255, 255 };
 
 static size_t make_arp(uint8_t *f, uint32_t target)
@@ -198,9 +206,7 @@ static size_t make_dhcp_discover(uint8_t *f)
 	memset(f, 0, 42 + bootp);
 	put_eth(f, broadcast, 0x0800);
 	put_ip(f + 14, 17, 0, 0xffffffff, udp);
-	st16be(f + 34, 68);
-	st16be(f + 36, 67);
-	st16be(f + 38, (uint16_t)udp);
+	put_udp(f + 34, 68, 67, udp);
 	f[42] = 1;
 	f[43] = 1;
 	f[44] = 6;
@@ -405,9 +411,7 @@ static unsigned tftp_get(struct card *c, const uint8_t *gateway, const char *nam
 
 	put_eth(f, gateway, 0x0800);
 	put_ip(f + 14, 17, 0x0a00020f, 0x0a000202, udp);
-	st16be(f + 34, 40001);
-	st16be(f + 36, 69);
-	st16be(f + 38, (uint16_t)udp);
+	put_udp(f + 34, 40001, 69, udp);
 	f[43] = 1;
 	strcpy((char *)f + 44, name);
 	strcpy((char *)f + 44 + strlen(name) + 1, "octet");

@@ -86,7 +86,7 @@ struct bt_rec {
 	union {
 		uint16_t x87;      /* what FOP becomes */
 		uint16_t released; /* by a return, of the stack behind the address */
-		uint16_t leaves;   /* where an indirect jump leaves for the look-up in C's reach: a JNE */
+		uint16_t leaves;   /* where an indirect jump leaves for the stub's look-up: a JNE */
 	};
 	uint8_t size;        /* of the access */
 	uint8_t useless;     /* misses that windows could not help; in tier 1, accesses across pages */
@@ -439,8 +439,8 @@ struct bt_cpu {
 	bool flags_in_image;   /* or in cpu.s.rflags */
 	bool left_code;        /* cs:rip is where translated code ended: status flags that nobody reads there may be stale */
 	uint8_t xsave_bv;      /* the image's own, while the state is in the registers */
-	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll, stub_poll_flags,
-		stub_window, stub_unchain, stub_miss, stub_miss_salted, stub_cross, stub_bottom, stub_reload, stub_syscall, stub_sysret, stub_iret, stub_string, stub_contended,
+	uint32_t stub_enter, stub_fill, stub_fill_lin, stub_insn, stub_fp, stub_exit, stub_exit_flags, stub_poll,
+		stub_window, stub_unchain, stub_miss, stub_cross, stub_bottom, stub_reload, stub_syscall, stub_sysret, stub_iret, stub_string, stub_contended,
 		stub_lookup[4], stub_flags_save, stub_flags_load, stub_returned, stub_nothing, stub_probe[PROBES], stub_home[2][16];
 	uint32_t stub_called;  /* the stubs from here on are called by blocks, and return to them */
 	struct bt_inbox inbox;

@@ -65,7 +65,6 @@ static void state_join(struct state *into, const struct state *s, uint32_t at)
 	into->no_tsd &= s->no_tsd;
 	into->bases &= s->bases;
 	into->noted &= s->noted;
-	into->canonical &= s->canonical;
 	into->landing |= s->landing;
 	into->back |= s->back;
 	if (into->level > s->level)
@@ -104,7 +103,7 @@ bool check_reach(struct checker *c, uint32_t at, const struct state *s)
 static struct state unknown(const struct checker *c, uint32_t at, const struct root *r)
 {
 	struct state s = {
-		.seen = true, .ac = r->ac, .level = r->level, .landing = r->landing, .back = r->back, .canonical = r->canonical, .pushed = -1, .page = -1, .tag_at = -1,
+		.seen = true, .ac = r->ac, .level = r->level, .landing = r->landing, .back = r->back, .pushed = -1, .page = -1, .tag_at = -1,
 	};
 	uint32_t number = 0x80000000u | at * 32;
 
@@ -139,12 +138,11 @@ bool check_resume(struct checker *c, uint32_t at, const struct state *s)
 		return check_fail(c, "goes on where no instruction of the block starts");
 	was = *r;
 	if (!r->seen)
-		*r = (struct root){ .seen = true, .ac = s->ac, .landing = s->landing, .back = s->back, .canonical = s->canonical, .level = s->level };
+		*r = (struct root){ .seen = true, .ac = s->ac, .landing = s->landing, .back = s->back, .level = s->level };
 	if (r->ac != s->ac || r->landing != s->landing || r->back != s->back)
 		return check_fail(c, "ways meet with different privilege, or a return with none");
 	if (r->level > s->level)
 		r->level = s->level;
-	r->canonical &= s->canonical;
 	if (r->landing && c->b->windows && !(c->block->mode & MODE_CODE32))
 		r->knows = 1u << RSP;
 	c->again |= memcmp(r, &was, sizeof(was)) != 0;

@@ -344,7 +344,6 @@ static void test_passed(struct checker *c, struct state *s, const struct way *w)
 	case T_LEVEL: s->level = (uint8_t)t.imm; break;
 	case T_TSD: s->no_tsd = true; break;
 	case T_BASES: s->bases = true; break;
-	case T_CANONICAL: s->canonical = true; break;
 	case T_SMALL: s->facts.small |= small_bit((int)t.imm); break;
 	case T_PAGE:
 		if (w->stub == c->b->stub_exit)

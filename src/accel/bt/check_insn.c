@@ -243,8 +243,6 @@ static bool move_member(struct checker *c, struct state *s, const ZydisDecodedOp
 		return check_fail(c, store ? "stores to where it may not" : "reads where it may not");
 	if (store && !check_readable(&s->reg[reg]))
 		return check_fail(c, "stores a host address or a left-over");
-	if (store && is_base(disp))
-		s->canonical = false;
 	if (store && slot >= 0 && s->slot[slot].number != s->reg[reg].number)
 		check_pairs_lose(c, s, slot == SLOT_R10 ? R10 : slot == SLOT_R11 ? R11 : R15);
 	if (store && slot >= 0)

@@ -74,7 +74,6 @@ struct state {
 	bool seen, ac, polled, landing, no_tsd, bases, tag_write;
 	bool noted;         /* the branch whose target is about to be looked up */
 	bool back;          /* called by a landing: all registers but TEMP1 stay as they are */
-	bool canonical;     /* the target of the call to come */
 	uint8_t level;      /* of the vector unit, that is surely the guest's */
 	int32_t pushed;     /* an id on the host's stack, or -1 */
 	int32_t page;       /* the exit whose page was found to be where it was, or -1 */
@@ -90,7 +89,7 @@ struct state {
 
 /* Where control comes from outside, by a helper, a return or an entry: no more is known there than this. */
 struct root {
-	bool seen, ac, landing, back, canonical;
+	bool seen, ac, landing, back;
 	bool loop;     /* from the block itself: the homes of its sums are good as well */
 	bool entry;    /* from other blocks: no more homes are good than they know of */
 	uint8_t held, value; /* what C puts into the scratch registers: see struct bt_rec */

@@ -358,9 +358,8 @@ static struct bt_rec *rec_branch(struct tr *t, uint32_t *id)
 static void emit_call_ind(struct tr *t, const struct guest_insn *g)
 {
 	struct bt_rec *rec, *second;
-	uint32_t id, id2;
-
 	bool wide = !t->code32;
+	uint32_t id, id2;
 
 	rec = rec_branch(t, &id);
 	rec->is_call = true;
